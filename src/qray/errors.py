@@ -1,0 +1,19 @@
+"""The errors a user is meant to read: a plain sentence, no traceback, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+
+class QrayError(Exception):
+    """The run cannot go on. The message says what was found, what was expected and what to do (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(QrayError):
+    """Bad usage or a bad study, named by its key and line (exit code 2)."""
+
+    exit_code = 2
+
+
+class Unavailable(QrayError):
+    """A variant cannot be built on this machine (engine, compiler or CPU feature missing): a skipped row."""

@@ -1,0 +1,106 @@
+"""The model: ResNet-18 on each frame, pooling over time, linear head. Takes uint8 clips, returns target units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet, ResNet18_Weights
+from torchvision.models.resnet import BasicBlock
+
+from qray.study import Model
+
+# Channel statistics of ImageNet (torchvision's own preset), used for every backbone so that `weights` may change freely.
+CHANNEL_MEAN = (0.485, 0.456, 0.406)
+CHANNEL_STD = (0.229, 0.224, 0.225)
+RESNET18_BLOCKS = (2, 2, 2, 2)
+# Under this variance (in units of squared activations) the gradient of a square root is noise.
+STD_EPSILON = 1e-5
+
+
+class WidthResNet(ResNet):
+    """torchvision's ResNet-18 at any base width; at width 64 its state_dict is torchvision's, less `fc`.
+
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, table 1 (18 layers): channels double at each of
+    four stages of two blocks.
+    """
+
+    def __init__(self, width: int) -> None:
+        nn.Module.__init__(self)
+        # What ResNet._make_layer reads; ResNet.__init__ itself fixes the width at 64.
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes, self.dilation, self.groups, self.base_width = width, 1, 1, 64
+        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        for stage, blocks in enumerate(RESNET18_BLOCKS):
+            stride = 1 if stage == 0 else 2
+            layer = self._make_layer(BasicBlock, width * 2**stage, blocks, stride=stride)
+            setattr(self, f"layer{stage + 1}", layer)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Identity()
+        self.channels = width * 8
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class VideoRegressor(nn.Module):
+    """Predict one number per clip.
+
+    Input: uint8 (B, T, H, W, 3), RGB. Output: float32 (B,), in units of the target.
+    `forward` normalises, so that a clip stays uint8 until it is on the device and an artifact needs no preprocessing.
+    """
+
+    def __init__(self, config: Model, target_mean: float = 0.0, target_std: float = 1.0) -> None:
+        super().__init__()
+        self.pooling = config.pooling
+        self.backbone = WidthResNet(config.width)
+        features = self.backbone.channels * (1 if config.pooling == "mean" else 2)
+        self.head = nn.Linear(features, 1)
+        if config.head_init == "zero":
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        self.register_buffer("channel_scale", 1 / (255 * torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1))
+        self.register_buffer("channel_shift", (-torch.tensor(CHANNEL_MEAN) / torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1))
+        self.register_buffer("target_mean", torch.tensor(float(target_mean)))
+        self.register_buffer("target_std", torch.tensor(float(target_std)))
+
+    def normalize(self, clips: Tensor) -> Tensor:
+        """uint8 (B, T, H, W, 3) -> float32 (B*T, 3, H, W), channels normalised."""
+        frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return frames * self.channel_scale + self.channel_shift
+
+    def regress(self, frames: Tensor, n_frames: int) -> Tensor:
+        """float32 (B*T, 3, H, W) -> float32 (B,), standardised target."""
+        features = self.backbone(frames)
+        features = features.view(-1, n_frames, features.shape[1])
+        if self.pooling == "mean":
+            pooled = features.mean(1)
+        elif self.pooling == "mean_std":
+            mean = features.mean(1)
+            variance = (features - mean.unsqueeze(1)).square().mean(1)
+            pooled = torch.cat([mean, (variance + STD_EPSILON).sqrt()], 1)
+        else:
+            pooled = torch.cat([features.amax(1), features.amin(1)], 1)
+        return self.head(pooled).squeeze(1)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """uint8 (B, T, H, W, 3) -> float32 (B,), target units."""
+        standardised = self.regress(self.normalize(clips), clips.shape[1])
+        return standardised * self.target_std + self.target_mean
+
+
+def build_regressor(config: Model, target_mean: float, target_std: float, seed: int) -> VideoRegressor:
+    """A fresh model with seeded initial weights, or ImageNet's where the study asks for them.
+
+    Raises:
+        OSError: ImageNet weights are wanted, are not cached and cannot be downloaded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VideoRegressor(config, target_mean, target_std)
+    if config.weights == "imagenet":
+        state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    return model

@@ -1,0 +1,253 @@
+"""The study: everything a run depends on, as one frozen schema. Light to import; every layer shares its nouns."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
+Engine = Literal["none", "eager", "inductor", "onnxruntime", "openvino"]
+Split = Literal["TRAIN", "VAL", "TEST"]
+Observer = Literal["minmax", "histogram"]
+
+#: What each method can run on. A pair that is not here is a bad study, not a skipped row.
+ENGINES_OF_METHOD: dict[str, tuple[str, ...]] = {
+    "fp32": ("eager", "inductor", "onnxruntime", "openvino"),
+    "finetune": ("eager", "inductor"),
+    "bf16": ("eager", "inductor", "openvino"),
+    "dynamic": ("eager",),
+    "ptq": ("inductor", "onnxruntime", "openvino"),
+    "qat": ("inductor",),
+}
+INT8_METHODS = ("ptq", "qat")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Common settings of every part of a study: nothing unknown, nothing changed after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Synthetic(Section):
+    """Size of the synthetic apical-four-chamber set that `qray run` makes when no data folder is named."""
+
+    train: PositiveInt = 1000
+    val: PositiveInt = 150
+    test: PositiveInt = 300
+    seed: int = Field(0, ge=0)
+
+
+class Data(Section):
+    """Where the clips are and which columns of the file list name them.
+
+    `dir` is the data set's folder; null means the synthetic set. A missing split column, or an empty cell in it,
+    is filled by a seeded draw with `split_fractions` (TRAIN, VAL, TEST).
+    """
+
+    dir: str | None = None
+    synthetic: Synthetic = Synthetic()
+    file_list: str = "FileList.csv"
+    videos: str = "Videos"
+    file_column: str = "FileName"
+    target_column: str = "EF"
+    split_column: str | None = "Split"
+    split_fractions: tuple[Fraction, Fraction, Fraction] = (0.75, 0.125, 0.125)
+    split_seed: int = Field(0, ge=0)
+    max_rejected: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _fractions_sum_to_one(self) -> Data:
+        if abs(sum(self.split_fractions) - 1) > 1e-6:
+            raise ValueError(f"split_fractions must sum to 1, not {sum(self.split_fractions):g}")
+        return self
+
+
+class ClipSpec(Section):
+    """How a video becomes a clip of `frames` frames of `image_size` x `image_size` pixels.
+
+    sampling "uniform": frames spread evenly over the whole video. "window": `frames` frames at `stride`, at a random
+    start in training and at `eval_windows` evenly spaced starts in evaluation, whose predictions are averaged.
+    """
+
+    frames: PositiveInt = 16
+    image_size: int = Field(64, ge=16)
+    sampling: Literal["uniform", "window"] = "window"
+    stride: PositiveInt = 4
+    eval_windows: PositiveInt = 3
+
+    @property
+    def windows(self) -> int:
+        """Number of windows a video is evaluated on."""
+        return self.eval_windows if self.sampling == "window" else 1
+
+
+class Model(Section):
+    """torchvision's ResNet-18 on each frame, pooling over time, linear head."""
+
+    backbone: Literal["resnet18"] = "resnet18"
+    width: int = Field(64, ge=4, description="channels of the first stage; 64 is torchvision's own")
+    pooling: Literal["mean", "mean_std", "max_min"] = "mean_std"
+    weights: Literal["none", "imagenet"] = "none"
+    head_init: Literal["default", "zero"] = "default"
+    standardize_target: bool = True
+
+    @model_validator(mode="after")
+    def _imagenet_needs_full_width(self) -> Model:
+        if self.weights == "imagenet" and self.width != 64:
+            raise ValueError("weights: imagenet exist only for width: 64")
+        return self
+
+
+class Augment(Section):
+    """Random changes of a training clip, the same for all its frames; applied on the device."""
+
+    shift_px: int = Field(4, ge=0, description="largest shift in pixels, each direction")
+    gain: float = Field(0.15, ge=0, lt=1, description="largest relative change of contrast")
+    bias: float = Field(0.05, ge=0, lt=1, description="largest change of brightness, in units of full scale")
+
+
+class Training(Section):
+    """One fit. `precision: auto` takes bf16 autocast where the device runs bf16 natively."""
+
+    epochs: PositiveInt = 12
+    batch_size: PositiveInt = 16
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["onecycle", "constant"] = "onecycle"
+    warmup: Fraction = 0.2
+    loss: Literal["huber", "mse"] = "huber"
+    clip_grad_norm: float | None = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    augment: Augment | None = Augment()
+
+
+class Variant(Section):
+    """One way to make the model deployable: a method on an engine with its settings."""
+
+    name: str
+    method: Method
+    engine: Engine
+    weight_bits: Literal[8, 4] = 8
+    observer: Observer = "histogram"
+    keep_fp32: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_exist(self) -> Variant:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
+            raise ValueError(f"variant name {self.name!r}: use lower-case letters, digits, '.', '_' and '-'")
+        if self.method == "baseline":
+            raise ValueError("the mean predictor (baseline) is a row of every table; it is not listed")
+        if self.engine not in ENGINES_OF_METHOD[self.method]:
+            engines = ", ".join(ENGINES_OF_METHOD[self.method])
+            raise ValueError(f"method {self.method} runs on {engines}, not on {self.engine}")
+        if self.method not in INT8_METHODS and (self.weight_bits != 8 or self.keep_fp32):
+            raise ValueError(f"weight_bits and keep_fp32 belong to {' and '.join(INT8_METHODS)}")
+        if self.weight_bits == 4 and self.engine != "inductor":
+            raise ValueError("weight_bits: 4 is offered on engine inductor only")
+        return self
+
+
+class Sweep(Section):
+    """The QAT sweep: `trials` settings drawn from the lists, each starting from the FP32 checkpoint, under ASHA.
+
+    Every weight width in `weight_bits` gets its share of the trials; VAL MAE decides within each width.
+    freeze_batch_norm_at and freeze_observers_at are fractions of the trial's epochs.
+    """
+
+    trials: PositiveInt = 4
+    weight_bits: tuple[Literal[8, 4], ...] = (8, 4)
+    lr: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 3e-4)
+    epochs: tuple[PositiveInt, ...] = (1, 2)
+    observer: tuple[Literal["moving_average", "minmax"], ...] = ("moving_average", "minmax")
+    freeze_batch_norm_at: tuple[Fraction, ...] = (0.0, 0.5)
+    freeze_observers_at: tuple[Fraction, ...] = (0.5, 0.75)
+    keep_fp32: tuple[tuple[str, ...], ...] = ((),)
+    reduction_factor: int = Field(2, ge=2)
+    max_concurrent: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _every_width_is_tried(self) -> Sweep:
+        if self.weight_bits and self.trials < len(set(self.weight_bits)):
+            raise ValueError(f"trials: {self.trials} is fewer than the weight widths {list(self.weight_bits)}")
+        return self
+
+
+class Calibration(Section):
+    """TRAIN clips that static quantization observes."""
+
+    clips: PositiveInt = 64
+    batch_size: PositiveInt = 8
+
+
+class Measure(Section):
+    """Latency and memory, alone on the node: every variant at each (threads, batch), interleaved in blocks."""
+
+    threads: tuple[PositiveInt, ...] = (1,)
+    batches: tuple[PositiveInt, ...] = (1,)
+    seconds: float = Field(2.0, gt=0, description="per variant, thread count and batch size")
+    min_calls: PositiveInt = 30
+    blocks: int = Field(10, ge=2)
+    warmup_calls: PositiveInt = 3
+
+
+class Verdict(Section):
+    """The non-inferiority margin (target units), declared before the run, and the bootstrap behind the intervals."""
+
+    margin: float = Field(1.0, gt=0)
+    bootstrap: int = Field(10_000, ge=100)
+    seed: int = Field(0, ge=0)
+
+
+class Evaluation(Section):
+    """Evaluation of finished variants on VAL and TEST."""
+
+    batch_size: PositiveInt = 16
+    batch_timeout_s: float = Field(300.0, gt=0, description="a stream silent for longer ends with a diagnosis")
+
+
+class Study(Section):
+    """Everything a run depends on; the same study on the same machine gives the same MAE."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    clip: ClipSpec = ClipSpec()
+    model: Model = Model()
+    training: Training = Training()
+    calibration: Calibration = Calibration()
+    variants: tuple[Variant, ...]
+    sweep: Sweep | None = None
+    evaluation: Evaluation = Evaluation()
+    measure: Measure = Measure()
+    verdict: Verdict = Verdict()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Study:
+        names = [variant.name for variant in self.variants]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"variants named twice: {', '.join(doubled)}")
+        if not any((v.method, v.engine) == ("fp32", "eager") for v in self.variants):
+            raise ValueError("variants need {name: fp32, method: fp32, engine: eager}: all others are compared to it")
+        trained = [v.name for v in self.variants if v.method in ("qat", "finetune")]
+        if trained and self.sweep is None:
+            raise ValueError(f"{', '.join(trained)}: QAT and its FP32 control come out of the sweep; add `sweep:`")
+        for variant in self.variants:
+            if variant.method == "qat" and self.sweep and variant.weight_bits not in self.sweep.weight_bits:
+                raise ValueError(f"{variant.name}: weight_bits {variant.weight_bits} is not in sweep.weight_bits")
+        return self
+
+    @property
+    def reference(self) -> Variant:
+        """The FP32 eager variant, which every difference and speed-up refers to."""
+        return next(v for v in self.variants if (v.method, v.engine) == ("fp32", "eager"))
+
+    def canonical(self) -> dict[str, Any]:
+        """JSON-ready form with every default filled in."""
+        return self.model_dump(mode="json")

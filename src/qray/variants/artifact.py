@@ -1,0 +1,118 @@
+"""The artifact: what would be shipped. One folder, one artifact.json, one protocol to build, load and predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qray.atomic import write_json
+from qray.errors import QrayError
+from qray.model.regressor import VideoRegressor
+from qray.study import ClipSpec, Variant
+
+FORMAT = 1
+#: uint8 (B, T, H, W, 3) RGB clips -> float32 (B,) predictions in target units, for any B >= 1.
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a variant is made of.
+
+    model: trained, on the CPU, in eval mode. calibration: uint8 (b, T, H, W, 3) batches of TRAIN clips, empty for
+    methods that observe nothing. qat_state: state_dict of the prepared QAT model for method `qat`, else None.
+    """
+
+    variant: Variant
+    model: VideoRegressor
+    clip: ClipSpec
+    calibration: Sequence[torch.Tensor] = ()
+    qat_state: dict[str, torch.Tensor] | None = None
+
+    def example(self, batch: int = 2) -> torch.Tensor:
+        """A clip batch to trace with: uint8 (batch, T, H, W, 3), seeded noise."""
+        generator = torch.Generator().manual_seed(0)
+        size = self.clip.image_size
+        return torch.randint(0, 256, (batch, self.clip.frames, size, size, 3), dtype=torch.uint8, generator=generator)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What an engine's `build` left in the artifact's folder.
+
+    model_file: name of the file that `load` opens. weights_bytes: bytes of parameters as stored in the artifact (codes,
+    scales and biases). int8_mac_share: share of multiply-accumulates that the engine executes in INT8, read from the
+    graph it executes; macs_per_clip: all multiply-accumulates of convolutions and linear layers for one clip.
+    notes: JSON-ready facts worth a column or a log line, such as "parity_max_abs": largest difference in target units between
+    the simulated (fake-quantized) and the deployed model on the same clips.
+    """
+
+    model_file: str
+    weights_bytes: int
+    int8_mac_share: float
+    macs_per_clip: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on disk, described by its artifact.json."""
+
+    folder: Path
+    variant: Variant
+    key: str
+    clip: ClipSpec
+    built: Built
+    versions: dict[str, str]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model files as shipped, artifact.json left out."""
+        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file() and f.name != "artifact.json")
+
+
+def write_artifact_json(artifact: Artifact) -> None:
+    """Describe the artifact in its own folder."""
+    record = {
+        "format": FORMAT,
+        "key": artifact.key,
+        "variant": artifact.variant.model_dump(mode="json"),
+        "clip": artifact.clip.model_dump(mode="json"),
+        "input": "uint8 (B, T, H, W, 3), RGB",
+        "output": "float32 (B,), target units",
+        "built": asdict(artifact.built),
+        "size_bytes": artifact.size_bytes,
+        "versions": artifact.versions,
+    }
+    write_json(artifact.folder / "artifact.json", record)
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read an artifact's description.
+
+    Raises:
+        QrayError: the folder holds no artifact.json, or one of another format.
+    """
+    path = folder / "artifact.json"
+    if not path.is_file():
+        raise QrayError(f"{folder}: not an artifact (no artifact.json); expected a folder such as OUT/artifacts/KEY")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise QrayError(f"{path}: format {record['format']}, this qray reads format {FORMAT}; build it again")
+        return Artifact(
+            folder=folder,
+            variant=Variant.model_validate(record["variant"]),
+            key=record["key"],
+            clip=ClipSpec.model_validate(record["clip"]),
+            built=Built(**record["built"]),
+            versions=record["versions"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise QrayError(f"{path}: not readable as an artifact's description ({error}); build it again") from None
