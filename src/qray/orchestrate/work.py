@@ -1,0 +1,276 @@
+"""What runs on the cluster: training task, build task, evaluation actor, measurement task. None of them writes to OUT."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import torch
+
+from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
+from qray.errors import QrayError, Unavailable
+from qray.measure.host import cpu_flags
+from qray.model.regressor import VideoRegressor, build_regressor
+from qray.model.training import EpochResult, FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
+from qray.orchestrate.store import pack_folder, unpack_folder
+from qray.study import ClipSpec, Model, Study, Training, Variant
+
+#: A worker process that has compiled, or that has loaded an engine which patches torch (NNCF), is not used again.
+FRESH_PROCESS = {"max_calls": 1, "max_retries": 0}
+
+
+@dataclass(frozen=True)
+class SplitClips:
+    """The clips of one split: their manifest rows, and what decode tasks need of them in the object store."""
+
+    clips: pd.DataFrame
+    ref: Any
+    decoded: Any = None
+
+    def dataset(self, plan: StreamPlan) -> Any:
+        """The clips decoded: the copy kept in the object store if there is one, else a stream from the files."""
+        return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan)
+
+
+def training_device() -> str:
+    """The device a training task was given."""
+    return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+
+
+def training_threads(share: int = 1) -> int:
+    """CPU threads of one of `share` training tasks that run at once on this node."""
+    return max(1, (os.cpu_count() or 1) // share)
+
+
+def target_statistics(clips: pd.DataFrame) -> tuple[float, float]:
+    """Mean and standard deviation of the TRAIN targets, target units."""
+    std = float(clips["target"].std(ddof=0))
+    if not std > 0:
+        raise QrayError(f"all {len(clips)} TRAIN targets are {clips['target'].iloc[0]:g}: there is nothing to learn")
+    return float(clips["target"].mean()), std
+
+
+def new_model(study_model: Model, clips: pd.DataFrame, seed: int) -> VideoRegressor:
+    """The untrained model of a study."""
+    mean, std = target_statistics(clips) if study_model.standardize_target else (0.0, 1.0)
+    return build_regressor(study_model, mean, std, seed)
+
+
+def model_from_state(study_model: Model, state: dict[str, torch.Tensor]) -> VideoRegressor:
+    """A trained model in eval mode from the state_dict of a checkpoint."""
+    model = VideoRegressor(study_model)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def to_train_batches(batches: Iterator[Batch], targets: np.ndarray, failed: dict[int, str]) -> Iterator[TrainBatch]:
+    """Add targets to streamed batches; a clip that failed gets weight 0 and its reason goes into `failed`."""
+    for batch in batches:
+        for index, error in zip(batch.index, batch.errors, strict=True):
+            if error:
+                failed[int(index)] = error
+        yield TrainBatch(
+            torch.from_numpy(batch.frames).squeeze(1),
+            torch.from_numpy(targets[batch.index].astype(np.float32)),
+            torch.from_numpy(batch.ok.astype(np.float32)),
+        )
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """An FP32 training: from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does."""
+
+    name: str
+    model: Model
+    training: Training
+    clip: ClipSpec
+    seed: int
+    slot_cpus: float
+    timeout_s: float
+    freeze_batch_norm_at: float = 1.0
+
+
+@ray.remote(num_returns="streaming", max_retries=0)
+def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
+    """Yield an EpochResult after each epoch. The last item is {"failed": {clip index: reason}}."""
+    from qray.orchestrate.telemetry import Telemetry
+
+    device = training_device()
+    torch.set_num_threads(training_threads())
+    torch.manual_seed(job.seed)
+    if start is None:
+        model = new_model(job.model, train_clips.clips, job.seed)
+    else:
+        model = model_from_state(job.model, load_checkpoint(start)["model"])
+    model.channels_last().train()
+    plan = StreamPlan(
+        job.clip, "train", job.training.batch_size, job.seed,
+        first_epoch=int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0,
+        epochs=job.training.epochs, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s,
+    )  # fmt: skip
+    failed: dict[int, str] = {}
+    targets = train_clips.clips["target"].to_numpy()
+    dataset = clip_dataset(train_clips.ref, len(train_clips.clips), plan)
+    batches = to_train_batches(stream_batches(dataset, plan, job.name), targets, failed)
+    settings = FitSettings(
+        job.training, plan.steps_per_epoch(len(targets)), float(model.target_std), job.seed,
+        resolve_precision(job.training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
+    )  # fmt: skip
+    telemetry = Telemetry(job.name)
+
+    def freeze(epoch: int) -> None:
+        if epoch >= job.freeze_batch_norm_at * job.training.epochs:
+            for module in model.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    yield from fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step)
+    yield {"failed": failed}
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """A variant to build: its weights (an FP32 checkpoint, or a QAT trial's state) and its calibration clips."""
+
+    variant: Variant
+    key: str
+    model: Model
+    clip: ClipSpec
+    calibration_batch: int
+    slot_cpus: float
+    timeout_s: float
+    qat_settings: dict[str, Any] | None = None
+
+
+@ray.remote(**FRESH_PROCESS)
+def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_weights: bytes | None) -> dict[str, Any]:
+    """Build an artifact; return its files. {"skipped": reason} when this machine cannot build it."""
+    from qray.variants import registry
+    from qray.variants.artifact import BuildRequest
+
+    started = time.time()
+    reason = registry.missing_requirement(job.variant)
+    if reason:
+        return {"skipped": reason}
+    torch.manual_seed(0)
+    batches: list[torch.Tensor] = []
+    if calibration is not None:
+        # One window of each clip, as training sees them, but fixed: the middle of the evaluation windows.
+        spec = replace_windows(job.clip)
+        plan = StreamPlan(
+            spec, "eval", job.calibration_batch, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s
+        )
+        dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
+        for batch in stream_batches(dataset, plan, f"calibrate {job.variant.name}"):
+            if batch.ok.any():
+                batches.append(torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1))
+    qat_state = load_checkpoint(qat_weights)["model"] if qat_weights is not None else None
+    request = BuildRequest(
+        variant=job.variant, model=model_from_state(job.model, load_checkpoint(weights)["model"]), clip=job.clip,
+        calibration=batches, qat_state=qat_state, qat_settings=job.qat_settings,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="qray-build-") as folder:
+        try:
+            artifact = registry.build_artifact(request, job.key, Path(folder) / job.key)
+        except Unavailable as error:
+            return {"skipped": str(error)}
+        return {"files": pack_folder(artifact.folder), "build_s": time.time() - started}
+
+
+def replace_windows(spec: ClipSpec) -> ClipSpec:
+    """The same clips with a single evaluation window."""
+    return spec.model_copy(update={"eval_windows": 1})
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """One artifact to evaluate on the given splits."""
+
+    name: str
+    clip: ClipSpec
+    batch_size: int
+    slot_cpus: float
+    timeout_s: float
+
+
+@ray.remote(max_restarts=0)
+class Evaluator:
+    """Predicts every clip of the given splits with one artifact, loaded from its files in a process of its own."""
+
+    def __init__(self, job: EvaluateJob, files: dict[str, bytes]) -> None:
+        from qray.variants.registry import load_artifact
+
+        self.job = job
+        self._folder = tempfile.TemporaryDirectory(prefix="qray-evaluate-")
+        unpack_folder(files, Path(self._folder.name))
+        self._predict = load_artifact(Path(self._folder.name), threads=1)
+
+    def evaluate(self, splits: dict[str, SplitClips]) -> dict[str, Any]:
+        """{split: (predictions float64 (N,), NaN where the clip failed, {index: reason})}, in manifest order."""
+        from qray.orchestrate.telemetry import Telemetry
+
+        telemetry = Telemetry(self.job.name)
+        results: dict[str, Any] = {}
+        for split, part in splits.items():
+            plan = StreamPlan(
+                self.job.clip, "eval", self.job.batch_size,
+                cpus_per_task=self.job.slot_cpus, timeout_s=self.job.timeout_s,
+            )  # fmt: skip
+            stream = stream_batches(part.dataset(plan), plan, f"evaluate {self.job.name} {split}")
+            predicted, failed = predict_stream(self._predict, stream, len(part.clips), telemetry.clips)
+            results[split] = (predicted, failed)
+            errors = np.abs(predicted - part.clips["target"].to_numpy())
+            telemetry.mae(split, float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan"))
+        return results
+
+
+def predict_stream(
+    predict: Any, stream: Iterator[Batch], n_clips: int, count: Any = lambda n: None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Predictions float64 (n_clips,) of a stream, averaged over windows, and the reasons of clips that failed (NaN)."""
+    predicted, failed = np.full(n_clips, np.nan), {}
+    for batch in stream:
+        for index, error in zip(batch.index, batch.errors, strict=True):
+            if error:
+                failed[int(index)] = error
+        good = batch.frames[batch.ok]
+        if len(good):
+            outputs = predict(good.reshape(-1, *good.shape[2:]))
+            predicted[batch.index[batch.ok]] = np.asarray(outputs, np.float64).reshape(good.shape[:2]).mean(1)
+        count(len(batch.index))
+    return predicted, failed
+
+
+@ray.remote(max_retries=0)
+def evaluate_checkpoint(
+    job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips, epoch: int
+) -> dict[str, float]:
+    """VAL MAE of the FP32 weights after an epoch, while training goes on."""
+    from qray.orchestrate.telemetry import Telemetry
+
+    torch.set_num_threads(1)
+    network = model_from_state(model, load_checkpoint(checkpoint)["model"]).channels_last()
+    plan = StreamPlan(job.clip, "eval", job.batch_size, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s)
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(clips)).numpy()
+
+    predicted, _ = predict_stream(predict, stream_batches(val.dataset(plan), plan, job.name), len(val.clips))
+    mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
+    Telemetry(job.name).mae("VAL", mae)
+    return {"epoch": epoch, "val_mae": mae}
+
+
+__all__ = [
+    "BuildJob", "EpochResult", "EvaluateJob", "Evaluator", "SplitClips", "Study", "TrainJob", "build",
+    "evaluate_checkpoint", "predict_stream", "replace", "target_statistics", "train",
+]  # fmt: skip
