@@ -26,7 +26,8 @@ class BuildRequest:
     """What a variant is made of.
 
     model: trained, on the CPU, in eval mode. calibration: uint8 (b, T, H, W, 3) batches of TRAIN clips, empty for
-    methods that observe nothing. qat_state: state_dict of the prepared QAT model for method `qat`, else None.
+    methods that observe nothing. qat_state and qat_settings: state_dict of the trained QAT module and the
+    `pt2e.QatSettings` it was prepared with, for method `qat`.
     """
 
     variant: Variant
@@ -34,6 +35,7 @@ class BuildRequest:
     clip: ClipSpec
     calibration: Sequence[torch.Tensor] = ()
     qat_state: dict[str, torch.Tensor] | None = None
+    qat_settings: dict[str, Any] | None = None
 
     def example(self, batch: int = 2) -> torch.Tensor:
         """A clip batch to trace with: uint8 (batch, T, H, W, 3), seeded noise."""

@@ -1,0 +1,32 @@
+"""What OpenVINO executes: read from the compiled model's runtime graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def _text(info: Any) -> str:
+    return str(info.value if hasattr(info, "value") else info)
+
+
+def executed_in(compiled: Any, precisions: set[str]) -> tuple[set[str], int]:
+    """(layers, number of residual adds) that run in one of `precisions`, fused nodes by their original names."""
+    layers: set[str] = set()
+    adds = 0
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        kind, precision = _text(info["layerType"]), _text(info["runtimePrecision"]).lower()
+        if precision not in precisions:
+            continue
+        names = _text(info["originalLayersNames"]).split(",")
+        if kind in ("Convolution", "FullyConnected"):
+            layers |= {name for name in names if name.startswith("backbone.")}
+        if kind in ("Convolution", "Eltwise", "Add"):
+            adds += sum(name.startswith("residual.") for name in names)
+    return layers, adds
+
+
+def constant_bytes(xml: Path) -> int:
+    """Bytes of a saved model's constants, which its .bin file holds."""
+    return xml.with_suffix(".bin").stat().st_size

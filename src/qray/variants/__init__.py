@@ -1,0 +1,1 @@
+"""Ways to make a model deployable: one file per engine or method, one protocol (build, load, requirement)."""

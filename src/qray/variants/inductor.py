@@ -1,0 +1,116 @@
+"""AOTInductor packages: compiled ahead of time, loaded without a compiler. FP32, bf16, and INT8 from pt2e."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qray.atomic import atomic_path
+from qray.errors import QrayError
+from qray.study import INT8_METHODS, Variant
+from qray.variants.artifact import BuildRequest, Built, Predict
+from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+from qray.variants.torch_export import export, runner, tensor_bytes, to_bf16
+
+MODEL_FILE = "model.pt2"
+COMPILERS = ("g++", "clang++", "c++")
+
+
+def requirement(variant: Variant) -> str | None:
+    """A C++ compiler, to build; loading needs none."""
+    if not any(shutil.which(name) for name in COMPILERS):
+        return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH; install one, for example Debian's package g++"
+    return None
+
+
+def build(request: BuildRequest, folder: Path) -> Built:
+    """Write `model.pt2`, an AOTInductor package.
+
+    Raises:
+        QrayError: an INT8 variant whose compiled code runs convolutions or residual adds in FP32.
+    """
+    variant = request.variant
+    macs = layer_macs(request.model, request.example(1))
+    notes: dict[str, object] = {}
+    module: nn.Module = request.model
+    if variant.method == "bf16":
+        module = to_bf16(request.model)
+    elif variant.method in INT8_METHODS:
+        from qray.variants.pt2e import quantized
+
+        module = quantized(request)
+    program = export(module, request)
+    code = _compile(program, folder / MODEL_FILE)
+    share = 0.0
+    if variant.method in INT8_METHODS:
+        layers, adds = int8_layers(code, set(macs))
+        keep = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else variant.keep_fp32
+        kept = resolve_keep_fp32(request.model, tuple(keep))
+        share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
+        clips = request.calibration[0] if request.calibration else request.example()
+        deployed = torch.from_numpy(load(folder, Built(MODEL_FILE, 0, 0.0, 0), torch.get_num_threads())(clips.numpy()))
+        with torch.no_grad():
+            notes["parity_max_abs"] = float((deployed - module(clips)).abs().max())
+        notes["int8_layers"], notes["int8_residual_adds"] = len(layers), adds
+    return Built(MODEL_FILE, tensor_bytes(program), share, sum(macs.values()), notes)
+
+
+def _compile(program: torch.export.ExportedProgram, path: Path) -> str:
+    """Compile into a package at `path`; return the C++ that was compiled, which the package as shipped leaves out."""
+    from torch._inductor import aoti_compile_and_package
+
+    with tempfile.TemporaryDirectory(prefix="qray-aoti-") as scratch, torch.no_grad():
+        package = Path(scratch) / "model.pt2"
+        # Freezing is what packs weights and turns quantize/dequantize pairs into INT8 kernels; without no_grad it is
+        # silently left out.
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs={"freezing": True})
+        return _ship(package, path)
+
+
+def _ship(package: Path, path: Path) -> str:
+    """Copy a package without its C++ sources, which nothing reads at run time."""
+    code = ""
+    with zipfile.ZipFile(package) as source, atomic_path(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as shipped:
+            for entry in source.infolist():
+                data = source.read(entry)
+                if entry.filename.endswith(".wrapper.cpp"):
+                    code += data.decode()
+                elif not entry.filename.endswith(".cpp"):
+                    shipped.writestr(entry, data)
+    if not code:
+        raise QrayError("the AOTInductor package holds no wrapper source, so what it executes cannot be read")
+    return code
+
+
+def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
+    """Layers that compiled code runs as INT8 kernels, and how many of those add an INT8 residual.
+
+    Read from the kernel calls of the generated C++: each names the layer's constants, and the binary form takes the
+    residual as its uint8 accumulator.
+    """
+    mangled = {re.sub(r"\W", "_", name): name for name in names}
+    found: set[str] = set()
+    adds = 0
+    for call in re.finditer(r"aoti_torch_cpu__(qconv\w*|qlinear\w*)\((.*)", code):
+        words = set(re.findall(r"\w+", call.group(2).split("temporary_reference", 1)[-1][:200]))
+        for word in words:
+            layer = mangled.get(re.sub(r"_(weight_bias|weight|bias)$", "", word))
+            if layer:
+                found.add(layer)
+                adds += "binary" in call.group(1)
+                break
+    return found, adds
+
+
+def load(folder: Path, built: Built, threads: int) -> Predict:
+    """Run a package. Neither torchao nor a compiler is needed."""
+    from torch._inductor import aoti_load_package
+
+    return runner(aoti_load_package(str(folder / built.model_file)), threads)

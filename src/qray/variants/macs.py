@@ -1,0 +1,81 @@
+"""Multiply-accumulates of each convolution and linear layer, the weights behind `int8_mac_share`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from qray.errors import QrayError
+from qray.model.regressor import VideoRegressor
+
+#: An INT8 variant that executes less than this share of its backbone's MACs in INT8 is not what its name says.
+LEAST_INT8_SHARE = 0.99
+
+
+def layer_macs(model: VideoRegressor, clip: torch.Tensor) -> dict[str, int]:
+    """MACs of every Conv2d and Linear for one clip, by module name. clip: uint8 (1, T, H, W, 3)."""
+    macs: dict[str, int] = {}
+    hooks = []
+
+    def count(name: str, module: nn.Conv2d | nn.Linear) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            each = module.weight[0].numel()
+            macs[name] = output.numel() * each
+
+        hooks.append(module.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            count(name, module)
+    try:
+        with torch.no_grad():
+            model(clip)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return macs
+
+
+def residual_adds(model: VideoRegressor) -> int:
+    """Number of residual additions in the backbone."""
+    return sum(type(module).__name__ == "BasicBlock" for module in model.modules())
+
+
+def int8_share(macs: Mapping[str, int], int8_layers: set[str]) -> float:
+    """Share of all MACs that is executed in INT8."""
+    return sum(n for name, n in macs.items() if name in int8_layers) / sum(macs.values())
+
+
+def check_coverage(
+    macs: Mapping[str, int], int8_layers: set[str], int8_adds: int, adds: int, keep_fp32: tuple[str, ...]
+) -> float:
+    """The INT8 share of what an engine executes.
+
+    Raises:
+        QrayError: a layer that should be INT8 ran in FP32, or a residual add did.
+    """
+    backbone = {name: n for name, n in macs.items() if name.startswith("backbone.")}
+    wanted = {name: n for name, n in backbone.items() if name not in keep_fp32}
+    fp32 = sorted(set(wanted) - int8_layers)
+    if sum(n for name, n in wanted.items() if name in int8_layers) < LEAST_INT8_SHARE * sum(wanted.values()):
+        raise QrayError(f"the engine runs {len(fp32)} of {len(wanted)} convolutions in FP32: {', '.join(fp32)}")
+    if not keep_fp32 and int8_adds < adds:
+        raise QrayError(f"the engine runs {adds - int8_adds} of {adds} residual adds in FP32")
+    return int8_share(macs, int8_layers)
+
+
+def resolve_keep_fp32(model: VideoRegressor, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Full module names of layers kept in FP32; "layer1.0.conv1" stands for "backbone.layer1.0.conv1".
+
+    Raises:
+        QrayError: a name is no convolution or linear layer of the model.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    resolved = tuple(name if name in layers else f"backbone.{name}" for name in names)
+    unknown = [name for name, full in zip(names, resolved, strict=True) if full not in layers]
+    if unknown:
+        known = ", ".join(name.removeprefix("backbone.") for name in layers)
+        raise QrayError(f"keep_fp32: no layer {', '.join(unknown)}; the model has {known}")
+    return resolved

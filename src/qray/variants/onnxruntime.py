@@ -1,0 +1,143 @@
+"""ONNX Runtime on the CPU: FP32, and static INT8 in QDQ form with per-channel weights."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qray.measure.host import has_int8_dot_product
+from qray.study import Variant
+from qray.variants.artifact import BuildRequest, Built, Predict
+
+MODEL_FILE = "model.onnx"
+INPUT, OUTPUT = "clips", "prediction"
+#: Share of activations that the percentile calibrator keeps in range.
+PERCENTILE = 99.999
+
+
+def requirement(variant: Variant) -> str | None:
+    """The packages of the extra [onnx]."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    return f"{', '.join(missing)} not installed: pip install 'qray[onnx]'" if missing else None
+
+
+class _OneClipAtATime:
+    """Calibration reader: single clips, because ONNX Runtime holds every activation of what it is handed."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._clips = iter([clip[None] for batch in batches for clip in batch.numpy()])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        clip = next(self._clips, None)
+        return None if clip is None else {INPUT: clip}
+
+
+def _session(path: Path, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Threads that spin between calls would slow whatever is measured next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _residual_adds(model: Any) -> list[str]:
+    """Names of the Add nodes whose two operands are both activations of convolutions."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Add"
+        and not constants & set(node.input)
+        and any(makers[name].op_type == "Conv" for name in node.input if name in makers)
+    ]
+
+
+def _quantize(request: BuildRequest, source: Path, target: Path, reduce_range: bool) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from qray.variants.macs import resolve_keep_fp32
+
+    logging.getLogger().setLevel(logging.ERROR)
+    prepared = source.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    model = onnx.load(str(prepared))
+    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
+    convolutions = {node.name: layer_of(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
+    wanted = [name for name, layer in convolutions.items() if layer not in kept]
+    minmax = request.variant.observer == "minmax"
+    quantize_static(
+        str(prepared), str(target), _OneClipAtATime(request.calibration),
+        quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        nodes_to_quantize=wanted + _residual_adds(model),
+        calibrate_method=CalibrationMethod.MinMax if minmax else CalibrationMethod.Percentile,
+        extra_options={} if minmax else {"CalibPercentile": PERCENTILE},
+    )  # fmt: skip
+
+
+def layer_of(initializer: str) -> str:
+    """Layer that a weight in the graph belongs to."""
+    return initializer.split(".weight")[0]
+
+
+def build(request: BuildRequest, folder: Path) -> Built:
+    """Write `model.onnx`.
+
+    Raises:
+        QrayError: an INT8 variant whose optimized graph runs convolutions or residual adds in FP32.
+    """
+    from qray.measure.coverage_onnx import executed_int8, initializer_bytes
+    from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+    from qray.variants.onnx_export import export_onnx
+
+    macs = layer_macs(request.model, request.example(1))
+    target = folder / MODEL_FILE
+    if request.variant.method == "fp32":
+        export_onnx(request, target)
+        return Built(MODEL_FILE, initializer_bytes(target), 0.0, sum(macs.values()))
+    # Without VNNI the kernels add pairs of u8*s8 products in 16 bits and saturate; 7-bit weights cannot.
+    reduce_range = not has_int8_dot_product()
+    with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
+        source = Path(scratch) / "fp32.onnx"
+        export_onnx(request, source)
+        _quantize(request, source, target, reduce_range)
+        optimized = Path(scratch) / "optimized.onnx"
+        _session(target, 1, optimized)
+        layers, adds = executed_int8(optimized)
+    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
+    share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
+    clips = request.calibration[0].numpy()
+    simulated = _session(target, 1, optimize=False).run([OUTPUT], {INPUT: clips})[0]
+    deployed = _session(target, 1).run([OUTPUT], {INPUT: clips})[0]
+    notes = {
+        "parity_max_abs": float(np.abs(simulated - deployed).max()),
+        "reduce_range": reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
+    }  # fmt: skip
+    return Built(MODEL_FILE, initializer_bytes(target), share, sum(macs.values()), notes)
+
+
+def load(folder: Path, built: Built, threads: int) -> Predict:
+    """Run the model with `threads` intra-op threads."""
+    session = _session(folder / built.model_file, threads)
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        return session.run([OUTPUT], {INPUT: clips})[0]
+
+    return predict

@@ -1,0 +1,178 @@
+"""Static INT8 with torchao's pt2e flow and the X86 inductor quantizer: PTQ, and the QAT module that trials train."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torchao.quantization.pt2e import (
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+    disable_observer,
+)
+from torchao.quantization.pt2e import move_exported_model_to_eval as _to_eval
+from torchao.quantization.pt2e import move_exported_model_to_train as _to_train
+from torchao.quantization.pt2e.fake_quantize import FakeQuantize
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+from torchao.quantization.pt2e.quantizer import QuantizationSpec
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import QuantizationConfig, X86InductorQuantizer
+
+from qray.model.regressor import VideoRegressor
+from qray.study import Section
+from qray.variants.artifact import BuildRequest
+from qray.variants.macs import resolve_keep_fp32
+from qray.variants.torch_export import export
+
+#: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
+SCALE_EPSILON = 2**-12
+
+
+class QatSettings(Section):
+    """What distinguishes one QAT module from another."""
+
+    weight_bits: Literal[8, 4] = 8
+    observer: Literal["moving_average", "minmax"] = "moving_average"
+    keep_fp32: tuple[str, ...] = ()
+
+
+def _config(weight_bits: int, activation: Any, weight: Any, qat: bool) -> QuantizationConfig:
+    """uint8 per-tensor activations, signed per-channel weights of the given width stored as int8 codes."""
+    inputs = QuantizationSpec(
+        dtype=torch.uint8, quant_min=0, quant_max=255, qscheme=torch.per_tensor_affine,
+        observer_or_fake_quant_ctr=activation,
+    )  # fmt: skip
+    weights = QuantizationSpec(
+        dtype=torch.int8, quant_min=-(2 ** (weight_bits - 1)), quant_max=2 ** (weight_bits - 1) - 1,
+        qscheme=torch.per_channel_symmetric, ch_axis=0, observer_or_fake_quant_ctr=weight,
+    )  # fmt: skip
+    return QuantizationConfig(inputs, inputs, weights, None, qat)
+
+
+def _quantizer(model: VideoRegressor, config: QuantizationConfig, keep_fp32: tuple[str, ...]) -> X86InductorQuantizer:
+    """Quantize every convolution and residual add; the head, a millionth of the MACs, stays FP32."""
+    quantizer = X86InductorQuantizer().set_global(config)
+    for name in {"head", *resolve_keep_fp32(model, keep_fp32)}:
+        quantizer.set_module_name_qconfig(name, None)
+    return quantizer
+
+
+def _quietly(function: Any, *arguments: Any, **named: Any) -> Any:
+    # torchao warns of deprecations inside its own code at every step of this flow.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arguments, **named)
+
+
+def quantize_static(request: BuildRequest) -> nn.Module:
+    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators."""
+    variant = request.variant
+    observer = HistogramObserver if variant.observer == "histogram" else MinMaxObserver
+    config = _config(
+        variant.weight_bits,
+        observer.with_args(eps=SCALE_EPSILON),
+        PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
+        qat=False,
+    )
+    module = export(request.model, request).module()
+    prepared = _quietly(prepare_pt2e, module, _quantizer(request.model, config, variant.keep_fp32))
+    with torch.no_grad():
+        for clips in request.calibration:
+            prepared(clips)
+    return strip_unused(_quietly(convert_pt2e, prepared))
+
+
+def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSettings) -> torch.fx.GraphModule:
+    """A module with fake-quantization in place: uint8 clips in, target units out, gradients through all of it.
+
+    `example`: uint8 (2, T, H, W, 3). The module is in training mode; switch with `set_training`. Its state_dict loads
+    into any other module prepared with the same settings.
+    """
+    averaging = 0.01 if settings.observer == "moving_average" else 1.0
+    # "minmax" keeps the extremes of all batches; "moving_average" follows them with a constant of 0.01.
+    activation_observer = MovingAverageMinMaxObserver if settings.observer == "moving_average" else MinMaxObserver
+    activation_arguments: dict[str, Any] = {"observer": activation_observer, "eps": SCALE_EPSILON}
+    if settings.observer == "moving_average":
+        activation_arguments["averaging_constant"] = averaging
+    config = _config(
+        settings.weight_bits,
+        FakeQuantize.with_args(**activation_arguments),
+        # Weights change at every step, so their range is that of the present weights (constant 1).
+        FakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=SCALE_EPSILON
+        ),
+        qat=True,
+    )
+    training = model.training
+    model.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = {0: torch.export.Dim.DYNAMIC}
+        program = torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
+    model.train(training)
+    quantizer = _quantizer(model, config, settings.keep_fp32)
+    prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
+    # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start.
+    set_training(prepared, False)
+    with torch.no_grad():
+        prepared(example)
+    set_training(prepared, True)
+    return prepared
+
+
+def set_training(module: torch.fx.GraphModule, training: bool) -> None:
+    """Switch batch-norm and dropout of an exported module, which has no .train() of its own."""
+    _quietly(_to_train if training else _to_eval, module)
+
+
+def freeze_observers(module: torch.fx.GraphModule) -> None:
+    """Keep the activation ranges seen so far; weights keep being observed, since they go on changing."""
+    for child in module.modules():
+        if isinstance(child, FakeQuantize) and not child.is_per_channel:
+            disable_observer(child)
+
+
+def freeze_batch_norm(module: torch.fx.GraphModule) -> None:
+    """Use and keep the running statistics from here on."""
+    set_training(module, False)
+
+
+def quantize_qat(request: BuildRequest, settings: QatSettings) -> nn.Module:
+    """The trained QAT state converted to quantize/dequantize pairs, as `quantize_static` gives."""
+    assert request.qat_state is not None
+    prepared = prepare_qat(request.model, request.example(), settings)
+    prepared.load_state_dict(request.qat_state)
+    set_training(prepared, False)
+    return strip_unused(_quietly(convert_pt2e, prepared))
+
+
+def strip_unused(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Drop the FP32 weights that convert_pt2e leaves behind unused."""
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    used = {str(node.target) for node in module.graph.nodes if node.op in ("get_attr", "call_module")}
+    names = [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]
+    for name in names:
+        if not any(name == u or name.startswith(f"{u}.") for u in used):
+            owner, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)
+    return module
+
+
+def quantized(request: BuildRequest) -> nn.Module:
+    """The simulated INT8 model of a ptq or qat request."""
+    with torch.no_grad():
+        if request.variant.method == "ptq":
+            return quantize_static(request)
+        settings = QatSettings.model_validate(request.qat_settings or {})
+        return quantize_qat(request, settings)
+
+
+__all__: Sequence[str] = (
+    "QatSettings", "freeze_batch_norm", "freeze_observers", "prepare_qat", "quantized", "set_training",
+)  # fmt: skip

@@ -1,0 +1,111 @@
+"""FP32, bf16 and dynamic (Linear-only) artifacts as exported programs, run eagerly."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from qray.model.regressor import VideoRegressor
+from qray.study import Variant
+from qray.variants.artifact import BuildRequest, Built, Predict
+from qray.variants.macs import layer_macs
+
+MODEL_FILE = "model.pt2"
+
+
+def requirement(variant: Variant) -> str | None:
+    """Nothing but torch is needed."""
+    return None
+
+
+class _Bf16Backbone(nn.Module):
+    """The backbone in bf16; normalisation, pooling over time and head stay FP32."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.inner = backbone.to(torch.bfloat16)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.inner(frames.to(torch.bfloat16)).float()
+
+
+def to_bf16(model: VideoRegressor) -> VideoRegressor:
+    """A copy whose backbone holds and computes bf16."""
+    model = copy.deepcopy(model)
+    model.backbone = _Bf16Backbone(model.backbone)  # type: ignore[assignment]
+    return model
+
+
+def quantize_linear_dynamic(model: VideoRegressor) -> VideoRegressor:
+    """A copy whose Linear layers hold INT8 weights and quantize activations as they come; convolutions stay FP32."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = copy.deepcopy(model)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig(version=2))
+    return model
+
+
+def export(model: nn.Module, request: BuildRequest, strict: bool = True) -> torch.export.ExportedProgram:
+    """Export with a dynamic batch. strict: otherwise pt2e finds shared ReLU modules as one partition."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        batch = {0: torch.export.Dim.DYNAMIC}
+        return torch.export.export(model, (request.example().clone(),), dynamic_shapes=(batch,), strict=strict)
+
+
+def tensor_bytes(program: torch.export.ExportedProgram) -> int:
+    """Bytes of a program's parameters and buffers, by the storage that a tensor subclass really has."""
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    return sum(_stored(t) for t in tensors if isinstance(t, torch.Tensor))
+
+
+def _stored(tensor: torch.Tensor) -> int:
+    names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else []
+    if names:
+        return sum(_stored(getattr(tensor, name)) for name in names)
+    return tensor.numel() * tensor.element_size()
+
+
+def build(request: BuildRequest, folder: Path) -> Built:
+    """Write `model.pt2`."""
+    macs = layer_macs(request.model, request.example(1))
+    method, int8 = request.variant.method, 0
+    if method == "dynamic":
+        from torchao.utils import unwrap_tensor_subclass
+
+        # Dynamo cannot trace torchao's Int8Tensor, so this one export is not strict.
+        program = export(unwrap_tensor_subclass(quantize_linear_dynamic(request.model)), request, strict=False)
+        if any("_int_mm" in str(node.target) for node in program.graph.nodes):
+            int8 = macs["head"]
+    else:
+        program = export(to_bf16(request.model) if method == "bf16" else request.model, request)
+    torch.export.save(program, folder / MODEL_FILE)
+    # torchao's operators must be registered before a program that calls them is read.
+    notes = {"needs": "torchao"} if method == "dynamic" else {}
+    return Built(MODEL_FILE, tensor_bytes(program), int8 / sum(macs.values()), sum(macs.values()), notes)
+
+
+def runner(module: Any, threads: int) -> Predict:
+    """Wrap a torch callable: uint8 numpy in, float32 numpy out."""
+    torch.set_num_threads(threads)
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.from_numpy(np.ascontiguousarray(clips))).numpy()
+
+    return predict
+
+
+def load(folder: Path, built: Built, threads: int) -> Predict:
+    """Run the exported program eagerly."""
+    if built.notes.get("needs") == "torchao":
+        import torchao.quantization  # noqa: F401
+    data = io.BytesIO((folder / built.model_file).read_bytes())
+    return runner(torch.export.load(data).module(), threads)
