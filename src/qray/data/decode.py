@@ -93,9 +93,7 @@ def decode_frames(path: str | Path, indices: np.ndarray, image_size: int) -> np.
             stream = container.streams.video[0]
             single_threaded(stream)
             for number, frame in _wanted_frames(container, stream, wanted):
-                picture = resizer.reformat(
-                    frame, image_size, image_size, "rgb24", interpolation=Interpolation.AREA
-                )
+                picture = resizer.reformat(frame, image_size, image_size, "rgb24", interpolation=Interpolation.AREA)
                 pictures[number] = picture.to_ndarray()
     except FileNotFoundError:
         raise ClipError("file not found") from None

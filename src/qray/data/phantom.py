@@ -151,7 +151,9 @@ def beat(heart: Heart, cm_per_px: float) -> Cycle:
     )  # fmt: skip
 
 
-def phase_of_frames(heart: Heart, cycle: Cycle, n_frames: int, start: float, rng: np.random.Generator) -> NDArray[np.intp]:
+def phase_of_frames(
+    heart: Heart, cycle: Cycle, n_frames: int, start: float, rng: np.random.Generator
+) -> NDArray[np.intp]:
     """Index of the rendered phase that each frame shows; the length of each beat varies by `rr_sd`."""
     beats_per_frame = heart.heart_rate / 60 / FPS
     n_beats = int(n_frames * beats_per_frame) + 3

@@ -25,7 +25,17 @@ SETTINGS_FILE = "synthetic.json"
 #: MJPEG quantiser: about 0.5 MB a clip, the size of EchoNet-Dynamic's own.
 JPEG_QUANTISER = 5
 CLIPS_PER_CALL = 8
-FILE_LIST_COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
+FILE_LIST_COLUMNS = (
+    "FileName",
+    "EF",
+    "ESV",
+    "EDV",
+    "FrameHeight",
+    "FrameWidth",
+    "FPS",
+    "NumberOfFrames",
+    "Split",
+)
 TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
 
 

@@ -13,7 +13,18 @@ INFERENCE_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-PACKAGES = ("torch", "torchvision", "torchao", "ray", "av", "numpy", "onnx", "onnxruntime", "openvino", "nncf")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchao",
+    "ray",
+    "av",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+)
 
 
 def cpu_flags() -> frozenset[str]:

@@ -63,7 +63,9 @@ class VideoRegressor(nn.Module):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
         self.register_buffer("channel_scale", 1 / (255 * torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1))
-        self.register_buffer("channel_shift", (-torch.tensor(CHANNEL_MEAN) / torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1))
+        self.register_buffer(
+            "channel_shift", (-torch.tensor(CHANNEL_MEAN) / torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1)
+        )
         self.register_buffer("target_mean", torch.tensor(float(target_mean)))
         self.register_buffer("target_std", torch.tensor(float(target_std)))
 

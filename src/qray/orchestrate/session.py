@@ -80,12 +80,18 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
     """
     address = os.environ.get("RAY_ADDRESS")
     # Workers import NumPy-based engines; a pool of threads in each would fight over the cores.
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     if address and address != "local":
         if address.startswith(("http://", "https://")):
-            raise QrayError(f"RAY_ADDRESS is {address}: that is for `ray job submit`; a driver wants HOST:6379 or 'auto'")
+            raise QrayError(
+                f"RAY_ADDRESS is {address}: that is for `ray job submit`; a driver wants HOST:6379 or 'auto'"
+            )
         if address != "auto":
             _probe(address)
         try:

@@ -165,9 +165,7 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
     if calibration is not None:
         # One window of each clip, as training sees them, but fixed: the middle of the evaluation windows.
         spec = replace_windows(job.clip)
-        plan = StreamPlan(
-            spec, "eval", job.calibration_batch, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s
-        )
+        plan = StreamPlan(spec, "eval", job.calibration_batch, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s)
         dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
         for batch in stream_batches(dataset, plan, f"calibrate {job.variant.name}"):
             if batch.ok.any():

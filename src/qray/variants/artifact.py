@@ -6,15 +6,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from qray.atomic import write_json
 from qray.errors import QrayError
-from qray.model.regressor import VideoRegressor
 from qray.study import ClipSpec, Variant
+
+if TYPE_CHECKING:
+    # Loading an artifact of an engine of its own must not cost the memory of PyTorch.
+    import torch
+
+    from qray.model.regressor import VideoRegressor
 
 FORMAT = 1
 #: uint8 (B, T, H, W, 3) RGB clips -> float32 (B,) predictions in target units, for any B >= 1.
@@ -39,6 +43,8 @@ class BuildRequest:
 
     def example(self, batch: int = 2) -> torch.Tensor:
         """A clip batch to trace with: uint8 (batch, T, H, W, 3), seeded noise."""
+        import torch
+
         generator = torch.Generator().manual_seed(0)
         size = self.clip.image_size
         return torch.randint(0, 256, (batch, self.clip.frames, size, size, 3), dtype=torch.uint8, generator=generator)

@@ -21,7 +21,10 @@ from torchao.quantization.pt2e import move_exported_model_to_train as _to_train
 from torchao.quantization.pt2e.fake_quantize import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
-from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import QuantizationConfig, X86InductorQuantizer
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+    QuantizationConfig,
+    X86InductorQuantizer,
+)
 
 from qray.model.regressor import VideoRegressor
 from qray.study import Section

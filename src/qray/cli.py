@@ -1,0 +1,157 @@
+"""The command line: parse, call, print; nothing else. Imports stay inside the commands, so that --help is fast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qray.errors import QrayError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
+    "Which quantized form of a video-regression model to run where, and what it costs in accuracy."))  # fmt: skip
+run_app = typer.Typer(no_args_is_help=True, help="Run a study, or one stage with what it needs.")
+data_app = typer.Typer(no_args_is_help=True, help="Make or check a data set.")
+app.add_typer(run_app, name="run")
+app.add_typer(data_app, name="data")
+
+StudyOption = Annotated[str, typer.Option("--study", help="A named study or a .yaml file.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Data set folder; default: the study's own.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<study>.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget what OUT holds and begin anew.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="Logical CPUs of a local Ray.")]
+
+STAGE_HELP = {
+    "all": "Train, quantize, evaluate, measure, and write one table: the main job.",
+    "train": "Train the FP32 model.",
+    "build": "Build every variant.",
+    "sweep": "Run the QAT sweep.",
+    "evaluate": "Evaluate every variant on TEST.",
+    "measure": "Measure latency and memory of every variant.",
+    "table": "Write results.parquet anew from what OUT holds.",
+}
+
+
+def _add_stage(stage: str) -> None:
+    def command(
+        study: StudyOption = "quickstart",
+        data: DataOption = None,
+        out: OutOption = None,
+        set_: SetOption = None,
+        fresh: FreshOption = False,
+        json_: JsonOption = False,
+        num_cpus: CpusOption = None,
+    ) -> None:
+        from qray.commands import run_stage
+
+        run_stage(stage, study, data, out, set_ or [], fresh, json_, num_cpus)
+
+    run_app.command(stage, help=STAGE_HELP[stage])(command)
+
+
+for _stage in STAGE_HELP:
+    _add_stage(_stage)
+
+
+@data_app.command("synth")
+def data_synth(
+    folder: Annotated[Path, typer.Argument(help="Where to write the data set.")],
+    train: Annotated[int, typer.Option(min=0)] = 1000,
+    val: Annotated[int, typer.Option(min=0)] = 150,
+    test: Annotated[int, typer.Option(min=0)] = 300,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+) -> None:
+    """Make the synthetic apical four-chamber data set, in the EchoNet-Dynamic layout."""
+    from qray.data.synth import synthesize
+
+    synthesize(folder, {"TRAIN": train, "VAL": val, "TEST": test}, seed, workers)
+    typer.echo(f"Data set: {folder}")
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    study: StudyOption = "quickstart",
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check a data set, listing each rejected clip and why."""
+    from qray.commands import check_data
+
+    check_data(folder, study, set_ or [], json_)
+
+
+@app.command()
+def show(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    json_: JsonOption = False,
+) -> None:
+    """Print the table of a run."""
+    from qray.commands import show_results
+
+    show_results(out, json_)
+
+
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    json_: JsonOption = False,
+) -> None:
+    """Predict videos with an artifact that was built."""
+    from qray.commands import predict_files
+
+    predict_files(artifact, videos, threads, json_)
+
+
+@app.command()
+def doctor(json_: JsonOption = False) -> None:
+    """Say what this machine can do: engines, CPU, GPU, video, Ray."""
+    from qray.commands import run_doctor
+
+    run_doctor(json_)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+) -> None:
+    """Run `qray run all` as a job on a cluster; further options go to it."""
+    from qray.commands import submit_job
+
+    submit_job(address, wait, context.args)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        from qray import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user end as a sentence and their exit code."""
+    try:
+        app()
+    except QrayError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from what was finished", err=True)
+        sys.exit(130)

@@ -1,0 +1,132 @@
+"""What the commands do, behind the parsing in cli.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from qray.errors import QrayError, UsageError
+from qray.study_files import load_study
+
+#: Folders and files of OUT that --fresh removes; anything else in there is not ours.
+OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
+                "rejected.parquet")  # fmt: skip
+
+
+def _clear(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (out / "study.yaml").is_file():
+        raise UsageError(f"--fresh: {out} holds no study.yaml, so it is not the output of a run; name another --out")
+    for name in OUT_CONTENTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def run_stage(
+    stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
+    as_json: bool, num_cpus: int | None,
+) -> None:  # fmt: skip
+    """`qray run STAGE`."""
+    from qray.orchestrate.run import run_study
+    from qray.orchestrate.store import Store
+    from qray.results.show import print_results, to_json
+
+    given = [*settings, f"data.dir={json.dumps(str(data.resolve()))}"] if data is not None else list(settings)
+    study = load_study(study_name, given)
+    folder = (out or Path("runs") / study.name).resolve()
+    if fresh:
+        _clear(folder)
+    # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
+    progress = Console(stderr=True, soft_wrap=True)
+    began = time.monotonic()
+    progress.print(f"qray run {stage}: study {study.name}, output in {folder}", highlight=False)
+    result = run_study(study, Store(folder), stage, progress, num_cpus)
+    if as_json:
+        print(to_json(result.table))
+    elif stage in ("all", "evaluate", "measure", "table"):
+        print_results(result.table, Console())
+    minutes = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phases.items() if seconds >= 0.5)
+    progress.print(f"{time.monotonic() - began:.0f} s in all ({minutes})", highlight=False)
+    progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`", highlight=False)
+    failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
+    if failed and stage not in ("all", "table"):
+        raise QrayError(f"{len(failed)} units failed: {failed[0]}")
+
+
+def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: bool) -> None:
+    """`qray data check`."""
+    from qray.data.manifest import SPLITS, check_manifest, read_manifest
+
+    study = load_study(study_name, settings)
+    manifest = read_manifest(folder, study.data)
+    if as_json:
+        counts = {split: len(manifest.split(split)) for split in SPLITS}
+        rejected = manifest.rejected.to_dict("records")
+        print(json.dumps({"clips": counts, "digest": manifest.digest, "rejected": rejected}, indent=1))
+    else:
+        for row in manifest.rejected.itertuples():
+            print(f"line {row.row} {row.clip!r}: {row.reason}")
+        clips = manifest.clips
+        for split in SPLITS:
+            part = manifest.split(split)
+            spread = f", {study.data.target_column} {part['target'].mean():.1f} +- {part['target'].std():.1f}"
+            print(f"{split}: {len(part)} clips{spread if len(part) else ''}")
+        sizes = ", ".join(sorted({f"{w}x{h}" for w, h in zip(clips["width"], clips["height"], strict=True)})[:5])
+        print(f"frames {clips['n_frames'].min()} to {clips['n_frames'].max()}; sizes {sizes}; digest {manifest.digest}")
+    check_manifest(manifest, study.data)
+
+
+def show_results(out: Path, as_json: bool) -> None:
+    """`qray show`."""
+    from qray.results.show import print_results, read_results, to_json
+
+    table = read_results(out)
+    if as_json:
+        print(to_json(table))
+    else:
+        print_results(table, Console())
+
+
+def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json: bool) -> None:
+    """`qray predict`."""
+    from qray.predict import predict_videos
+
+    rows, failed = [], 0
+    for video, value, reason in predict_videos(artifact, videos, threads):
+        rows.append({"video": str(video), "prediction": value, "reason": reason})
+        failed += value is None
+        if not as_json:
+            print(f"{video}\t{value:.2f}" if value is not None else f"{video}\t{reason}")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    if failed:
+        raise QrayError(f"{failed} of {len(rows)} videos could not be predicted")
+
+
+def run_doctor(as_json: bool) -> None:
+    """`qray doctor`."""
+    from qray.doctor import diagnose, print_findings
+
+    findings = diagnose()
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings], indent=1))
+    else:
+        print_findings(findings, Console())
+
+
+def submit_job(address: str, wait: bool, arguments: Sequence[str]) -> None:
+    """`qray submit`."""
+    from qray.submit import submit
+
+    status = submit(address, arguments, wait)
+    if wait and status != "SUCCEEDED":
+        raise QrayError(f"the job ended as {status}")
+    sys.stdout.flush()

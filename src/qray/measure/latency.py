@@ -1,0 +1,173 @@
+"""Latency per call: every variant interleaved in blocks, in one process of its own, alone on the node."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qray.errors import QrayError
+from qray.measure.host import cpu_flags, host_name, load_average
+from qray.study import Measure
+
+#: A percentile is given only when at least this many samples are expected beyond it.
+SAMPLES_BEYOND = 2
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one variant at one (threads, batch).
+
+    blocks_ms: every call's duration in milliseconds, one list per interleaved block. load_average is of the minute
+    before. error: why it could not be measured.
+    """
+
+    blocks_ms: list[list[float]] = field(default_factory=list)
+    load_average: float | None = None
+    host: str = ""
+    cpu_flags: str = ""
+    error: str | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of calls."""
+        return sum(map(len, self.blocks_ms))
+
+    def percentile(self, percent: float) -> float | None:
+        """A percentile in milliseconds (linear interpolation), or None when the sample is too small to carry it."""
+        if self.n * (1 - percent / 100) < SAMPLES_BEYOND:
+            return None
+        return float(np.percentile(np.concatenate([np.asarray(b) for b in self.blocks_ms]), percent))
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]], settings: Measure, seed: int = 0
+) -> dict[str, list[list[float]]]:
+    """Time every call in `settings.blocks` rounds whose order is shuffled; milliseconds per call, by block.
+
+    Each variant gets at least `settings.min_calls` calls and `settings.seconds` seconds over all blocks.
+    """
+    rng = np.random.default_rng(seed)
+    for call in calls.values():
+        for _ in range(settings.warmup_calls):
+            call()
+    per_block = -(-settings.min_calls // settings.blocks)
+    samples: dict[str, list[list[float]]] = {name: [] for name in calls}
+    for _ in range(settings.blocks):
+        for name in rng.permutation(list(calls)):
+            call, block, spent = calls[str(name)], [], 0.0
+            # The caches still hold another variant's weights: one call to bring one's own back.
+            call()
+            while len(block) < per_block or spent < settings.seconds / settings.blocks:
+                started = time.perf_counter_ns()
+                call()
+                elapsed = (time.perf_counter_ns() - started) / 1e6
+                block.append(elapsed)
+                spent += elapsed / 1e3
+            samples[str(name)].append(block)
+    return samples
+
+
+def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Body of the subprocess: load every artifact, then time them."""
+    from qray.variants.artifact import read_artifact
+    from qray.variants.registry import load_artifact
+
+    threads, batch = int(request["threads"]), int(request["batch"])
+    settings = Measure.model_validate(request["measure"])
+    load = load_average()
+    calls: dict[str, Callable[[], object]] = {}
+    errors: dict[str, str] = {}
+    for key, folder in request["artifacts"].items():
+        try:
+            artifact = read_artifact(Path(folder))
+            predict, spec = load_artifact(artifact, threads=threads), artifact.clip
+            shape = (batch, spec.frames, spec.image_size, spec.image_size, 3)
+            clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+            calls[key] = lambda predict=predict, clips=clips: predict(clips)  # type: ignore[misc]
+            calls[key]()
+        except Exception as error:
+            # Whatever an engine raises, the others are still measured.
+            calls.pop(key, None)
+            errors[key] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return {
+        "blocks_ms": interleave(calls, settings),
+        "errors": errors,
+        "load_average": None if np.isnan(load) else load,
+        "host": host_name(),
+        "cpu_flags": " ".join(sorted(cpu_flags())),
+    }
+
+
+def cores(count: int) -> list[int]:
+    """`count` of the cores that this process may use; all of them if there are fewer."""
+    return sorted(os.sched_getaffinity(0))[:count] if hasattr(os, "sched_getaffinity") else []
+
+
+def single_process_environment(threads: int) -> dict[str, str]:
+    """Environment of a measuring process: every engine's pool as large as the study says, no larger."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return os.environ | {name: str(threads) for name in names}
+
+
+def run_subprocess(arguments: Sequence[str], threads: int, timeout_s: float, what: str) -> None:
+    """Run `python -m ...` pinned to `threads` cores; engines whose pools ignore the settings stay on them too.
+
+    Raises:
+        QrayError: it failed, or took longer than `timeout_s`; names `what` was being measured.
+    """
+    command = [sys.executable, "-m", *arguments]
+    pinned = ",".join(map(str, cores(threads)))
+    environment = single_process_environment(threads) | {"QRAY_CORES": pinned}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise QrayError(
+            f"measuring {what} took longer than {timeout_s:.0f} s; lower measure.seconds or blocks"
+        ) from None
+    if done.returncode:
+        tail = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise QrayError(f"measuring {what} failed: {tail[0]}")
+
+
+def pin_to_given_cores() -> None:
+    """Keep to the cores that the parent chose."""
+    given = os.environ.get("QRAY_CORES")
+    if given and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(core) for core in given.split(",")})
+
+
+def measure_latency(
+    artifacts: Mapping[str, Path], threads: int, batch: int, settings: Measure, timeout_s: float
+) -> dict[str, Latency]:
+    """Latency of every artifact at one (threads, batch), interleaved in one subprocess."""
+    with tempfile.TemporaryDirectory(prefix="qray-latency-") as folder:
+        request, response = Path(folder) / "request.json", Path(folder) / "response.json"
+        content = {
+            "artifacts": {key: str(path) for key, path in artifacts.items()},
+            "threads": threads, "batch": batch, "measure": settings.model_dump(mode="json"),
+        }  # fmt: skip
+        request.write_text(json.dumps(content), encoding="utf-8")
+        what = f"latency of {len(artifacts)} variants at {threads} threads, batch {batch}"
+        run_subprocess(["qray.measure.latency", str(request), str(response)], threads, timeout_s, what)
+        measured = json.loads(response.read_text(encoding="utf-8"))
+    common = {name: measured[name] for name in ("load_average", "host", "cpu_flags")}
+    return {
+        key: Latency(measured["blocks_ms"].get(key, []), error=measured["errors"].get(key), **common)
+        for key in artifacts
+    }
+
+
+if __name__ == "__main__":
+    pin_to_given_cores()
+    result = _measure_here(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")

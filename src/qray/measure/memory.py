@@ -1,0 +1,52 @@
+"""Peak memory of one artifact: load it and predict once, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from qray.measure.latency import pin_to_given_cores, run_subprocess
+
+CALLS = 3
+
+
+def _peak_rss_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def measure_memory(folder: Path, threads: int, batch: int, timeout_s: float) -> float:
+    """Peak resident set in MiB of the whole process: interpreter, engine and model.
+
+    Raises:
+        QrayError: the process failed or took longer than `timeout_s`.
+    """
+    with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
+        answer = Path(scratch) / "answer.json"
+        arguments = ["qray.measure.memory", str(folder), str(threads), str(batch), str(answer)]
+        run_subprocess(arguments, threads, timeout_s, f"memory of {folder.name}")
+        return float(json.loads(answer.read_text(encoding="utf-8"))["peak_rss_mb"])
+
+
+def _main(folder: Path, threads: int, batch: int) -> float:
+    from qray.variants.registry import load_artifact
+
+    record = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["clip"]
+    predict = load_artifact(folder, threads=threads)
+    shape = (batch, record["frames"], record["image_size"], record["image_size"], 3)
+    clips = np.zeros(shape, np.uint8)
+    for _ in range(CALLS):
+        predict(clips)
+    return _peak_rss_mb()
+
+
+if __name__ == "__main__":
+    pin_to_given_cores()
+    peak = _main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    Path(sys.argv[4]).write_text(json.dumps({"peak_rss_mb": peak}), encoding="utf-8")

@@ -1,0 +1,54 @@
+"""The data set of a run: the user's folder, or the synthetic set made on first use; its manifest, checked and cached."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from qray.atomic import write_json
+from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
+from qray.data.probe import Probe
+from qray.data.synth import is_complete, synthesize
+from qray.orchestrate.store import Store
+from qray.study import Data
+
+
+def data_folder(data: Data) -> Path:
+    """Where the data set is, or where the synthetic one is kept: data/ under the working directory."""
+    if data.dir is not None:
+        return Path(data.dir).expanduser().resolve()
+    s = data.synthetic
+    return Path("data").resolve() / f"synthetic-{s.seed}-{s.train}-{s.val}-{s.test}"
+
+
+def ensure_data(data: Data) -> Path:
+    """The data set's folder; makes the synthetic set if that is wanted and not complete."""
+    root = data_folder(data)
+    if data.dir is None:
+        s = data.synthetic
+        counts = {"TRAIN": s.train, "VAL": s.val, "TEST": s.test}
+        if not is_complete(root, counts, s.seed):
+            synthesize(root, counts, s.seed)
+    return root
+
+
+def load_manifest(store: Store, root: Path, data: Data) -> Manifest:
+    """Read, check and record the manifest. Files that were probed before and have not changed are not read again.
+
+    Raises:
+        QrayError: too many bad rows, or a split without clips; rejected.parquet is written all the same.
+    """
+    cache = store.out / "units" / "probes.json"
+    known: dict[str, Probe] = {}
+    if cache.is_file():
+        try:
+            known = {key: Probe(**facts) for key, facts in json.loads(cache.read_text(encoding="utf-8")).items()}
+        except (ValueError, TypeError):
+            known = {}
+    manifest = read_manifest(root, data, known)
+    if manifest.probes != known:
+        write_json(cache, {key: asdict(facts) for key, facts in manifest.probes.items()})
+    write_rejected(manifest, store.out / "rejected.parquet")
+    check_manifest(manifest, data)
+    return manifest

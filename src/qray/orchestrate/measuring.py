@@ -1,0 +1,117 @@
+"""Latency and memory with nothing else running on the node: an exclusive task, its units and their keys."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from qray.errors import QrayError
+from qray.measure.host import host_name
+from qray.measure.latency import measure_latency
+from qray.measure.memory import measure_memory
+from qray.orchestrate.plan import Plan
+from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
+from qray.study import Measure
+
+#: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
+SECONDS_PER_ARTIFACT = 60.0
+
+At = tuple[int, int]
+
+
+def built_keys(store: Store, plan: Plan) -> list[str]:
+    """Build keys of the study's artifacts that exist, in the study's order."""
+    return [key for key in plan.build.values() if store.get("build", key) is not None]
+
+
+def latency_key(store: Store, plan: Plan, at: At) -> str:
+    """Key of the interleaved measurement of all the study's artifacts at one (threads, batch)."""
+    measure = plan.study.measure.model_dump(mode="json", exclude={"threads", "batches"})
+    return unit_key("measure", artifacts=sorted(built_keys(store, plan)), threads=at[0], batch=at[1], measure=measure)
+
+
+def memory_key(build_key: str, at: At) -> str:
+    """Key of one artifact's peak memory at one (threads, batch)."""
+    return unit_key("memory", artifact=build_key, threads=at[0], batch=at[1])
+
+
+def points(study_measure: Measure) -> list[At]:
+    """Every (threads, batch) that the study names."""
+    return [(threads, batch) for threads in study_measure.threads for batch in study_measure.batches]
+
+
+def latency_units(store: Store, plan: Plan) -> Iterator[tuple[At, dict[str, Any]]]:
+    """Finished latency measurements."""
+    for at in points(plan.study.measure):
+        record = store.get("measure", latency_key(store, plan, at))
+        if record is not None:
+            yield at, record
+
+
+def memory_units(store: Store, plan: Plan, build_key: str) -> Iterator[tuple[At, dict[str, Any]]]:
+    """Finished memory measurements of one artifact."""
+    for at in points(plan.study.measure):
+        record = store.get("memory", memory_key(build_key, at))
+        if record is not None:
+            yield at, record
+
+
+def quiet_node() -> tuple[str, float]:
+    """(node id, its CPUs) to measure on: CPU nodes before GPU nodes, then the one with the most CPUs."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    best = max(nodes, key=lambda n: (n["Resources"].get("GPU", 0) == 0, n["Resources"]["CPU"], n["NodeID"]))
+    return best["NodeID"], best["Resources"]["CPU"]
+
+
+def exclusive_options(name: str) -> dict[str, Any]:
+    """Options of a task that has a node to itself."""
+    node, cpus = quiet_node()
+    return {
+        "name": name,
+        "num_cpus": cpus,
+        "max_retries": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+    }
+
+
+def pack_artifacts(store: Store, keys: list[str]) -> dict[str, dict[str, bytes]]:
+    """Artifacts' files, to travel to the node that measures."""
+    return {key: pack_folder(store.artifact_folder(key)) for key in keys}
+
+
+@ray.remote
+def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -> dict[str, Any]:
+    """{"latency": {key: Latency as a dict}, "host"} of all artifacts, interleaved."""
+    with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
+        folders = _unpack(artifacts, Path(scratch))
+        limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
+        measured = measure_latency(folders, at[0], at[1], settings, limit)
+    return {"latency": {key: asdict(value) for key, value in measured.items()}, "host": host_name()}
+
+
+@ray.remote
+def memory(artifacts: dict[str, dict[str, bytes]], at: At, parallel: int) -> dict[str, dict[str, Any]]:
+    """{key: {"peak_rss_mb" or "error"}}; memory, unlike latency, does not mind a neighbour."""
+
+    def one(folder: Path) -> dict[str, Any]:
+        try:
+            return {"peak_rss_mb": measure_memory(folder, at[0], at[1], 2 * SECONDS_PER_ARTIFACT)}
+        except QrayError as error:
+            return {"peak_rss_mb": None, "error": str(error)}
+
+    with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch, ThreadPoolExecutor(parallel) as pool:
+        folders = _unpack(artifacts, Path(scratch))
+        return dict(zip(folders, pool.map(one, folders.values()), strict=True))
+
+
+def _unpack(artifacts: dict[str, dict[str, bytes]], root: Path) -> dict[str, Path]:
+    for key, files in artifacts.items():
+        unpack_folder(files, root / key)
+    return {key: root / key for key in artifacts}

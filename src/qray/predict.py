@@ -1,0 +1,39 @@
+"""Use what was built: videos in, predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qray.data.decode import ClipError, decode_frames, evaluation_indices
+from qray.data.probe import probe
+from qray.variants.artifact import read_artifact
+from qray.variants.registry import load_artifact
+
+
+def predict_videos(
+    folder: Path, videos: Sequence[Path], threads: int = 1
+) -> Iterator[tuple[Path, float | None, str | None]]:
+    """Yield (video, prediction in target units, None), or (video, None, reason) for one that cannot be read.
+
+    Clips are sampled as the artifact's study evaluated them; windows are averaged.
+
+    Raises:
+        QrayError: `folder` holds no artifact.
+    """
+    artifact = read_artifact(folder)
+    predict = load_artifact(artifact, threads)
+    for video in videos:
+        facts = probe(video)
+        if facts.error:
+            yield video, None, facts.error
+            continue
+        try:
+            wanted = evaluation_indices(facts.n_frames, artifact.clip)
+            clips = decode_frames(video, wanted, artifact.clip.image_size)
+        except ClipError as error:
+            yield video, None, str(error)
+            continue
+        yield video, float(np.mean(predict(clips))), None

@@ -1,0 +1,1 @@
+"""The table, its statistics, and how it is shown."""

@@ -1,0 +1,25 @@
+"""The Parquet schema of results.parquet. A figure that was not measured is null."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+RESULTS = pa.schema(
+    [
+        ("variant", _S), ("key", _S), ("method", _S), ("engine", _S), ("backbone", _S), ("seed", _I), ("device", _S),
+        ("threads", _I), ("batch", _I), ("frames", _I), ("image_size", _I), ("status", _S), ("reason", _S),
+        ("split", _S), ("n_clips", _I), ("mae", _F), ("mae_low", _F), ("mae_high", _F), ("rmse", _F), ("r2", _F),
+        ("baseline_mae", _F), ("delta_mae", _F), ("delta_low", _F), ("delta_high", _F), ("margin", _F),
+        ("verdict", _S), ("size_bytes", _I), ("weights_bytes", _I), ("size_ratio", _F), ("latency_p50_ms", _F),
+        ("latency_p90_ms", _F), ("latency_p99_ms", _F), ("latency_n", _I), ("speedup", _F), ("speedup_engine", _F),
+        ("speedup_precision", _F), ("peak_rss_mb", _F), ("int8_mac_share", _F), ("artifact", _S), ("host", _S),
+        ("cpu_flags", _S), ("load_average", _F), ("versions", _S), ("created_at", pa.timestamp("us", "UTC")),
+        # Beyond the contract:
+        ("stage", _S),  # variant, baseline, or trial of the QAT sweep
+        ("weight_bits", _I), ("settings", _S),  # of a QAT trial or what came of it, JSON
+        ("ratio_to_baseline", _F), ("ratio_low", _F), ("ratio_high", _F), ("beats_baseline", _B),
+        ("val_mae", _F), ("parity_max_abs", _F), ("train_s", _F), ("build_s", _F), ("evaluate_s", _F),
+    ]
+)  # fmt: skip

@@ -1,0 +1,190 @@
+"""Finished work -> the rows of results.parquet. A pure function of what the units, predictions and artifacts hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from qray.measure.latency import Latency
+from qray.results.schema import RESULTS
+from qray.results.statistics import accuracy, paired_difference, paired_ratio, verdict
+from qray.study import Study
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one variant (or trial, or the baseline).
+
+    predictions: the split's frame (clip, target, prediction), or None. latency: by (threads, batch). peak_rss_mb: by
+    (threads, batch). Everything not known is None and ends as null.
+    """
+
+    variant: str
+    key: str
+    method: str
+    engine: str
+    status: str = "ok"
+    reason: str | None = None
+    stage: str = "variant"
+    weight_bits: int | None = None
+    settings: Mapping[str, Any] | None = None
+    predictions: pd.DataFrame | None = None
+    val_mae: float | None = None
+    size_bytes: int | None = None
+    weights_bytes: int | None = None
+    int8_mac_share: float | None = None
+    parity_max_abs: float | None = None
+    artifact: str | None = None
+    latency: Mapping[tuple[int, int], Latency] = field(default_factory=dict)
+    peak_rss_mb: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    train_s: float | None = None
+    build_s: float | None = None
+    evaluate_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What all rows share."""
+
+    host: str
+    cpu_flags: str
+    versions: Mapping[str, str]
+    created_at: datetime
+    split: str = "TEST"
+    device: str = "cpu"
+
+
+def _p50(outcome: Outcome | None, at: tuple[int, int]) -> float | None:
+    latency = outcome.latency.get(at) if outcome else None
+    return latency.percentile(50) if latency else None
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above and below else None
+
+
+class _Table:
+    def __init__(self, outcomes: Sequence[Outcome], study: Study, facts: RunFacts) -> None:
+        self.study, self.facts, self.outcomes = study, facts, outcomes
+        variants = [o for o in outcomes if o.stage == "variant"]
+        self.reference = next((o for o in variants if o.variant == study.reference.name), None)
+        self.fp32_on = {o.engine: o for o in variants if o.method == "fp32"}
+        self.baseline = next((o for o in outcomes if o.method == "baseline"), None)
+
+    def _errors(self, outcome: Outcome | None) -> pd.Series | None:
+        if outcome is None or outcome.predictions is None:
+            return None
+        frame = outcome.predictions.set_index("clip")
+        return (frame["prediction"] - frame["target"]).abs()
+
+    def accuracy(self, outcome: Outcome) -> dict[str, Any]:
+        """Columns that come from predictions; clips that no variant could read are left out of all of them."""
+        frame = outcome.predictions
+        if frame is None:
+            return {}
+        boot, seed = self.study.verdict.bootstrap, self.study.verdict.seed
+        if self.reference is not None and self.reference.predictions is not None:
+            readable = self.reference.predictions["prediction"].notna().to_numpy()
+            frame = frame[readable] if len(readable) == len(frame) else frame
+        try:
+            figures = accuracy(frame["target"].to_numpy(), frame["prediction"].to_numpy(), boot, seed)
+        except ValueError as error:
+            return {"status": "failed", "reason": f"no accuracy: {error}"}
+        row: dict[str, Any] = dict(vars(figures))
+        errors = (frame["prediction"] - frame["target"]).abs().to_numpy()
+        base = self._errors(self.baseline)
+        if base is not None:
+            base_errors = base.loc[frame["clip"]].to_numpy()
+            row["baseline_mae"] = float(base_errors.mean())
+            if outcome is not self.baseline and row["baseline_mae"] > 0:
+                ratio, (low, high) = paired_ratio(errors, base_errors, boot, seed)
+                row |= {
+                    "ratio_to_baseline": ratio,
+                    "ratio_low": low,
+                    "ratio_high": high,
+                    "beats_baseline": high < 1,
+                }
+                if high >= 1:
+                    row["reason"] = (
+                        f"does not beat the mean predictor: MAE {figures.mae:.2f} against {row['baseline_mae']:.2f}, "
+                        f"upper bound of the ratio {high:.2f}"
+                    )
+        reference = self._errors(self.reference)
+        if reference is not None and outcome is not self.baseline and len(errors) > 1:
+            aligned = reference.loc[frame["clip"]].to_numpy()
+            if np.isfinite(aligned).all():
+                delta, (low, high) = paired_difference(errors, aligned, boot, seed)
+                margin = self.study.verdict.margin
+                row |= {"delta_mae": delta, "delta_low": low, "delta_high": high, "margin": margin}
+                if outcome is not self.reference:
+                    row["verdict"] = verdict(low, high, margin)
+        return row
+
+    def latency(self, outcome: Outcome, at: tuple[int, int]) -> dict[str, Any]:
+        """Columns of one (threads, batch)."""
+        latency = outcome.latency.get(at)
+        row: dict[str, Any] = {"threads": at[0], "batch": at[1], "peak_rss_mb": outcome.peak_rss_mb.get(at)}
+        if latency is None:
+            return row
+        own, reference = latency.percentile(50), _p50(self.reference, at)
+        engine = _p50(self.fp32_on.get(outcome.engine), at)
+        row |= {
+            "latency_p50_ms": own, "latency_p90_ms": latency.percentile(90), "latency_p99_ms": latency.percentile(99),
+            "latency_n": latency.n or None, "load_average": latency.load_average, "speedup": _ratio(reference, own),
+            "speedup_engine": _ratio(reference, engine), "speedup_precision": _ratio(engine, own),
+            "host": latency.host, "cpu_flags": latency.cpu_flags,
+        }  # fmt: skip
+        if latency.error:
+            row["reason"] = f"latency not measured: {latency.error}"
+        return row
+
+    def rows(self, outcome: Outcome) -> list[dict[str, Any]]:
+        """One row per (threads, batch), or one with nulls where none was measured."""
+        study, facts = self.study, self.facts
+        common: dict[str, Any] = {
+            "variant": outcome.variant, "key": outcome.key, "method": outcome.method, "engine": outcome.engine,
+            "backbone": study.model.backbone, "seed": study.seed, "device": facts.device,
+            "frames": study.clip.frames, "image_size": study.clip.image_size, "status": outcome.status,
+            "reason": outcome.reason, "split": "VAL" if outcome.stage == "trial" else facts.split,
+            "size_bytes": outcome.size_bytes, "weights_bytes": outcome.weights_bytes,
+            "size_ratio": _ratio(outcome.size_bytes, self.reference.size_bytes if self.reference else None),
+            "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact, "host": facts.host,
+            "cpu_flags": facts.cpu_flags, "versions": json.dumps(dict(facts.versions), sort_keys=True),
+            "created_at": facts.created_at, "stage": outcome.stage, "weight_bits": outcome.weight_bits,
+            "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
+            "val_mae": outcome.val_mae, "parity_max_abs": outcome.parity_max_abs, "train_s": outcome.train_s,
+            "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
+        }  # fmt: skip
+        if outcome.stage == "trial":
+            return [common | {"mae": outcome.val_mae}]
+        common |= self.accuracy(outcome)
+        measured = sorted({*outcome.latency, *outcome.peak_rss_mb})
+        if not measured:
+            return [common]
+        rows = []
+        for at in measured:
+            row = common | self.latency(outcome, at)
+            if common["reason"] and row["reason"] != common["reason"]:
+                row["reason"] = f"{common['reason']}; {row['reason']}"
+            rows.append(row)
+        return rows
+
+
+def assemble(outcomes: Sequence[Outcome], study: Study, facts: RunFacts) -> pa.Table:
+    """The results table: schema `qray.results.schema.RESULTS`, FP32 eager first, in the order of `outcomes`."""
+    table = _Table(outcomes, study, facts)
+    rows = [row for outcome in outcomes for row in table.rows(outcome)]
+    clean = [{name: _null_if_nan(row.get(name)) for name in RESULTS.names} for row in rows]
+    return pa.Table.from_pylist(clean, schema=RESULTS)
+
+
+def _null_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
