@@ -85,6 +85,10 @@ class ClipSpec(Section):
         """Number of windows a video is evaluated on."""
         return self.eval_windows if self.sampling == "window" else 1
 
+    def single_window(self) -> ClipSpec:
+        """The same clips evaluated on one window, the middle one: for calibration and for choosing by VAL."""
+        return self.model_copy(update={"eval_windows": 1})
+
 
 class Model(Section):
     """torchvision's ResNet-18 on each frame, pooling over time, linear head."""

@@ -1,4 +1,4 @@
-"""FileList.csv and its videos -> the validated list of clips with targets and splits, and the rejected rows with reasons."""
+"""FileList.csv and its videos -> the validated list of clips, and the rejected rows with reasons."""
 
 from __future__ import annotations
 

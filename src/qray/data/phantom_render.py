@@ -1,4 +1,4 @@
-"""Frames and tracings of a synthetic heart: every phase of a beat is rendered once, then frames are picked from them."""
+"""Frames and tracings of a synthetic heart: each phase of a beat is rendered once, frames are picked from them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _inside(distance: Image) -> Image:
     return np.clip(distance, 0, 1, out=distance)
 
 
-def _paint(image: Image, level: float | Image, cover: Image) -> None:
+def _paint(image: Image, level: float | np.floating | Image, cover: Image) -> None:
     """Blend `level` (dB) over the image where `cover` is 1."""
     image += (level - image) * cover
 
@@ -107,7 +107,7 @@ def _swing(view: View, phase: float) -> tuple[np.float32, np.float32]:
     return f32(x * sin + y * cos), f32(x * cos - y * sin)
 
 
-def _chamber(image: Image, q: Image, radius: float, wall: tuple[float, float], below: Image, wall_db: float,
+def _chamber(image: Image, q: Image, radius: float | np.floating, wall: tuple[float, float], below: Image, wall_db: float,
              blood_db: float) -> None:  # fmt: skip
     """Paint a thin-walled chamber: `q` is 1 on its inner surface, `wall` the outer surface and its softness."""
     cover = _inside((f32(wall[0]) - q) * f32(radius * wall[1]))
@@ -121,7 +121,7 @@ def _chamber(image: Image, q: Image, radius: float, wall: tuple[float, float], b
 def _render_phase(scene: _Scene, at: int) -> NDArray[np.int16]:
     """One phase as grey levels before noise, int16 (BANK_SIZE, BANK_SIZE)."""
     heart, view, cycle = scene.heart, scene.view, scene.cycle
-    length, a, b = f32(cycle.length[at]), f32(cycle.a[at]), f32(cycle.b[at])
+    a, b = f32(cycle.a[at]), f32(cycle.b[at])
     wall, apex, annulus = f32(cycle.wall[at]), f32(cycle.apex[at]), f32(cycle.annulus[at])
     ejected, opening = f32(cycle.ejected[at]), f32(cycle.opening[at])
     length_ed, b_ed, wall_ed = f32(cycle.length[0]), f32(cycle.b[0]), f32(cycle.wall[0])

@@ -30,6 +30,8 @@ CLIPS_PER_TASK = 48
 BLOCK_BYTES = 32 * 2**20
 #: Share of the object store that one stream may fill: several streams live at once.
 STORE_SHARE = 0.2
+#: Share of the object store that a data set may keep for itself; VAL and TEST do so when they are small enough.
+CACHE_SHARE = 0.15
 PREFETCH_BATCHES = 4
 
 
@@ -156,10 +158,10 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     )
 
 
-def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data.Dataset:
-    """The dataset decoded once and kept in the object store, where it fits beside everything else; else unchanged."""
+def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data.Dataset | None:
+    """The dataset decoded once and kept in the object store, or None where it does not fit beside everything else."""
     store = ray.cluster_resources().get("object_store_memory", 0)
-    return dataset.materialize() if n_rows * plan.row_bytes() <= STORE_SHARE * store else dataset
+    return dataset.materialize() if n_rows * plan.row_bytes() <= CACHE_SHARE * store else None
 
 
 def _diagnosis(name: str, timeout_s: float) -> str:

@@ -67,7 +67,7 @@ def write_mjpeg(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
 
 
 def _make(root: Path, seed: int, split: str, numbers: list[int]) -> list[dict[str, Any]]:
-    """Make the clips that are not there yet; the facts of each are kept beside its video until the lists are written."""
+    """Make the clips that are not there yet; the facts of each are kept for the lists, which are written last."""
     from qray.data.phantom_render import make_echo
 
     facts = []

@@ -10,7 +10,8 @@ from pathlib import Path
 
 #: Instruction sets that decide how fast an INT8 or bf16 model runs.
 INFERENCE_FLAGS = (
-    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
+    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx_vnni_int8",
+    "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 PACKAGES = (

@@ -64,7 +64,8 @@ def interleave(
     samples: dict[str, list[list[float]]] = {name: [] for name in calls}
     for _ in range(settings.blocks):
         for name in rng.permutation(list(calls)):
-            call, block, spent = calls[str(name)], [], 0.0
+            call, spent = calls[str(name)], 0.0
+            block: list[float] = []
             # The caches still hold another variant's weights: one call to bring one's own back.
             call()
             while len(block) < per_block or spent < settings.seconds / settings.blocks:

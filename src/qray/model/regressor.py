@@ -9,7 +9,7 @@ from torchvision.models.resnet import BasicBlock
 
 from qray.study import Model
 
-# Channel statistics of ImageNet (torchvision's own preset), used for every backbone so that `weights` may change freely.
+# Channel statistics of ImageNet (torchvision's preset), for every backbone, so that `weights` may change freely.
 CHANNEL_MEAN = (0.485, 0.456, 0.406)
 CHANNEL_STD = (0.229, 0.224, 0.225)
 RESNET18_BLOCKS = (2, 2, 2, 2)
@@ -52,6 +52,11 @@ class VideoRegressor(nn.Module):
     `forward` normalises, so that a clip stays uint8 until it is on the device and an artifact needs no preprocessing.
     """
 
+    channel_scale: Tensor
+    channel_shift: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
     def __init__(self, config: Model, target_mean: float = 0.0, target_std: float = 1.0) -> None:
         super().__init__()
         self.pooling = config.pooling
@@ -68,6 +73,11 @@ class VideoRegressor(nn.Module):
         )
         self.register_buffer("target_mean", torch.tensor(float(target_mean)))
         self.register_buffer("target_std", torch.tensor(float(target_std)))
+
+    @property
+    def target_spread(self) -> float:
+        """Standard deviation of the TRAIN targets, target units; 1 where targets are not standardised."""
+        return float(self.target_std)
 
     def channels_last(self) -> VideoRegressor:
         """Compute in channels-last layout, which halves the time of a training step on an AVX2 CPU. Returns self.

@@ -17,7 +17,7 @@ from qray.study import Augment, Training
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """clips: uint8 (B, T, H, W, 3); targets: float32 (B,), target units; weights: float32 (B,), 0 for a clip to ignore."""
+    """clips: uint8 (B, T, H, W, 3); targets: float32 (B,), target units; weights: float32 (B,), 0: clip is ignored."""
 
     clips: Tensor
     targets: Tensor
@@ -57,7 +57,7 @@ def resolve_precision(training: Training, device: str, native_cpu_bf16: bool) ->
 
 
 def augment_clips(clips: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
-    """Shift, contrast and brightness, drawn per clip and the same for all its frames. uint8 in, uint8 out, any device."""
+    """Shift, contrast and brightness, drawn per clip, the same for all its frames. uint8 in, uint8 out, any device."""
     batch, _, height, width, _ = clips.shape
     draws = torch.rand((batch, 4), generator=generator)
     shifts = torch.round((draws[:, :2] * 2 - 1) * config.shift_px).long()
@@ -155,7 +155,7 @@ def fit(
                 predicted = model(inputs)
             loss = _loss(predicted, batch, config, settings.target_std)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if config.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
             optimizer.step()

@@ -62,7 +62,8 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
         if record.get("peak_rss_mb") is not None:
             peak[at] = record["peak_rss_mb"]
     return Outcome(
-        **shared, predictions=_predictions(store, key), val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
+        **shared, predictions=_predictions(store, key),
+        val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
         size_bytes=artifact.size_bytes, weights_bytes=artifact.built.weights_bytes,
         int8_mac_share=artifact.built.int8_mac_share, parity_max_abs=artifact.built.notes.get("parity_max_abs"),
         artifact=store.relative(artifact.folder), latency=latency, peak_rss_mb=peak, build_s=unit["seconds"],
@@ -89,7 +90,7 @@ def _trials(store: Store, plan: Plan) -> list[Outcome]:
                     reason=record["reason"],
                     val_mae=record["val_mae"],
                     train_s=record["seconds"],
-                )  # fmt: skip
+                )
             )
     return outcomes
 

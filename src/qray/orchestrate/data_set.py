@@ -1,4 +1,4 @@
-"""The data set of a run: the user's folder, or the synthetic set made on first use; its manifest, checked and cached."""
+"""The data set of a run: the user's folder, or the synthetic set made on first use, and its manifest."""
 
 from __future__ import annotations
 

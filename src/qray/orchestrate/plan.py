@@ -66,7 +66,7 @@ def make_plan(study: Study, manifest: Manifest) -> Plan:
     )
     factor = study.sweep.reduction_factor if study.sweep else None
     sweep = unit_key("sweep", trials=[t["key"] for t in trials], reduction_factor=factor)
-    widths = {v.weight_bits for v in study.variants if v.method == "finetune"}
+    widths: set[int] = {v.weight_bits for v in study.variants if v.method == "finetune"}
     finetune = {width: unit_key("finetune", train=train, sweep=sweep, weight_bits=width) for width in widths}
     build = {}
     for variant in study.variants:

@@ -24,7 +24,6 @@ from qray.orchestrate.work import (
     SplitClips,
     model_from_state,
     predict_stream,
-    replace_windows,
     to_train_batches,
     training_device,
     training_threads,
@@ -54,7 +53,8 @@ def trial_settings(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
         {"lr": lr, "epochs": epochs, "observer": observer, "freeze_batch_norm_at": norm, "freeze_observers_at": ranges,
          "keep_fp32": list(keep)}
         for lr, epochs, observer, norm, ranges, keep in itertools.product(
-            sweep.lr, sweep.epochs, sweep.observer, sweep.freeze_batch_norm_at, sweep.freeze_observers_at, sweep.keep_fp32
+            sweep.lr, sweep.epochs, sweep.observer, sweep.freeze_batch_norm_at, sweep.freeze_observers_at,
+            sweep.keep_fp32,
         )
     ]  # fmt: skip
     widths = list(dict.fromkeys(sweep.weight_bits))
@@ -123,9 +123,8 @@ class AshaByWidth(FIFOScheduler):
         self._of(trial).on_trial_complete(tune_controller, trial, result)
 
 
-@ray.remote(num_cpus=0)
 class Mailbox:
-    """Where trials leave what they have; the driver empties it. Lives on the driver's node and holds no CPU."""
+    """An actor where trials leave what they have; the driver empties it. It holds no CPU."""
 
     def __init__(self) -> None:
         self._items: list[dict[str, Any]] = []
@@ -171,7 +170,7 @@ def run_trial(
     failed: dict[int, str] = {}
     stream = stream_batches(clip_dataset(train.ref, len(targets), plan), plan, name)
     fit_settings = FitSettings(
-        training, plan.steps_per_epoch(len(targets)), float(model.target_std), job.seed, "fp32", device
+        training, plan.steps_per_epoch(len(targets)), model.target_spread, job.seed, "fp32", device
     )
 
     def on_epoch(epoch: int) -> None:
@@ -182,7 +181,7 @@ def run_trial(
             pt2e.freeze_observers(module)
 
     val_plan = StreamPlan(
-        replace_windows(job.clip),
+        job.clip.single_window(),
         "eval",
         training.batch_size,
         cpus_per_task=job.slot_cpus,

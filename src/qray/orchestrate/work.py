@@ -1,4 +1,4 @@
-"""What runs on the cluster: training task, build task, evaluation actor, measurement task. None of them writes to OUT."""
+"""What runs on the cluster: training, build and evaluation. None of them writes to OUT."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError, Unavailable
 from qray.measure.host import cpu_flags
 from qray.model.regressor import VideoRegressor, build_regressor
-from qray.model.training import EpochResult, FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
+from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
 from qray.orchestrate.store import pack_folder, unpack_folder
-from qray.study import ClipSpec, Model, Study, Training, Variant
+from qray.study import ClipSpec, Model, Training, Variant
 
 #: A worker process that has compiled, or that has loaded an engine which patches torch (NNCF), is not used again.
 FRESH_PROCESS = {"max_calls": 1, "max_retries": 0}
@@ -100,7 +100,7 @@ class TrainJob:
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
-    """Yield an EpochResult after each epoch. The last item is {"failed": {clip index: reason}}."""
+    """Yield an EpochResult after each epoch. The last item is {"failed": {clip index: reason}, "device"}."""
     from qray.orchestrate.telemetry import Telemetry
 
     device = training_device()
@@ -121,7 +121,7 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
     dataset = clip_dataset(train_clips.ref, len(train_clips.clips), plan)
     batches = to_train_batches(stream_batches(dataset, plan, job.name), targets, failed)
     settings = FitSettings(
-        job.training, plan.steps_per_epoch(len(targets)), float(model.target_std), job.seed,
+        job.training, plan.steps_per_epoch(len(targets)), model.target_spread, job.seed,
         resolve_precision(job.training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
     )  # fmt: skip
     telemetry = Telemetry(job.name)
@@ -133,7 +133,7 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
                     module.eval()
 
     yield from fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step)
-    yield {"failed": failed}
+    yield {"failed": failed, "device": device}
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
     torch.manual_seed(0)
     batches: list[torch.Tensor] = []
     if calibration is not None:
-        # One window of each clip, as training sees them, but fixed: the middle of the evaluation windows.
-        spec = replace_windows(job.clip)
+        # One window of each clip, as training sees them, but fixed.
+        spec = job.clip.single_window()
         plan = StreamPlan(spec, "eval", job.calibration_batch, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s)
         dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
         for batch in stream_batches(dataset, plan, f"calibrate {job.variant.name}"):
@@ -183,25 +183,16 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
         return {"files": pack_folder(artifact.folder), "build_s": time.time() - started}
 
 
-def replace_windows(spec: ClipSpec) -> ClipSpec:
-    """The same clips with a single evaluation window."""
-    return spec.model_copy(update={"eval_windows": 1})
-
-
 @dataclass(frozen=True)
 class EvaluateJob:
-    """One artifact to evaluate on the given splits."""
+    """One artifact to evaluate: the name it has in the dashboard, and the stream it reads."""
 
     name: str
-    clip: ClipSpec
-    batch_size: int
-    slot_cpus: float
-    timeout_s: float
+    plan: StreamPlan
 
 
-@ray.remote(max_restarts=0)
 class Evaluator:
-    """Predicts every clip of the given splits with one artifact, loaded from its files in a process of its own."""
+    """An actor that predicts every clip of the given splits with one artifact, loaded from its files in a process of its own."""
 
     def __init__(self, job: EvaluateJob, files: dict[str, bytes]) -> None:
         from qray.variants.registry import load_artifact
@@ -218,10 +209,7 @@ class Evaluator:
         telemetry = Telemetry(self.job.name)
         results: dict[str, Any] = {}
         for split, part in splits.items():
-            plan = StreamPlan(
-                self.job.clip, "eval", self.job.batch_size,
-                cpus_per_task=self.job.slot_cpus, timeout_s=self.job.timeout_s,
-            )  # fmt: skip
+            plan = self.job.plan
             stream = stream_batches(part.dataset(plan), plan, f"evaluate {self.job.name} {split}")
             predicted, failed = predict_stream(self._predict, stream, len(part.clips), telemetry.clips)
             results[split] = (predicted, failed)
@@ -256,7 +244,7 @@ def evaluate_checkpoint(
 
     torch.set_num_threads(1)
     network = model_from_state(model, load_checkpoint(checkpoint)["model"]).channels_last()
-    plan = StreamPlan(job.clip, "eval", job.batch_size, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s)
+    plan = job.plan
 
     def predict(clips: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -266,9 +254,3 @@ def evaluate_checkpoint(
     mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
     Telemetry(job.name).mae("VAL", mae)
     return {"epoch": epoch, "val_mae": mae}
-
-
-__all__ = [
-    "BuildJob", "EpochResult", "EvaluateJob", "Evaluator", "SplitClips", "Study", "TrainJob", "build",
-    "evaluate_checkpoint", "predict_stream", "replace", "target_statistics", "train",
-]  # fmt: skip

@@ -57,8 +57,8 @@ class Built:
     model_file: name of the file that `load` opens. weights_bytes: bytes of parameters as stored in the artifact (codes,
     scales and biases). int8_mac_share: share of multiply-accumulates that the engine executes in INT8, read from the
     graph it executes; macs_per_clip: all multiply-accumulates of convolutions and linear layers for one clip.
-    notes: JSON-ready facts worth a column or a log line, such as "parity_max_abs": largest difference in target units between
-    the simulated (fake-quantized) and the deployed model on the same clips.
+    notes: JSON-ready facts worth a column or a log line, such as "parity_max_abs": largest difference in target units
+    between the simulated (fake-quantized) and the deployed model on the same clips.
     """
 
     model_file: str

@@ -76,14 +76,17 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> str:
 def _ship(package: Path, path: Path) -> str:
     """Copy a package without its C++ sources, which nothing reads at run time."""
     code = ""
-    with zipfile.ZipFile(package) as source, atomic_path(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as shipped:
-            for entry in source.infolist():
-                data = source.read(entry)
-                if entry.filename.endswith(".wrapper.cpp"):
-                    code += data.decode()
-                elif not entry.filename.endswith(".cpp"):
-                    shipped.writestr(entry, data)
+    with (
+        zipfile.ZipFile(package) as source,
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as shipped,
+    ):
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename.endswith(".wrapper.cpp"):
+                code += data.decode()
+            elif not entry.filename.endswith(".cpp"):
+                shipped.writestr(entry, data)
     if not code:
         raise QrayError("the AOTInductor package holds no wrapper source, so what it executes cannot be read")
     return code

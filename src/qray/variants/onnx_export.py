@@ -21,8 +21,10 @@ def fold_batch_norm(model: VideoRegressor) -> VideoRegressor:
     model = copy.deepcopy(model).eval()
 
     def fold(owner: nn.Module, conv: str, norm: str) -> None:
-        fused = fuse_conv_bn_eval(owner.get_submodule(conv), owner.get_submodule(norm))
-        setattr(owner, conv, fused)
+        convolution, batch_norm = owner.get_submodule(conv), owner.get_submodule(norm)
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(batch_norm, nn.BatchNorm2d)
+        setattr(owner, conv, fuse_conv_bn_eval(convolution, batch_norm))
         setattr(owner, norm, nn.Identity())
 
     fold(model.backbone, "conv1", "bn1")

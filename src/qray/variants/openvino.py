@@ -100,8 +100,9 @@ def build(request: BuildRequest, folder: Path) -> Built:
             layers, _ = executed_in(_compile(model, method, 1), {"bf16"})
             if not layers:
                 raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
-        notes = {"bf16": True} if method == "bf16" else {}
-        return Built(MODEL_FILE, constant_bytes(path), 0.0, sum(macs.values()), notes)
+        return Built(
+            MODEL_FILE, constant_bytes(path), 0.0, sum(macs.values()), {"bf16": True} if method == "bf16" else {}
+        )
     kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     quantized = _quantize(request, model, kept)
     ov.save_model(quantized, path, compress_to_fp16=False)
@@ -111,7 +112,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
     clips = request.calibration[0].numpy()
     # OpenVINO's CPU plugin has no float path for an INT8 graph, so the difference to FP32 stands for parity.
     reference = _compile(model, "fp32", 1)(clips)[0]
-    notes = {
+    notes: dict[str, Any] = {
         "fp32_max_abs": float(np.abs(compiled(clips)[0] - reference).max()),
         "int8_layers": len(layers), "int8_residual_adds": adds,
     }  # fmt: skip

@@ -1,0 +1,193 @@
+"""What this machine can do, each fact found by trying it: packages, CPU, GPU, compiler, video codecs, engines, Ray."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, versions
+from qray.study import ENGINES_OF_METHOD, Variant
+
+State = Literal["ok", "missing", "broken"]
+STYLE: dict[str, str] = {"ok": "green", "missing": "yellow", "broken": "red"}
+#: (encoder, pixel format, container) that are written and read back, to prove that clips can be decoded.
+CODECS = (
+    ("mjpeg", "yuvj420p", "avi"),
+    ("libx264", "yuv420p", "mp4"),
+    ("libx265", "yuv420p", "mp4"),
+    ("libvpx-vp9", "yuv420p", "webm"),
+    ("libsvtav1", "yuv420p", "mkv"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: state "missing" costs variants, "broken" keeps qray from running."""
+
+    topic: str
+    state: State
+    detail: str
+
+
+def _try(topic: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:
+        # Whatever breaks, the other checks are still worth reading.
+        first = str(error).strip().splitlines()[:1] or [""]
+        return Finding(topic, "broken", f"{type(error).__name__}: {first[0]}")
+
+
+def _packages() -> Finding:
+    found = versions()
+    torch, vision = found.get("torch"), found.get("torchvision")
+    if torch is None or vision is None:
+        return Finding("packages", "broken", "torch and torchvision are both needed: pip install qray")
+    import torchvision  # noqa: F401  (fails when it was compiled against another torch)
+
+    return Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def _cpu() -> Finding:
+    flags = " ".join(sorted(cpu_flags())) or "no flags known"
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = f"{cpu_model()}, {count} usable cores, {platform.machine()} ({flags})"
+    return Finding("CPU", "ok", text)
+
+
+def _int8() -> Finding:
+    if has_int8_dot_product():
+        return Finding("INT8 arithmetic", "ok", "dot product in hardware")
+    return Finding("INT8 arithmetic", "missing", "no VNNI, AMX or dot product: INT8 runs, with little or no gain")
+
+
+def _bf16() -> Finding:
+    if has_native_bf16():
+        return Finding("bf16 arithmetic", "ok", "in hardware")
+    return Finding("bf16 arithmetic", "missing", "none in this CPU: bf16 on OpenVINO is skipped")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("GPU", "missing", "no CUDA device: training runs on the CPU")
+    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return Finding("GPU", "ok", "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names))
+
+
+def _memory() -> Finding:
+    import psutil
+
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    shared = Path("/dev/shm")
+    store = f", /dev/shm {shutil.disk_usage(shared).free / 2**30:.1f} GiB" if shared.is_dir() else ""
+    total = psutil.virtual_memory()
+    text = f"{total.available / 2**30:.1f} of {total.total / 2**30:.1f} GiB memory free, {free:.0f} GiB disk{store}"
+    return Finding("memory", "ok" if total.available > 3 * 2**30 else "missing", text)
+
+
+def _round_trip(encoder: str, pixel_format: str, container: str, folder: Path) -> None:
+    import av
+    import numpy as np
+
+    from qray.data.probe import probe
+
+    path = folder / f"{encoder}.{container}"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(encoder, rate=30)
+        stream.width = stream.height = 128
+        stream.pix_fmt = pixel_format
+        for level in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((128, 128, 3), level * 20, np.uint8), format="rgb24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    facts = probe(path)
+    if facts.error or facts.n_frames != 8:
+        raise RuntimeError(facts.error or f"{facts.n_frames} of 8 frames came back")
+
+
+def _video() -> Finding:
+    import logging
+
+    import av
+
+    logging.getLogger("libav").setLevel(logging.CRITICAL)
+    good, bad = [], []
+    with tempfile.TemporaryDirectory(prefix="qray-doctor-") as folder:
+        for encoder, pixel_format, container in CODECS:
+            name = encoder.removeprefix("lib")
+            try:
+                _round_trip(encoder, pixel_format, container, Path(folder))
+                good.append(name)
+            except (av.error.FFmpegError, ValueError, RuntimeError) as error:
+                bad.append(f"{name} ({str(error).splitlines()[0][:60]})")
+    state: State = "ok" if not bad else "missing" if "mjpeg" in good else "broken"
+    return Finding("video", state, f"PyAV {av.__version__}: {', '.join(good)}" + f"; not {', '.join(bad)}" * bool(bad))
+
+
+def _variants(engine: str) -> Finding:
+    from qray.variants.registry import missing_requirement
+
+    good, reasons = [], {}
+    for method, engines in ENGINES_OF_METHOD.items():
+        if engine in engines:
+            reason = missing_requirement(Variant(name="doctor", method=method, engine=engine))
+            if reason is None:
+                good.append(method)
+            else:
+                reasons[reason] = method
+    lacking = "; ".join(f"not {method}: {reason}" for reason, method in reasons.items())
+    detail = "; ".join(part for part in (", ".join(good), lacking) if part)
+    return Finding(f"engine {engine}", "missing" if reasons else "ok", detail)
+
+
+def _ray() -> Finding:
+    import ray
+
+    from qray.orchestrate.session import cluster_slots, ray_session
+
+    with ray_session() as dashboard:
+
+        @ray.remote(num_cpus=0.5)
+        def one() -> int:
+            return 1
+
+        if ray.get(one.remote(), timeout=60) != 1:
+            return Finding("Ray", "broken", "a task returned the wrong answer")
+        slots = cluster_slots()
+        where = f"attached to {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "starts here"
+        store = ray.cluster_resources().get("object_store_memory", 0) / 2**30
+        text = f"{where}: {slots.cpus:g} CPUs, {slots.gpus:g} GPUs, object store {store:.1f} GiB"
+        return Finding("Ray", "ok", text + (f", dashboard {dashboard}" if dashboard else ", no dashboard"))
+
+
+def diagnose() -> list[Finding]:
+    """Look at everything, in the order in which it is shown. Takes some ten seconds, most of them to start Ray."""
+    findings = [_try("packages", _packages), _cpu(), _int8(), _bf16(), _try("GPU", _gpu), _memory()]
+    findings.append(_try("video", _video))
+    engines = dict.fromkeys(engine for engines in ENGINES_OF_METHOD.values() for engine in engines)
+    findings += [_try(f"engine {engine}", partial(_variants, engine)) for engine in engines]
+    findings.append(_try("Ray", _ray))
+    return findings
+
+
+def print_findings(findings: list[Finding], console: Console) -> None:
+    """One line a finding."""
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for finding in findings:
+        grid.add_row(finding.topic, f"[{STYLE[finding.state]}]{finding.state}[/]", finding.detail)
+    console.print(grid)

@@ -1,0 +1,126 @@
+"""Steps of one variant: build its artifact, evaluate it on TEST; and of all of them: latency and memory, alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import ray
+
+from qray.data.stream import put_clips
+from qray.orchestrate import measuring
+from qray.orchestrate.context import RunContext
+from qray.orchestrate.steps import Skipped, Step
+from qray.orchestrate.store import pack_folder
+from qray.orchestrate.work import BuildJob, Evaluator, SplitClips, build
+from qray.study import Variant
+
+
+def build_step(run: RunContext, variant: Variant) -> Step:
+    """Build one artifact from the weights its method needs."""
+    plan, study, key = run.plan, run.study, run.plan.build[variant.name]
+    source = {"qat": plan.sweep, "finetune": plan.finetune.get(variant.weight_bits, "")}.get(variant.method, plan.train)
+
+    def start() -> Any:
+        weights = run.checkpoint(source if variant.method == "finetune" else plan.train)
+        calibration, qat_weights, qat_settings = None, None, None
+        if variant.method == "ptq":
+            clips = plan.calibration_clips()
+            calibration = SplitClips(clips, put_clips(clips))
+        elif variant.method == "qat":
+            best = run.best_trial(variant.weight_bits)
+            qat_weights, qat_settings = run.checkpoint(best["key"]), best["qat"]
+        job = BuildJob(
+            variant, key, study.model, study.clip, study.calibration.batch_size, run.slots.slot_cpus, run.timeout_s,
+            qat_settings,
+        )  # fmt: skip
+        options = {"num_cpus": run.slots.slot_cpus, "name": f"build:{variant.name}"}
+        return build.options(**options).remote(job, weights, calibration, qat_weights)
+
+    def finish(value: dict[str, Any]) -> dict[str, Any]:
+        if "skipped" in value:
+            raise Skipped(value["skipped"])
+        folder = run.store.save_artifact(key, value["files"])
+        return {"files": [run.store.relative(folder / "artifact.json")], "build_s": value["build_s"]}
+
+    return Step("build", key, f"build {variant.name}", start, finish, after=[source])
+
+
+def evaluate_step(run: RunContext, variant: Variant) -> Step:
+    """Predict TEST with one finished artifact, in an actor that loads it from its files."""
+    plan, key, build_key = run.plan, run.plan.evaluate[variant.name], run.plan.build[variant.name]
+    actors: list[Any] = []
+
+    def start() -> Any:
+        files = pack_folder(run.store.artifact_folder(build_key))
+        name = f"evaluate:{variant.name}"
+        options = {"num_cpus": run.slots.slot_cpus, "name": f"{name}:{time.time_ns()}"}
+        actor = (
+            ray.remote(max_restarts=0)(Evaluator)
+            .options(**options)
+            .remote(run.evaluate_job(variant.name, run.study.clip), files)
+        )
+        actors.append(actor)
+        return actor.evaluate.options(name=name).remote({"TEST": run.split("TEST")})
+
+    def finish(value: dict[str, Any]) -> dict[str, Any]:
+        # The last handle gone, Ray ends the actor and its slot is free.
+        actors.clear()
+        predicted, failed = value["TEST"]
+        run.check_failed("TEST", failed)
+        clips = plan.manifest.split("TEST")
+        path = run.store.save_predictions(key, "TEST", clips, predicted, run.study.seed)
+        return {"files": [run.store.relative(path)], "failed_clips": len(failed)}
+
+    return Step("evaluate", key, f"evaluate {variant.name}", start, finish, after=[build_key])
+
+
+def save_baseline(run: RunContext) -> None:
+    """The mean predictor's predictions: the mean TRAIN target for every TEST clip."""
+    key, clips = run.plan.baseline_key(), run.plan.manifest.split("TEST")
+    if not run.store.predictions_path(key, "TEST").is_file():
+        mean = float(run.plan.manifest.split("TRAIN")["target"].mean())
+        run.store.save_predictions(key, "TEST", clips, np.full(len(clips), mean), run.study.seed)
+
+
+def add_measure_steps(run: RunContext) -> None:
+    """Latency and memory of all artifacts at every (threads, batch), to be run when nothing else does."""
+    keys = measuring.built_keys(run.store, run.plan)
+    for at in measuring.points(run.study.measure):
+        where = f"{at[0]} thread{'s' * (at[0] > 1)}, batch {at[1]}"
+        latency = _latency_step(run, keys, at, where)
+        run.runner.add(latency)
+        missing = [key for key in keys if run.store.get("memory", measuring.memory_key(key, at)) is None]
+        if missing:
+            run.runner.add(_memory_step(run, missing, at, where, after=latency.key))
+
+
+def _latency_step(run: RunContext, keys: list[str], at: measuring.At, where: str) -> Step:
+    def start() -> Any:
+        options = measuring.exclusive_options(f"latency:{where}")
+        artifacts = measuring.pack_artifacts(run.store, keys)
+        return measuring.latency.options(**options).remote(artifacts, at, run.study.measure)
+
+    key = measuring.latency_key(run.store, run.plan, at)
+    return Step("measure", key, f"measure latency, {where}", start, lambda value: value, slots=run.slots.holders + 1)
+
+
+def _memory_step(run: RunContext, keys: list[str], at: measuring.At, where: str, after: str) -> Step:
+    names = {key: name for name, key in run.plan.build.items()}
+
+    def start() -> Any:
+        options = measuring.exclusive_options(f"memory:{where}")
+        artifacts = measuring.pack_artifacts(run.store, keys)
+        parallel = max(1, int(options["num_cpus"]) // at[0])
+        return measuring.memory.options(**options).remote(artifacts, at, parallel)
+
+    def finish(value: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        for key, record in value.items():
+            if record.get("error"):
+                run.runner.say(f"memory of {names[key]}: {record['error']}", "yellow")
+            run.store.put("memory", measuring.memory_key(key, at), record)
+        return {}
+
+    return Step(None, f"memory-{at}", f"measure memory, {where}", start, finish, after=[after],
+                slots=run.slots.holders + 1)  # fmt: skip

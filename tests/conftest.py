@@ -1,0 +1,33 @@
+"""Fixtures that every kind of test shares: a small synthetic data set, made once, and a small study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The tests must find the code of this checkout in subprocesses and Ray workers as well, installed or not.
+SOURCE = Path(__file__).parents[1] / "src"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic EchoNet-like set of 24 TRAIN, 8 VAL and 12 TEST clips. Read-only: copy it to change it."""
+    from qray.data.synth import synthesize
+
+    root = tmp_path_factory.mktemp("echo") / "set"
+    synthesize(root, TINY_COUNTS, seed=0, workers=2)
+    return root
+
+
+@pytest.fixture
+def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A session of qray's own, whatever the environment of the tests says."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield

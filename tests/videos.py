@@ -1,0 +1,45 @@
+"""Small real videos for tests: any codec, any size, with frames whose number can be read back from their brightness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+
+STEP = 4
+
+
+def numbered_frames(count: int, height: int = 64, width: int = 64) -> np.ndarray:
+    """uint8 (count, height, width, 3): frame i is grey at level 16 + STEP * i (up to 59 frames)."""
+    levels = (16 + STEP * np.arange(count)).astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def number_of(frame: np.ndarray) -> float:
+    """The number that a frame of `numbered_frames` shows; codecs are lossy, so round it."""
+    return (float(frame.mean()) - 16) / STEP
+
+
+def write_video(
+    path: Path, frames: np.ndarray, codec: str = "mjpeg", pixel_format: str = "yuvj420p", fps: int = 50
+) -> Path:
+    """Encode uint8 (N, H, W, 3) RGB frames; the container follows the file's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_file_list(folder: Path, rows: Sequence[Sequence[object]], header: Sequence[str]) -> Path:
+    """Write FileList.csv."""
+    path = folder / "FileList.csv"
+    lines = [",".join(header), *[",".join(str(cell) for cell in row) for row in rows]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
