@@ -107,8 +107,15 @@ def _swing(view: View, phase: float) -> tuple[np.float32, np.float32]:
     return f32(x * sin + y * cos), f32(x * cos - y * sin)
 
 
-def _chamber(image: Image, q: Image, radius: float | np.floating, wall: tuple[float, float], below: Image, wall_db: float,
-             blood_db: float) -> None:  # fmt: skip
+def _chamber(
+    image: Image,
+    q: Image,
+    radius: float | np.floating,
+    wall: tuple[float, float],
+    below: Image,
+    wall_db: float,
+    blood_db: float,
+) -> None:
     """Paint a thin-walled chamber: `q` is 1 on its inner surface, `wall` the outer surface and its softness."""
     cover = _inside((f32(wall[0]) - q) * f32(radius * wall[1]))
     cover *= below

@@ -192,7 +192,7 @@ class EvaluateJob:
 
 
 class Evaluator:
-    """An actor that predicts every clip of the given splits with one artifact, loaded from its files in a process of its own."""
+    """An actor that predicts every clip of the given splits with one artifact, loaded from its files."""
 
     def __init__(self, job: EvaluateJob, files: dict[str, bytes]) -> None:
         from qray.variants.registry import load_artifact
