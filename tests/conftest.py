@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session of qray's own, whatever the environment of the tests says."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    yield
