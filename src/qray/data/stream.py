@@ -16,8 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ReadTask
+from ray.data.block import BlockMetadata
 
 from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
 from qray.errors import QrayError
@@ -129,6 +132,35 @@ class _DecodeRows:
         return {"frames": frames, "index": index, "error": np.array(errors, dtype=object)}
 
 
+class _RowNumbers(ray.data.Datasource):
+    """The numbers 0 to n - 1 in column `id`, `per_block` to a block.
+
+    `ray.data.range` would do, but its tasks ask for a whole CPU, whatever the tasks after them ask for: on a cluster cut
+    into fractions of a CPU they wait for ever, and they are not fused with decoding.
+    """
+
+    def __init__(self, n: int, per_block: int) -> None:
+        super().__init__()
+        self.n, self.per_block = n, per_block
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all numbers."""
+        return 8 * self.n
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task a block."""
+        return [self._task(first, min(self.per_block, self.n - first)) for first in range(0, self.n, self.per_block)]
+
+    @staticmethod
+    def _task(first: int, count: int) -> ReadTask:
+        def read() -> list[pa.Table]:
+            return [pa.table({"id": np.arange(first, first + count)})]
+
+        return ReadTask(read, BlockMetadata(num_rows=count, size_bytes=8 * count, exec_stats=None))
+
+
 def put_clips(clips: pd.DataFrame) -> ray.ObjectRef[Any]:
     """Put what decode tasks need to know of the clips into the object store, once for any number of streams."""
     return ray.put((clips["path"].tolist(), clips["n_frames"].to_numpy(np.int64)))
@@ -152,8 +184,10 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     per_task = min(CLIPS_PER_TASK, most)
     if per_task > plan.batch_size:
         per_task -= per_task % plan.batch_size
-    blocks = max(1, -(-total // per_task))
-    return ray.data.range(total, override_num_blocks=blocks).map_batches(
+    numbers = ray.data.read_datasource(
+        _RowNumbers(total, per_task), num_cpus=plan.cpus_per_task, override_num_blocks=max(1, -(-total // per_task))
+    )
+    return numbers.map_batches(
         _DecodeRows(plan, clips_ref), batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True
     )
 

@@ -1,0 +1,67 @@
+"""Killed and run again: what was finished is kept, and the end is the same as without the kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from runs import END_TIMEOUT_S, kill, predictions, results, run_tiny, start, unit_times, wait_until
+from runs import TINY as STUDY
+
+COMMON = ("--num-cpus", 2)
+
+
+def begin(data: Path, out: Path) -> object:
+    """Start `qray run all` of the tiny study."""
+    return start("run", "all", "--study", STUDY, "--data", data, "--out", out, *COMMON)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = run_tiny("evaluate", tiny_dataset, out, *COMMON)
+    assert done.code == 0, done.stderr
+    return out
+
+
+MOMENTS = {
+    "after the first epoch": lambda out: any((out / "checkpoints").glob("*/epoch-0000.pt")),
+    "after the first build": lambda out: any((out / "units").glob("build-*.json")),
+    "after the first trial": lambda out: any((out / "units").glob("trial-*.json")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda text: text.replace(" ", "-"))
+def test_a_killed_run_goes_on_and_ends_the_same(
+    moment: str, tiny_dataset: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = begin(tiny_dataset, out)
+    wait_until(lambda: MOMENTS[moment](out), moment)
+    kill(process)
+    kept = unit_times(out)
+    again = run_tiny("evaluate", tiny_dataset, out, *COMMON)
+    assert again.code == 0, again.stderr
+    assert kept.items() <= unit_times(out).items(), "a finished unit was done again"
+    assert set(results(out)["status"]) == {"ok"}
+    for variant in ("fp32", "ptq-onnxruntime", "finetune"):
+        np.testing.assert_allclose(predictions(out, variant), predictions(uninterrupted, variant), rtol=1e-6)
+
+
+def test_ctrl_c_ends_cleanly_and_leaves_no_process(tiny_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = begin(tiny_dataset, out)
+    wait_until(lambda: any((out / "checkpoints").glob("*/epoch-*.pt")), "a checkpoint")
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=END_TIMEOUT_S)
+    assert process.returncode == 130
+    assert "goes on from what was finished" in stderr
+    assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(family, timeout=END_TIMEOUT_S)
+    assert not alive, f"still running: {alive}"

@@ -1,0 +1,97 @@
+"""The whole road on 1, 2 and 4 logical CPUs: the known hang of Ray Data only shows on full passes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from runs import lines_with, qray, results, run_tiny, unit_times
+
+CPUS = (1, 2, 4)
+
+
+@pytest.fixture(scope="module", params=CPUS, ids=lambda n: f"{n}-cpu")
+def finished(
+    request: pytest.FixtureRequest, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """OUT and the log of `qray run all` on a number of logical CPUs."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = run_tiny("all", tiny_dataset, out, "--num-cpus", request.param)
+    assert done.code == 0, done.stderr
+    return out, done.stderr
+
+
+def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str]) -> None:
+    rows = results(finished[0])
+    variants = rows[rows["stage"] == "variant"]
+    assert set(variants["variant"]) == {"fp32", "ptq-onnxruntime", "finetune"}
+    assert (variants["status"] == "ok").all(), variants["reason"].tolist()
+    assert len(variants) == 6  # three variants at two batch sizes
+    assert variants[["mae", "delta_mae", "latency_p50_ms", "peak_rss_mb", "size_bytes"]].notna().all().all()
+    assert (rows["stage"] == "trial").sum() == 2
+    assert (rows["stage"] == "baseline").sum() == 1
+
+
+def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, str]) -> None:
+    out, log = finished
+    units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (out / "units").glob("*.json")]
+    spans = {u["label"]: (u["started"], u["started"] + u["seconds"]) for u in units if "label" in u}
+    sweep = spans["sweep 2 QAT trials"]
+    early = [spans["build fp32"], spans["evaluate fp32"], spans["build ptq-onnxruntime"]]
+    assert any(start < sweep[1] and end > sweep[0] for start, end in early), spans
+    assert lines_with(log, "start sweep")
+
+
+@pytest.fixture(scope="module")
+def one(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a run, for the runs that come after it."""
+    out = tmp_path_factory.mktemp("again") / "out"
+    done = run_tiny("all", tiny_dataset, out, "--num-cpus", 2)
+    assert done.code == 0, done.stderr
+    return out
+
+
+def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> None:
+    before, table = unit_times(one), results(one).drop(columns=["created_at"])
+    again = run_tiny("all", tiny_dataset, one, "--num-cpus", 2)
+    assert again.code == 0, again.stderr
+    assert not lines_with(again.stderr, "start "), again.stderr
+    assert "Ray dashboard" not in again.stderr
+    assert unit_times(one) == before
+    pd.testing.assert_frame_equal(results(one).drop(columns=["created_at"]), table)
+
+
+def test_another_margin_changes_verdicts_and_redoes_nothing(one: Path, tiny_dataset: Path) -> None:
+    before = unit_times(one)
+    done = run_tiny("all", tiny_dataset, one, "--set", "verdict.margin=50")
+    assert done.code == 0, done.stderr
+    assert unit_times(one) == before
+    rows = results(one)
+    assert set(rows["verdict"].dropna()) == {"non-inferior"}
+
+
+def test_another_calibration_redoes_only_what_is_calibrated(one: Path, tiny_dataset: Path) -> None:
+    done = run_tiny("evaluate", tiny_dataset, one, "--num-cpus", 2, "--set", "calibration.clips=6")
+    assert done.code == 0, done.stderr
+    started = [line.split("start ")[1] for line in lines_with(done.stderr, "start ")]
+    assert started == ["build ptq-onnxruntime", "evaluate ptq-onnxruntime"]
+
+
+def test_show_prints_the_table_of_a_finished_run(one: Path) -> None:
+    shown = qray("show", one)
+    assert shown.code == 0
+    assert "ptq-onnxruntime" in shown.stdout
+    as_json = json.loads(qray("show", one, "--json").stdout)
+    assert as_json[0]["variant"] == "fp32"
+
+
+def test_the_table_can_be_rebuilt_from_what_out_holds(one: Path, tiny_dataset: Path) -> None:
+    done = run_tiny("all", tiny_dataset, one)
+    assert done.code == 0, done.stderr
+    table = results(one).drop(columns=["created_at"])
+    (one / "results.parquet").unlink()
+    done = run_tiny("table", tiny_dataset, one)
+    assert done.code == 0, done.stderr
+    pd.testing.assert_frame_equal(results(one).drop(columns=["created_at"]), table)

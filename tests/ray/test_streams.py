@@ -1,0 +1,119 @@
+"""What the streams deliver, on 1, 2 and 4 logical CPUs, and what they do when clips or the cluster fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+from ray._private.internal_api import memory_summary
+from videos import number_of, numbered_frames, write_video
+
+from qray.data.stream import StreamPlan, StreamStalled, clip_dataset, put_clips, stream_batches
+from qray.study import ClipSpec
+
+N_VIDEOS, N_FRAMES = 10, 20
+SPEC = ClipSpec(frames=4, image_size=32, stride=2, eval_windows=2)
+Begin = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Ten videos of twenty numbered frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [write_video(folder / f"{i}.avi", numbered_frames(N_FRAMES)) for i in range(N_VIDEOS)]
+    return pd.DataFrame({"clip": range(N_VIDEOS), "path": [str(p) for p in paths], "n_frames": N_FRAMES})
+
+
+def indices(clips: pd.DataFrame, plan: StreamPlan) -> list[list[int]]:
+    """Clip numbers of each batch of a full pass."""
+    dataset = clip_dataset(put_clips(clips), len(clips), plan)
+    return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
+    cpus: int, clips: pd.DataFrame, local_ray: Begin
+) -> None:
+    local_ray(cpus)
+    slot = min(1.0, cpus / 4)
+
+    @ray.remote(num_cpus=slot)
+    def consume(ref: list[object], plan: StreamPlan) -> list[list[int]]:
+        dataset = clip_dataset(ref[0], N_VIDEOS, plan)
+        return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
+
+    plan = StreamPlan(SPEC, "train", batch_size=5, epochs=3, cpus_per_task=slot, timeout_s=60)
+    evaluation = StreamPlan(SPEC, "eval", batch_size=4, cpus_per_task=slot, timeout_s=60)
+    ref = [put_clips(clips)]
+    # A training task and two evaluations at once, the most that a cluster of this size holds.
+    trained, *evaluated = ray.get([consume.remote(ref, p) for p in (plan, evaluation, evaluation)], timeout=180)
+    epochs = [sum(trained[at : at + 2], []) for at in (0, 2, 4)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [sum(batches, []) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
+
+
+def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: pd.DataFrame, local_ray: Begin) -> None:
+    local_ray(2)
+    whole = indices(clips, StreamPlan(SPEC, "train", batch_size=4, seed=3, epochs=3))
+    rest = indices(clips, StreamPlan(SPEC, "train", batch_size=4, seed=3, first_epoch=1, epochs=3))
+    assert rest == whole[2:]
+
+
+def test_an_evaluation_delivers_the_frames_it_should(clips: pd.DataFrame, local_ray: Begin) -> None:
+    local_ray(2)
+    plan = StreamPlan(SPEC, "eval", batch_size=4)
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    batch = next(iter(stream_batches(dataset, plan, "test")))
+    assert batch.frames.shape == (4, 2, 4, 32, 32, 3)
+    assert batch.frames.dtype == np.uint8
+    numbers = [[round(number_of(frame)) for frame in window] for window in batch.frames[0]]
+    assert numbers == [[0, 2, 4, 6], [13, 15, 17, 19]]
+
+
+def test_a_clip_that_breaks_after_the_check_costs_only_itself(
+    clips: pd.DataFrame, tmp_path: Path, local_ray: Begin
+) -> None:
+    local_ray(2)
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(Path(clips["path"][0]).read_bytes()[:3000])
+    clips = clips.assign(path=[*clips["path"][:3], str(broken), *clips["path"][4:9], str(tmp_path / "gone.avi")])
+    plan = StreamPlan(SPEC, "eval", batch_size=10)
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    batch = next(iter(stream_batches(dataset, plan, "test")))
+    assert [i for i, good in enumerate(batch.ok) if not good] == [3, 9]
+    assert "file not found" in batch.errors[9]
+    assert batch.frames[8].any()
+
+
+def test_a_data_set_ten_times_the_object_store_passes_without_spilling(clips: pd.DataFrame, local_ray: Begin) -> None:
+    store = 80 * 2**20
+    local_ray(2, object_store_bytes=store)
+    spec = ClipSpec(frames=16, image_size=112, stride=1, eval_windows=1)
+    plan = StreamPlan(spec, "eval", batch_size=8, cpus_per_task=0.5)
+    rows = 10 * store // plan.row_bytes() + 1
+    many = pd.concat([clips] * (rows // N_VIDEOS + 1), ignore_index=True)
+    dataset = clip_dataset(put_clips(many), len(many), plan)
+    delivered = sum(len(batch.index) for batch in stream_batches(dataset, plan, "large"))
+    assert delivered == len(many)
+    assert "Spilled" not in memory_summary(stats_only=True)
+
+
+def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local_ray: Begin) -> None:
+    local_ray(1)
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    holder = Holder.remote()  # type: ignore[attr-defined]
+    assert ray.get(holder.ready.remote(), timeout=60)
+    plan = StreamPlan(SPEC, "eval", batch_size=4, timeout_s=5)
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    with pytest.raises(StreamStalled, match="CPUs: 0 free of 1"):
+        list(stream_batches(dataset, plan, "starved"))
