@@ -135,8 +135,8 @@ class _DecodeRows:
 class _RowNumbers(ray.data.Datasource):
     """The numbers 0 to n - 1 in column `id`, `per_block` to a block.
 
-    `ray.data.range` would do, but its tasks ask for a whole CPU, whatever the tasks after them ask for: on a cluster cut
-    into fractions of a CPU they wait for ever, and they are not fused with decoding.
+    `ray.data.range` would do, but its tasks ask for a whole CPU, whatever the tasks after them ask for: on a cluster
+    cut into fractions of a CPU they wait for ever, and they are not fused with decoding.
     """
 
     def __init__(self, n: int, per_block: int) -> None:
@@ -198,13 +198,20 @@ def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data
     return dataset.materialize() if n_rows * plan.row_bytes() <= CACHE_SHARE * store else None
 
 
-def _diagnosis(name: str, timeout_s: float) -> str:
+def cluster_state() -> str:
+    """What the cluster has and what of it is free, for a diagnosis."""
     have, free = ray.cluster_resources(), ray.available_resources()
     return (
-        f"stream {name}: no batch for {timeout_s:.0f} s. CPUs: {free.get('CPU', 0):g} free of {have.get('CPU', 0):g}; "
-        f"object store: {free.get('object_store_memory', 0) / 2**20:.0f} MiB free of "
-        f"{have.get('object_store_memory', 0) / 2**20:.0f}. If no CPU is free, something holds the CPUs that decoding "
-        "needs; if storage is slow, raise evaluation.batch_timeout_s; the Ray dashboard lists the waiting tasks"
+        f"CPUs: {free.get('CPU', 0):g} free of {have.get('CPU', 0):g}; GPUs: {free.get('GPU', 0):g} free of "
+        f"{have.get('GPU', 0):g}; object store: {free.get('object_store_memory', 0) / 2**20:.0f} MiB free of "
+        f"{have.get('object_store_memory', 0) / 2**20:.0f}; the Ray dashboard lists the waiting tasks"
+    )
+
+
+def _diagnosis(name: str, timeout_s: float) -> str:
+    return (
+        f"stream {name}: no batch for {timeout_s:.0f} s. {cluster_state()}. If no CPU is free, something holds those "
+        "that decoding needs; if storage is slow, raise evaluation.batch_timeout_s"
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any
 
-from qray.data.stream import StreamPlan, cached, clip_dataset, put_clips
+from qray.data.stream import StreamPlan, cached, clip_dataset, cluster_state, put_clips
 from qray.errors import QrayError
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.session import Slots
@@ -27,7 +29,8 @@ class RunContext:
     plan: Plan
     runner: Runner
     slots: Slots
-    _splits: dict[str, SplitClips] = field(default_factory=dict)
+    _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
 
     @property
     def timeout_s(self) -> float:
@@ -45,18 +48,31 @@ class RunContext:
         """An evaluation under the given name."""
         return EvaluateJob(name, self.eval_plan(spec))
 
+    def prepare_split(self, name: str) -> None:
+        """Begin to decode a split in the background, so that the first who asks for it need not wait."""
+        if name not in self._splits:
+            self._splits[name] = self._pool.submit(self._decode, name)
+
     def split(self, name: str) -> SplitClips:
         """A split's clips. VAL (one window, to choose by) and TEST (all windows) are decoded once and kept in the
-        object store where they fit."""
-        if name not in self._splits:
-            clips = self.plan.manifest.split(name)
-            ref = put_clips(clips)
-            decoded = None
-            if name != "TRAIN":
-                stream = self.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
-                decoded = cached(clip_dataset(ref, len(clips), stream), len(clips), stream)
-            self._splits[name] = SplitClips(clips, ref, decoded)
-        return self._splits[name]
+        object store where they fit.
+
+        Raises:
+            QrayError: decoding took longer than any stream may be silent, twice over.
+        """
+        self.prepare_split(name)
+        try:
+            return self._splits[name].result(timeout=2 * self.timeout_s)
+        except FutureTimeoutError:
+            raise QrayError(f"decoding {name}: {cluster_state()}; raise evaluation.batch_timeout_s") from None
+
+    def _decode(self, name: str) -> SplitClips:
+        clips = self.plan.manifest.split(name)
+        ref = put_clips(clips)
+        if name == "TRAIN":
+            return SplitClips(clips, ref)
+        stream = self.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
+        return SplitClips(clips, ref, cached(clip_dataset(ref, len(clips), stream), len(clips), stream))
 
     def checkpoint(self, key: str) -> bytes:
         """The newest checkpoint of a finished training.

@@ -84,6 +84,11 @@ def _run_on_ray(
             console.print(f"Ray dashboard: {dashboard}", highlight=False)
         run = RunContext(study, store, plan, Runner(store, console), cluster_slots())
         add_steps(run, stage)
+        pending = {kind for kind, key in wanted_units(store, plan, stage) if store.get(kind, key) is None}
+        if pending & {"train", "sweep"}:
+            run.prepare_split("VAL")
+        if "evaluate" in pending:
+            run.prepare_split("TEST")
         run.runner.run()
         phases.end("train, build and evaluate")
         trained = run.runner.results[plan.train]

@@ -79,6 +79,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
         QrayError: RAY_ADDRESS names a Ray that does not answer, or no local Ray could be started.
     """
     address = os.environ.get("RAY_ADDRESS")
+    # Ray Data would report each of the run's many small streams.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Workers import NumPy-based engines; a pool of threads in each would fight over the cores.
     common: dict[str, Any] = {
         "log_to_driver": False,

@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
+from qray.data.stream import cluster_state
 from qray.errors import QrayError
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
@@ -156,12 +157,7 @@ class Runner:
                 self._end(running.step, running.started, Result("failed", reason=self._silence(running)))
 
     def _silence(self, running: _Running) -> str:
-        have, free = ray.cluster_resources(), ray.available_resources()
-        return (
-            f"nothing was heard for {running.step.silence_s:.0f} s; CPUs free {free.get('CPU', 0):g} of "
-            f"{have.get('CPU', 0):g}, GPUs free {free.get('GPU', 0):g} of {have.get('GPU', 0):g}; "
-            "the Ray dashboard says what the task was doing"
-        )
+        return f"nothing was heard for {running.step.silence_s:.0f} s. {cluster_state()}"
 
     def _advance(self, key: str, running: _Running) -> None:
         step = running.step

@@ -49,14 +49,13 @@ def train_step(run: RunContext) -> Step:
     def finish(item: dict[str, Any]) -> dict[str, Any]:
         run.check_failed("TRAIN", item["failed"])
         path = run.store.checkpoint_path(key, total - 1)
-        return {
-            "files": [run.store.relative(path)],
-            "losses": losses,
-            "val_mae": curve.points,
-            "device": item["device"],
-        }
+        return {"files": [run.store.relative(path)], "losses": losses, "val_mae": curve.points} | _where(item)
 
     return Step("train", key, "train fp32", start, finish, on_item=on_item)
+
+
+def _where(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: item[name] for name in ("device", "node", "host")}
 
 
 class _ValidationCurve:
@@ -108,7 +107,7 @@ def finetune_step(run: RunContext, bits: int) -> Step:
     def finish(item: dict[str, Any]) -> dict[str, Any]:
         run.check_failed("TRAIN", item["failed"])
         epoch = run.best_trial(bits)["settings"]["epochs"] - 1
-        return {"files": [run.store.relative(run.store.checkpoint_path(key, epoch))]}
+        return {"files": [run.store.relative(run.store.checkpoint_path(key, epoch))]} | _where(item)
 
     return Step(
         "finetune", key, f"finetune fp32 as qat-w{bits}", start, finish, after=[run.plan.sweep], on_item=on_item

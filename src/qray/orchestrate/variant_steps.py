@@ -42,7 +42,8 @@ def build_step(run: RunContext, variant: Variant) -> Step:
         if "skipped" in value:
             raise Skipped(value["skipped"])
         folder = run.store.save_artifact(key, value["files"])
-        return {"files": [run.store.relative(folder / "artifact.json")], "build_s": value["build_s"]}
+        facts = {name: value[name] for name in ("build_s", "node", "host")}
+        return {"files": [run.store.relative(folder / "artifact.json")]} | facts
 
     return Step("build", key, f"build {variant.name}", start, finish, after=[source])
 
@@ -71,7 +72,7 @@ def evaluate_step(run: RunContext, variant: Variant) -> Step:
         run.check_failed("TEST", failed)
         clips = plan.manifest.split("TEST")
         path = run.store.save_predictions(key, "TEST", clips, predicted, run.study.seed)
-        return {"files": [run.store.relative(path)], "failed_clips": len(failed)}
+        return {"files": [run.store.relative(path)], "failed_clips": len(failed)} | value["whereabouts"]
 
     return Step("evaluate", key, f"evaluate {variant.name}", start, finish, after=[build_key])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +39,11 @@ class SplitClips:
     def dataset(self, plan: StreamPlan) -> Any:
         """The clips decoded: the copy kept in the object store if there is one, else a stream from the files."""
         return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan)
+
+
+def whereabouts() -> dict[str, str]:
+    """The node that this task runs on, for the record of what ran where."""
+    return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname()}
 
 
 def training_device() -> str:
@@ -100,7 +106,8 @@ class TrainJob:
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
-    """Yield an EpochResult after each epoch. The last item is {"failed": {clip index: reason}, "device"}."""
+    """Yield an EpochResult after each epoch. The last item is {"failed": {clip index: reason}, "device"}
+    and the whereabouts."""
     from qray.orchestrate.telemetry import Telemetry
 
     device = training_device()
@@ -133,7 +140,7 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
                     module.eval()
 
     yield from fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step)
-    yield {"failed": failed, "device": device}
+    yield {"failed": failed, "device": device, **whereabouts()}
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
             artifact = registry.build_artifact(request, job.key, Path(folder) / job.key)
         except Unavailable as error:
             return {"skipped": str(error)}
-        return {"files": pack_folder(artifact.folder), "build_s": time.time() - started}
+        return {"files": pack_folder(artifact.folder), "build_s": time.time() - started, **whereabouts()}
 
 
 @dataclass(frozen=True)
@@ -203,11 +210,12 @@ class Evaluator:
         self._predict = load_artifact(Path(self._folder.name), threads=1)
 
     def evaluate(self, splits: dict[str, SplitClips]) -> dict[str, Any]:
-        """{split: (predictions float64 (N,), NaN where the clip failed, {index: reason})}, in manifest order."""
+        """{split: (predictions float64 (N,), NaN where the clip failed, {index: reason})}, in manifest order, and the
+        whereabouts."""
         from qray.orchestrate.telemetry import Telemetry
 
         telemetry = Telemetry(self.job.name)
-        results: dict[str, Any] = {}
+        results: dict[str, Any] = {"whereabouts": whereabouts()}
         for split, part in splits.items():
             plan = self.job.plan
             stream = stream_batches(part.dataset(plan), plan, f"evaluate {self.job.name} {split}")
