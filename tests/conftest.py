@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-# The tests must find the code of this checkout in subprocesses and Ray workers as well, installed or not.
-SOURCE = Path(__file__).parents[1] / "src"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}

@@ -1,0 +1,94 @@
+"""Clips per second of a Ray Data stream against a bare multi-process decode loop on the same cores, interleaved.
+
+Run it on a quiet machine: pytest -s tests/benchmarks/test_stream_throughput.py
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+
+from qray.data.decode import decode_frames, training_indices
+from qray.data.stream import StreamPlan, clip_dataset, put_clips, stream_batches
+from qray.data.synth import synthesize
+from qray.study import ClipSpec
+
+LEAST_SHARE = 0.85
+ROUNDS, CLIPS, EPOCHS, BATCH = 5, 240, 10, 16
+SPEC = ClipSpec(frames=16, image_size=64, stride=4)
+
+
+def _decode_chunk(job: tuple[list[str], np.ndarray, int]) -> np.ndarray:
+    paths, n_frames, seed = job
+    rng = np.random.default_rng(seed)
+    wanted = [training_indices(int(n), SPEC, rng) for n in n_frames]
+    return np.stack([decode_frames(p, w, SPEC.image_size) for p, w in zip(paths, wanted, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The clips of a synthetic set, as the manifest gives them."""
+    from qray.data.manifest import read_manifest
+    from qray.study import Data
+
+    root: Path = tmp_path_factory.mktemp("echo") / "set"
+    synthesize(root, {"TRAIN": CLIPS, "VAL": 1, "TEST": 1}, seed=0)
+    return read_manifest(root, Data()).split("TRAIN")
+
+
+def _consume(batches: Iterator[np.ndarray]) -> float:
+    """Clips per second, from the call to the last batch; every batch is copied, as a training task does."""
+    began, seen = time.perf_counter(), 0
+    for batch in batches:
+        seen += len(np.array(batch))
+    return seen / (time.perf_counter() - began)
+
+
+def _bare(pool: object, clips: pd.DataFrame, batch: int) -> Iterator[np.ndarray]:
+    chunks = []
+    for epoch in range(EPOCHS):
+        order = np.random.default_rng(epoch).permutation(len(clips))
+        for at in range(0, len(order), 3 * batch):
+            part = clips.iloc[order[at : at + 3 * batch]]
+            chunks.append((part["path"].tolist(), part["n_frames"].to_numpy(), epoch + at))
+    for decoded in pool.imap(_decode_chunk, chunks):  # type: ignore[attr-defined]
+        for at in range(0, len(decoded), batch):
+            yield decoded[at : at + batch]
+
+
+def _stream(ref: object, n: int, seed: int) -> Iterator[np.ndarray]:
+    plan = StreamPlan(SPEC, "train", BATCH, seed=seed, epochs=EPOCHS)
+    for batch in stream_batches(clip_dataset(ref, n, plan), plan, "benchmark"):
+        yield batch.frames
+
+
+def test_the_stream_keeps_up_with_a_bare_decode_loop(clips: pd.DataFrame) -> None:
+    cores = len(os.sched_getaffinity(0))
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    pool = get_context("spawn").Pool(cores)
+    try:
+        ref = put_clips(clips)
+        # Both start their processes before the clock does.
+        _consume(_bare(pool, clips, BATCH))
+        _consume(_stream(ref, len(clips), 99))
+        ratios = []
+        for number in range(ROUNDS):
+            bare = _consume(_bare(pool, clips, BATCH))
+            streamed = _consume(_stream(ref, len(clips), number))
+            ratios.append(streamed / bare)
+            print(
+                f"\nround {number}: stream {streamed:.0f}, bare loop {bare:.0f} clips/s, ratio {ratios[-1]:.2f}", end=""
+            )
+        print(f"\nmedian ratio {np.median(ratios):.2f} on {cores} cores, {CLIPS * EPOCHS} clips a round")
+    finally:
+        pool.terminate()
+        ray.shutdown()
+    assert np.median(ratios) >= LEAST_SHARE

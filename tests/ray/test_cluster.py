@@ -1,0 +1,189 @@
+"""The same run on a cluster: a node with a (logical) GPU and CPU nodes, and as a job of a running Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.cluster_utils import Cluster
+from ray.util.state import list_actors, list_tasks
+from runs import RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def units(out: Path, kind: str) -> list[dict[str, object]]:
+    """The records of one kind of unit."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in (out / "units").glob(f"{kind}-*.json")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that runs nothing, a GPU node and two CPU nodes, all on this machine."""
+    os.environ.pop("RAY_ADDRESS", None)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    cluster.add_node(num_cpus=2, num_gpus=1)
+    cluster.add_node(num_cpus=2)
+    cluster.add_node(num_cpus=2)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def on_cluster(cluster: Cluster, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a run on the cluster."""
+    out = tmp_path_factory.mktemp("cluster") / "out"
+    done = run_tiny("evaluate", tiny_dataset, out, env=environment(RAY_ADDRESS=cluster.address))
+    assert done.code == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster, on_cluster: Path) -> dict[str, bool]:
+    """Whether each node of the cluster has a GPU, by node id; this process is attached from here on."""
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    return {node["NodeID"]: node["Resources"].get("GPU", 0) > 0 for node in ray.nodes()}
+
+
+def test_training_goes_to_the_gpu_node(on_cluster: Path, nodes: dict[str, bool]) -> None:
+    trained = [unit["node"] for kind in ("train", "finetune") for unit in units(on_cluster, kind)]
+    assert len(trained) == 2
+    assert all(nodes[str(node)] for node in trained)
+
+
+def test_int8_evaluation_goes_to_the_cpu_nodes(on_cluster: Path, nodes: dict[str, bool]) -> None:
+    evaluated = [unit["node"] for unit in units(on_cluster, "evaluate")]
+    assert len(evaluated) == 3
+    assert not any(nodes[str(node)] for node in evaluated)
+
+
+def test_every_task_and_actor_bears_its_variants_name(on_cluster: Path, nodes: dict[str, bool]) -> None:
+    tasks = {task.name for task in list_tasks(limit=10_000, raise_on_missing_output=False)}
+    wanted = {"train:fp32", "sweep:qat", "build:fp32", "build:ptq-onnxruntime", "evaluate:ptq-onnxruntime"}
+    assert wanted <= tasks, sorted(tasks)
+    actors = {(actor.name or "").rpartition(":")[0] for actor in list_actors(limit=10_000)}
+    assert {"evaluate:fp32", "evaluate:ptq-onnxruntime", "evaluate:finetune"} <= actors, sorted(actors)
+
+
+def test_the_cluster_lives_on_after_the_run(on_cluster: Path, nodes: dict[str, bool]) -> None:
+    assert sum(node["Alive"] for node in ray.nodes()) == 4
+
+
+def test_cluster_yaml_passes_rays_own_validator() -> None:
+    import yaml
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    validate_config(prepare_config(config))
+    types = config["available_node_types"]
+    assert {kind for kind, node in types.items() if node["resources"].get("GPU")} == {"gpu_worker"}
+    assert types[config["head_node_type"]]["resources"]["CPU"] == 0
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """(address, dashboard) of a `ray start --head` of this test's own, ended by ending its processes."""
+    port, dashboard, metrics = free_port(), free_port(), free_port()
+    command = [
+        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
+        f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}", "--disable-usage-stats",
+        f"--temp-dir={tmp_path_factory.mktemp('r')}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, env=environment(), start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{dashboard}/api/version", timeout=2).close()
+        except urllib.error.HTTPError:
+            return True  # it asks for a token: it is there
+        except OSError:
+            return False
+        return True
+
+    try:
+        wait_until(answers, "the dashboard of `ray start --head`", 120)
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_ray_job_submit_completes(head: tuple[str, str], tiny_dataset: Path, tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    shutil.copytree(ROOT / "src", work / "src")
+    shutil.copy(TINY, work / "tiny.yaml")
+    run = ["python", "-m", "qray", "run", "evaluate", "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out]
+    ray_command = Path(sys.executable).parent / "ray"
+    done = subprocess.run(
+        [ray_command, "job", "submit", "--address", head[1], "--working-dir", ".", "--", *map(str, run)],
+        cwd=work, env=environment(), capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(results(out)["status"]) == {"ok"}
+
+
+def test_qray_submit_follows_the_job_to_its_end(head: tuple[str, str], tiny_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "work").mkdir()
+    shutil.copy(TINY, tmp_path / "work" / "tiny.yaml")
+    done = qray("submit", "--address", head[1], "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
+                cwd=tmp_path / "work")  # fmt: skip
+    assert done.code == 0, done.stdout + done.stderr
+    assert "done  train fp32" in done.stdout
+    assert set(results(out)["status"]) == {"ok"}
+
+
+def test_a_dead_address_is_an_error_in_seconds(tiny_dataset: Path, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    done = run_tiny("all", tiny_dataset, tmp_path / "out", env=environment(RAY_ADDRESS=address), timeout_s=60)
+    assert done.code == 1
+    assert address in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_is_metrics_in_the_dashboard(cluster: Cluster, tiny_dataset: Path, tmp_path: Path) -> None:
+    process = start("run", "train", "--study", TINY, "--data", tiny_dataset, "--out", tmp_path / "out",
+                    "--set", "training.epochs=200", env=environment(RAY_ADDRESS=cluster.address))  # fmt: skip
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    wanted = {"ray_qray_clips_per_second", "ray_qray_training_loss", "ray_qray_mae"}
+
+    def exported() -> bool:
+        text = ""
+        for node in ray.nodes():
+            url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            with contextlib.suppress(OSError):
+                text += urllib.request.urlopen(url, timeout=5).read().decode()
+        lines = [line for line in text.splitlines() if 'variant="train:fp32"' in line or 'variant="fp32"' in line]
+        return all(any(line.startswith(name) for line in lines) for name in wanted)
+
+    try:
+        wait_until(exported, f"the metrics {sorted(wanted)}", 180)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
