@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
     ref = [put_clips(clips)]
     # A training task and two evaluations at once, the most that a cluster of this size holds.
     trained, *evaluated = ray.get([consume.remote(ref, p) for p in (plan, evaluation, evaluation)], timeout=180)
-    epochs = [sum(trained[at : at + 2], []) for at in (0, 2, 4)]
+    epochs = [[*trained[at], *trained[at + 1]] for at in (0, 2, 4)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert [sum(batches, []) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
+    assert [list(chain(*batches)) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
 
 
 def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: pd.DataFrame, local_ray: Begin) -> None:
