@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import re
+import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.atomic import write_parquet
+from qray.data.file_list import Row, read_file_list
 from qray.data.probe import Probe, probe
-from qray.errors import QrayError, UsageError
+from qray.errors import QrayError
 from qray.progress import progress
 from qray.study import Data
 
@@ -32,6 +34,7 @@ SPLIT_WORDS = {
 VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
 #: More files than this take more than two seconds to read, so progress is shown.
 PROGRESS_FROM = 400
+LARGEST_TARGET = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -53,46 +56,64 @@ class Manifest:
         return self.clips[self.clips["split"] == name].reset_index(drop=True)
 
 
-def _read_csv(path: Path, data: Data) -> pd.DataFrame:
-    if not path.parent.is_dir():
-        raise QrayError(f"{path.parent}: no such folder; name the data set's folder with --data")
-    if not path.is_file():
-        raise QrayError(
-            f"{path}: no such file; a data set needs this list of clips (another name: data.file_list in the study)"
-        )
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False)
-    except UnicodeDecodeError as error:
-        raise QrayError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise QrayError(f"{path}: not a readable CSV: {error}") from None
-    table.columns = pd.Index([str(column).strip() for column in table.columns])
-    for key, column in (("file_column", data.file_column), ("target_column", data.target_column)):
-        if column not in table.columns:
-            raise UsageError(
-                f"{path}: no column {column!r} (data.{key}); its columns are {', '.join(map(str, table.columns))}"
-            )
-    if table.empty:
-        raise QrayError(f"{path}: no rows below the header")
-    return table
+@dataclass(frozen=True)
+class _Videos:
+    """The files of the video folder: by the exact name, and by the name as people may write it."""
+
+    root: Path
+    exact: Mapping[str, Path]
+    folded: Mapping[str, list[str]]
 
 
-def _locate(videos: Path, listing: Mapping[str, Path], name: str) -> tuple[Path | None, str]:
-    """(path, "") of a row's video, or (None, reason)."""
-    if not name:
+def _fold(name: str) -> str:
+    """The same for names that differ in case or, as macOS writes them, in how an accent is composed."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _list_videos(root: Path) -> _Videos:
+    exact = {
+        (Path(folder) / name).relative_to(root).as_posix(): Path(folder) / name
+        for folder, _, names in os.walk(root)
+        for name in names
+    }
+    folded: dict[str, list[str]] = {}
+    for name in sorted(exact):
+        folded.setdefault(_fold(name), []).append(name)
+    return _Videos(root, exact, folded)
+
+
+def _without_ending(name: str) -> str:
+    pure = PurePosixPath(name)
+    return str(pure.with_suffix("")) if pure.suffix.lower() in VIDEO_ENDINGS else name
+
+
+def _locate(videos: _Videos, name: str) -> tuple[str | None, str]:
+    """(key of videos.exact, "") of a row's video, or (None, reason). A file of exactly this name comes first."""
+    folder = videos.root.name
+    pure = PurePosixPath(name)
+    if not name or not pure.parts:
         return None, "no file name"
-    pure = PurePosixPath(name.replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0] or "\0" in name:
-        return None, f"the name leaves {videos.name}/"
-    candidates = [pure] if pure.suffix.lower() in VIDEO_ENDINGS else []
-    candidates += [pure.with_name(pure.name + ending) for ending in VIDEO_ENDINGS if not candidates]
-    for candidate in [*candidates, pure]:
-        found = listing.get(candidate.as_posix().lower())
-        if found is not None:
-            if not found.resolve().is_relative_to(videos.resolve()):
-                return None, f"the name leaves {videos.name}/"
-            return found, ""
-    return None, f"file not found in {videos.name}/"
+    if pure.is_absolute() or ".." in pure.parts or re.match("[A-Za-z]:/", name):
+        return None, f"the name leaves {folder}/"
+    candidates = [pure.as_posix()]
+    if pure.suffix.lower() not in VIDEO_ENDINGS:
+        candidates = [*(pure.as_posix() + ending for ending in VIDEO_ENDINGS), pure.as_posix()]
+    found = next((c for c in candidates if c in videos.exact), None)
+    if found is None:
+        alike = next((videos.folded[_fold(c)] for c in candidates if _fold(c) in videos.folded), [])
+        if len(alike) > 1:
+            return None, f"could be any of {', '.join(alike)} in {folder}/; write it as the file is called"
+        if not alike:
+            is_folder = os.path.isdir(videos.root / pure)  # unlike Path.is_dir, takes names of any length
+            return None, f"a folder, not a file, in {folder}/" if is_folder else f"file not found in {folder}/"
+        found = alike[0]
+    try:
+        target = videos.exact[found].resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
+        return None, "a link to a file that is not there"
+    if not target.is_relative_to(videos.root.resolve()):
+        return None, f"a link that leaves {folder}/"
+    return found, ""
 
 
 def _split_by_name(name: str, data: Data) -> str:
@@ -108,16 +129,20 @@ def _target(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    # Training is in float32, where larger numbers are infinite; Python alone reads 1_0 as ten.
+    return value if abs(value) <= LARGEST_TARGET and "_" not in text else None
 
 
-def _probe_key(path: Path, root: Path) -> str:
-    stat = path.stat()
-    return f"{path.relative_to(root).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}"
+def _probe_key(path: Path, videos: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return f"{path.relative_to(videos).as_posix()}|gone"
+    return f"{path.relative_to(videos).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
-def _probe_all(paths: list[Path], root: Path, known: Mapping[str, Probe], workers: int | None) -> dict[Path, Probe]:
-    keys = {path: _probe_key(path, root) for path in paths}
+def _probe_all(paths: list[Path], videos: Path, known: Mapping[str, Probe], workers: int | None) -> dict[Path, Probe]:
+    keys = {path: _probe_key(path, videos) for path in paths}
     probes = {path: known[key] for path, key in keys.items() if key in known}
     fresh = [path for path in paths if path not in probes]
     # FFmpeg and the hash both release the interpreter's lock, so threads are enough.
@@ -132,53 +157,56 @@ def _probe_all(paths: list[Path], root: Path, known: Mapping[str, Probe], worker
     return probes
 
 
+def _judge(rows: list[Row], videos: _Videos, data: Data) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(good, rejected) as far as the list and the folder tell.
+
+    A name counts as seen even if its first row was bad: which of two rows is right is the user's to say.
+    """
+    good: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        name = PurePosixPath(row.file.replace("\\", "/")).as_posix() if row.file else ""
+        found, reason = _locate(videos, name)
+        clip, target = _without_ending(name), _target(row.target)
+        split = SPLIT_WORDS.get(row.split.upper()) if row.split else _split_by_name(clip, data)
+        # One file is one name, however it is written; two files whose names differ in case are two.
+        identity = _without_ending(found) if found else f"?{_fold(clip)}"
+        if row.problem:
+            reason = row.problem
+        elif name and identity in seen:
+            reason = f"the name was seen before, in line {seen[identity]}"
+        elif not reason and target is None:
+            reason = f"{data.target_column} is {row.target!r}, not a finite number"
+        elif not reason and split is None:
+            reason = f"{data.split_column} is {row.split!r}, expected TRAIN, VAL or TEST"
+        if name:
+            seen.setdefault(identity, row.line)
+        if reason or found is None:
+            rejected.append({"row": row.line, "clip": row.file, "reason": reason})
+        else:
+            path = videos.exact[found]
+            good.append({"row": row.line, "clip": clip, "path": path, "target": target, "split": split})
+    return good, rejected
+
+
 def read_manifest(
     root: Path, data: Data, known: Mapping[str, Probe] | None = None, workers: int | None = None
 ) -> Manifest:
     """Read and check a data set.
 
-    Bad rows are rejected one by one: no file, a name outside the video folder, a file that is empty, truncated or no
-    video, a target that is no finite number, an unknown split, a name seen before.
+    Bad rows are rejected one by one: no file, a name outside the video folder, a file that is empty, truncated,
+    damaged or no video, a target that is no finite number, an unknown split, a name seen before.
 
     Raises:
         QrayError: no folder, no list, or no good clip at all. UsageError: a column that the study names is not there.
     """
-    list_path, videos = root / data.file_list, root / data.videos
-    table = _read_csv(list_path, data)
-    if not videos.is_dir():
-        raise QrayError(f"{videos}: no such folder; the videos are expected there (another name: data.videos)")
-    listing = {
-        (Path(folder) / name).relative_to(videos).as_posix().lower(): Path(folder) / name
-        for folder, _, names in os.walk(videos)
-        for name in names
-    }
-    has_split = data.split_column is not None and data.split_column in table.columns
-    good: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for line, record in enumerate(table.to_dict("records"), start=2):
-        name = str(record[data.file_column]).strip()
-        if not any(str(value).strip() for value in record.values()):
-            continue  # a blank line
-        path, reason = _locate(videos, listing, name)
-        pure = PurePosixPath(name)
-        clip = str(pure.with_suffix("")) if pure.suffix.lower() in VIDEO_ENDINGS else name
-        target = _target(str(record[data.target_column]).strip())
-        word = str(record[data.split_column]).strip() if has_split else ""
-        split = SPLIT_WORDS.get(word.upper()) if word else _split_by_name(clip, data)
-        if clip.lower() in seen:
-            reason = "the name was seen in an earlier row"
-        elif not reason and target is None:
-            reason = f"{data.target_column} is {record[data.target_column]!r}, not a finite number"
-        elif not reason and split is None:
-            reason = f"{data.split_column} is {word!r}, expected TRAIN, VAL or TEST"
-        if name:
-            seen.add(clip.lower())
-        if reason or path is None:
-            rejected.append({"row": line, "clip": name, "reason": reason})
-        else:
-            good.append({"row": line, "clip": clip, "path": path, "target": target, "split": split})
-    probes = _probe_all([row["path"] for row in good], root, known or {}, workers)
+    list_path, folder = root / data.file_list, root / data.videos
+    listed = read_file_list(list_path, data)
+    if not folder.is_dir():
+        raise QrayError(f"{folder}: no such folder; the videos are expected there (another name: data.videos)")
+    good, rejected = _judge(listed, _list_videos(folder), data)
+    probes = _probe_all([row["path"] for row in good], folder, known or {}, workers)
     rows = []
     for row in good:
         facts = probes[row["path"]]
@@ -193,8 +221,8 @@ def read_manifest(
                                         "content"]).sort_values("clip", ignore_index=True)  # fmt: skip
     rejections = pd.DataFrame(rejected, columns=["row", "clip", "reason"]).sort_values("row", ignore_index=True)
     if clips.empty:
-        raise QrayError(f"{list_path}: none of its {len(table)} rows is usable; {_first_reasons(rejections)}")
-    return Manifest(clips, rejections, digest_of(clips), {_probe_key(p, root): f for p, f in probes.items()})
+        raise QrayError(f"{list_path}: none of its {len(listed)} rows is usable; {_first_reasons(rejections)}")
+    return Manifest(clips, rejections, digest_of(clips), {_probe_key(p, folder): f for p, f in probes.items()})
 
 
 def digest_of(clips: pd.DataFrame) -> str:
@@ -218,7 +246,8 @@ def check_manifest(manifest: Manifest, data: Data) -> None:
     if bad > data.max_rejected * total:
         raise QrayError(
             f"{bad} of {total} rows of {data.file_list} are bad, more than data.max_rejected = {data.max_rejected:g} "
-            f"allows: {_first_reasons(manifest.rejected)}. Mend them, or raise the limit with --set data.max_rejected"
+            f"allows: {_first_reasons(manifest.rejected)}. `qray data check` lists them all: mend them, or raise the "
+            "limit with --set data.max_rejected=..."
         )
     for split in SPLITS:
         count = len(manifest.split(split))

@@ -5,14 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import av
-
-from qray.data.decode import ClipError, single_threaded
-
-#: Containers whose header states a frame count that a complete file reaches exactly.
-COUNTING_FORMATS = ("avi", "mov")
+from qray.data.containers import declared_size
+from qray.data.decode import ClipError, all_frames, open_video
 
 
 @dataclass(frozen=True)
@@ -28,61 +23,36 @@ class Probe:
     error: str | None = None
 
 
-def _count_frames(container: Any, stream: Any) -> int:
-    """Packets with data, one a frame in every codec PyAV demuxes; the first and the last frame are decoded as proof."""
-    single_threaded(stream)
-    packets = [p for p in container.demux(stream) if p.size]
-    if not packets:
-        raise ClipError("no frames")
-    if any(p.is_corrupt for p in packets):
-        raise ClipError(f"truncated: packet {next(i for i, p in enumerate(packets) if p.is_corrupt)} is incomplete")
-    if stream.codec_context.codec.intra_only:
-        proof = [packets[0], packets[-1]] if len(packets) > 1 else packets
-        for packet in proof:
-            if len(packet.decode()) != 1:
-                raise ClipError("the first or last frame cannot be decoded")
-        return len(packets)
-    # Codecs that predict frames from others, and VP9/AV1 with hidden frames: only decoding tells how many are shown.
-    shown = sum(len(packet.decode()) for packet in packets)
-    shown += len(stream.codec_context.decode(None))
-    return shown
-
-
 def probe(path: Path) -> Probe:
-    """Read a file once and judge it. Never raises for what the file contains."""
+    """Read a file and judge it: every frame is decoded, once per content. Never raises for what the file contains."""
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for for ever
+            return Probe(0, "", error="not a file")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+            size = file.tell()
+            declared = declared_size(file)
     except FileNotFoundError:
         return Probe(0, "", error="file not found")
     except OSError as error:
         return Probe(0, "", error=f"cannot be read: {error.strerror}")
-    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
-    size = len(data)
     if size == 0:
         return Probe(0, digest, error="empty file")
+    # Some AVI writers count a padding byte that they do not write.
+    if declared is not None and declared > size + 1:
+        return Probe(size, digest, error=f"truncated: its header says {declared} bytes, the file has {size}")
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return Probe(size, digest, error="no video stream")
-            stream = container.streams.video[0]
-            header = stream.frames if container.format.name.split(",")[0] in COUNTING_FORMATS else 0
-            n_frames = _count_frames(container, stream)
+        with open_video(path) as (container, stream):
+            n_frames = sum(1 for _ in all_frames(container, stream))
+            # Packets that are lost to garbage between them; other containers leave frames out on purpose (edit lists).
+            expected = stream.frames if container.format.name == "avi" else 0
             width, height = stream.codec_context.width, stream.codec_context.height
             fps = float(stream.average_rate or 0)
     except ClipError as error:
         return Probe(size, digest, error=str(error))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        return Probe(size, digest, error=f"not a readable video: {str(error).splitlines()[0][:120]}")
+    reason = None
     if n_frames == 0:
-        return Probe(size, digest, error="no frames")
-    if n_frames < header:
-        reason = f"truncated: its header says {header} frames, {n_frames} can be read"
-        return Probe(size, digest, n_frames, width, height, fps, reason)
-    if header == 0 and _riff_is_short(data):
-        return Probe(size, digest, n_frames, width, height, fps, "truncated: the file is shorter than its header says")
-    return Probe(size, digest, n_frames, width, height, fps)
-
-
-def _riff_is_short(data: bytes) -> bool:
-    """An AVI whose RIFF size goes past the end of the file."""
-    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data) + 1
+        reason = "no frames"
+    elif n_frames < expected:
+        reason = f"damaged: its header says {expected} frames, {n_frames} can be read"
+    return Probe(size, digest, n_frames, width, height, fps, reason)

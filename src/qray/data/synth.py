@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from qray.progress import progress
 #: Raise when the same seed gives other clips, so that an older set is not extended with a newer one's.
 GENERATOR_VERSION = 1
 SETTINGS_FILE = "synthetic.json"
+#: Facts of finished clips and videos in the making; Videos/ never holds half a file, whenever the power goes.
+WORKSHOP = ".facts"
 #: MJPEG quantiser: about 0.5 MB a clip, the size of EchoNet-Dynamic's own.
 JPEG_QUANTISER = 5
 CLIPS_PER_CALL = 8
@@ -73,13 +77,15 @@ def _make(root: Path, seed: int, split: str, numbers: list[int]) -> list[dict[st
     facts = []
     for number in numbers:
         name = clip_name(seed, split, number)
-        video, note = root / "Videos" / f"{name}.avi", root / ".facts" / f"{name}.json"
+        video, note = root / "Videos" / f"{name}.avi", root / WORKSHOP / f"{name}.json"
         if video.exists() and note.exists():
             facts.append(json.loads(note.read_text(encoding="utf-8")))
             continue
         echo = make_echo(np.random.default_rng((seed, *split.encode(), number)))
-        with atomic_path(video) as temporary:
+        made = root / WORKSHOP / video.name
+        with atomic_path(made) as temporary:
             write_mjpeg(temporary, echo.frames)
+        made.replace(video)
         heart = echo.heart
         row = [name, round(heart.ef, 6), round(heart.esv, 6), round(heart.edv, 6)]
         row += [IMAGE_SIZE, IMAGE_SIZE, FPS, len(echo.frames), split]
@@ -94,9 +100,18 @@ def _make(root: Path, seed: int, split: str, numbers: list[int]) -> list[dict[st
     return facts
 
 
-def _single_threaded() -> None:
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _start_worker() -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
+    # A pool's workers outlive a parent that was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _csv(columns: tuple[str, ...], rows: list[list[Any]]) -> str:
@@ -107,10 +122,22 @@ def _csv(columns: tuple[str, ...], rows: list[list[Any]]) -> str:
     return text.getvalue()
 
 
+def _settings(root: Path) -> dict[str, Any] | None:
+    """What the set was made with; None where there is none, {} where the file cannot be read."""
+    try:
+        found = json.loads((root / SETTINGS_FILE).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return {}
+
+
 def _check_settings(root: Path, seed: int) -> None:
-    path, wanted = root / SETTINGS_FILE, {"generator": GENERATOR_VERSION, "seed": seed}
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+    found, wanted = _settings(root), {"generator": GENERATOR_VERSION, "seed": seed}
+    if root.exists() and not root.is_dir():
+        raise QrayError(f"{root} is a file; name a folder for the synthetic set")
+    if found is not None:
         if found != wanted:
             raise QrayError(
                 f"{root} holds a synthetic set made with {found}, this one wants {wanted}: name another folder"
@@ -118,19 +145,21 @@ def _check_settings(root: Path, seed: int) -> None:
     elif root.is_dir() and any(p for p in root.iterdir() if not p.name.startswith(".")):
         raise QrayError(f"{root} is not empty and not a synthetic set (no {SETTINGS_FILE}): name another folder")
     else:
-        write_json(path, wanted)
+        write_json(root / SETTINGS_FILE, wanted)
 
 
 def is_complete(root: Path, counts: Mapping[str, int], seed: int) -> bool:
-    """Whether `synthesize` with the same arguments was finished before."""
-    path = root / SETTINGS_FILE
-    if not path.is_file() or not (root / "FileList.csv").is_file():
+    """Whether `synthesize` with the same arguments was finished before and all its videos are still there."""
+    if _settings(root) != {"generator": GENERATOR_VERSION, "seed": seed}:
         return False
-    with (root / "FileList.csv").open(encoding="utf-8", newline="") as file:
-        splits = [row["Split"] for row in csv.DictReader(file)]
-    wanted = {"generator": GENERATOR_VERSION, "seed": seed}
-    have = json.loads(path.read_text(encoding="utf-8"))
-    return have == wanted and all(splits.count(split) == count for split, count in counts.items())
+    try:
+        with (root / "FileList.csv").open(encoding="utf-8", newline="") as file:
+            listed = [(row["FileName"], row["Split"]) for row in csv.DictReader(file)]
+        there = set(os.listdir(root / "Videos"))
+    except (OSError, ValueError, KeyError):
+        return False
+    wanted = {(clip_name(seed, split, number), split) for split, count in counts.items() for number in range(count)}
+    return set(listed) == wanted and all(f"{name}.avi" in there for name, _ in listed)
 
 
 def synthesize(root: Path, counts: Mapping[str, int], seed: int, workers: int | None = None) -> None:
@@ -141,18 +170,34 @@ def synthesize(root: Path, counts: Mapping[str, int], seed: int, workers: int | 
     last.
 
     Raises:
-        QrayError: the folder holds something else, or a set of another seed.
+        QrayError: the folder holds something else or a set of another seed, cannot be written, or a worker was killed.
     """
-    _check_settings(root, seed)
-    (root / "Videos").mkdir(parents=True, exist_ok=True)
-    (root / ".facts").mkdir(exist_ok=True)
+    try:
+        _check_settings(root, seed)
+        (root / "Videos").mkdir(parents=True, exist_ok=True)
+        facts = _make_all(root, counts, seed, workers)
+        write_text(root / "VolumeTracings.csv", _csv(TRACING_COLUMNS, [row for f in facts for row in f["tracings"]]))
+        write_text(root / "FileList.csv", _csv(FILE_LIST_COLUMNS, [f["row"] for f in facts]))
+    except OSError as error:
+        raise QrayError(
+            f"{root}: the synthetic set cannot be written: {error.strerror or error}; "
+            "run it again when that is mended, finished clips are kept"
+        ) from error
+    except BrokenProcessPool as error:
+        raise QrayError(
+            f"{root}: a worker process was killed, perhaps for want of memory; "
+            "run it again with fewer workers, finished clips are kept"
+        ) from error
+
+
+def _make_all(root: Path, counts: Mapping[str, int], seed: int, workers: int | None) -> list[dict[str, Any]]:
     calls = [
         (split, list(range(first, min(first + CLIPS_PER_CALL, count))))
         for split, count in counts.items()
         for first in range(0, count, CLIPS_PER_CALL)
     ]
     facts: list[dict[str, Any]] = []
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), initializer=_single_threaded)
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), initializer=_start_worker)
     try:
         with progress(f"Making synthetic clips in {root}", sum(counts.values()), "clips") as advance:
             for made in pool.map(_make, *zip(*[(root, seed, *call) for call in calls], strict=True)):
@@ -160,5 +205,4 @@ def synthesize(root: Path, counts: Mapping[str, int], seed: int, workers: int | 
                 advance(len(made))
     finally:
         pool.shutdown(cancel_futures=True)
-    write_text(root / "VolumeTracings.csv", _csv(TRACING_COLUMNS, [row for f in facts for row in f["tracings"]]))
-    write_text(root / "FileList.csv", _csv(FILE_LIST_COLUMNS, [f["row"] for f in facts]))
+    return facts
