@@ -116,13 +116,13 @@ def fit(
     settings: FitSettings,
     resume: bytes | None = None,
     on_epoch_start: Callable[[int], None] | None = None,
-    on_step: Callable[[int, float, int], None] | None = None,
+    on_step: Callable[[float, int], None] | None = None,
 ) -> Iterator[EpochResult]:
     """Train `model` in place, yielding after each epoch.
 
     `batches` begins at the first epoch that is still to do and holds `steps_per_epoch` batches for each. `model` is in
     training mode already (an exported QAT module switches in a way of its own). `on_epoch_start(epoch)` may freeze
-    parts of it; `on_step(step, loss, clips)` hears of progress. With the same seed and batches, a run that goes on from
+    parts of it; `on_step(loss, clips)` hears of each step. With the same seed and batches, a run that goes on from
     a checkpoint equals one that was never interrupted.
 
     Raises:
@@ -169,7 +169,7 @@ def fit(
             total += value
             clips += int(batch.weights.sum())
             if on_step:
-                on_step(epoch * settings.steps_per_epoch + step, value, clips)
+                on_step(value, len(batch.weights))
         checkpoint = dump_checkpoint(
             {
                 "model": model.state_dict(),

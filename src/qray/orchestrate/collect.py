@@ -19,6 +19,7 @@ from qray.orchestrate.store import Store
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.study import Variant
 from qray.variants.artifact import read_artifact
+from qray.variants.registry import missing_requirement
 
 
 def _predictions(store: Store, key: str) -> pd.DataFrame | None:
@@ -48,6 +49,8 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
         ended = results.get(build_key)
         if ended is None or ended.status == "ok":
             ended = results.get(key)
+        if ended is None and unit is None and (lacking := missing_requirement(variant)):
+            ended = Result("skipped", reason=lacking)
         status = ended.status if ended and ended.status != "ok" else "failed"
         reason = ended.reason if ended and ended.reason else "not finished; run the same command again"
         if unit is None:

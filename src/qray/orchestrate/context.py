@@ -29,6 +29,7 @@ class RunContext:
     plan: Plan
     runner: Runner
     slots: Slots
+    board: Any
     _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
 
@@ -46,7 +47,7 @@ class RunContext:
 
     def evaluate_job(self, name: str, spec: ClipSpec) -> EvaluateJob:
         """An evaluation under the given name."""
-        return EvaluateJob(name, self.eval_plan(spec))
+        return EvaluateJob(name, self.eval_plan(spec), self.board)
 
     def prepare_split(self, name: str) -> None:
         """Begin to decode a split in the background, so that the first who asks for it need not wait."""

@@ -19,6 +19,7 @@ from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.session import cluster_slots, ray_session
 from qray.orchestrate.steps import Result, Runner
 from qray.orchestrate.store import Store
+from qray.orchestrate.telemetry import start_board
 from qray.orchestrate.training_steps import finetune_step, sweep_step, train_step
 from qray.orchestrate.variant_steps import add_measure_steps, build_step, evaluate_step, save_baseline
 from qray.study import Study
@@ -82,7 +83,8 @@ def _run_on_ray(
         phases.end("start Ray")
         if dashboard:
             console.print(f"Ray dashboard: {dashboard}", highlight=False)
-        run = RunContext(study, store, plan, Runner(store, console), cluster_slots())
+        board = start_board()
+        run = RunContext(study, store, plan, Runner(store, console, board), cluster_slots(), board)
         add_steps(run, stage)
         pending = {kind for kind, key in wanted_units(store, plan, stage) if store.get(kind, key) is None}
         if pending & {"train", "sweep"}:

@@ -15,8 +15,13 @@ from qray.data.stream import cluster_state
 from qray.errors import QrayError
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
+from qray.orchestrate.telemetry import Status
 
 WAIT_S = 0.5
+LOOK_EVERY_S = 2.0
+#: Where there is no terminal, a line at least this often.
+SPEAK_EVERY_S = 20.0
+BOARD_TIMEOUT_S = 60.0
 
 
 class Skipped(Exception):
@@ -66,17 +71,19 @@ class _Running:
 class Runner:
     """Runs steps; keeps the results by key. One step's failure fails what needs it and nothing else."""
 
-    def __init__(self, store: Store, console: Console) -> None:
-        self.store, self.console = store, console
+    def __init__(self, store: Store, console: Console, board: Any = None) -> None:
+        self.store, self.console, self.board = store, console, board
         self.results: dict[str, Result] = {}
         self.log: list[str] = []
         self._steps: dict[str, Step] = {}
         self._running: dict[str, _Running] = {}
-        self._began = time.monotonic()
+        self._began = self._spoken = self._looked = time.monotonic()
+        self._status: dict[str, Status] = {}
 
     def say(self, text: str, style: str | None = None) -> None:
         """A line with the seconds since the start."""
         line = f"[{time.monotonic() - self._began:6.1f} s] {text}"
+        self._spoken = time.monotonic()
         self.log.append(line)
         self.console.print(line, style=style, markup=False, highlight=False)
 
@@ -99,14 +106,30 @@ class Runner:
                 while self._steps or self._running:
                     self._fail_orphans()
                     self._start_ready()
-                    labels = ", ".join(running.step.label for running in self._running.values())
-                    status.update(f"running: {labels}")
+                    status.update(self._progress())
                     self._collect()
             except BaseException:
                 for running in self._running.values():
                     if not running.streaming:
                         ray.cancel(running.handle, force=False)
                 raise
+
+    def _progress(self) -> str:
+        """What runs, and how far those are that tell; said as a line too where there is no terminal to show it."""
+        now = time.monotonic()
+        if self.board is not None and now - self._looked >= LOOK_EVERY_S:
+            self._looked = now
+            try:
+                self._status = ray.get(self.board.read.remote(), timeout=BOARD_TIMEOUT_S)
+            except RayError:
+                # Progress is not worth a run.
+                self.board, self._status = None, {}
+        running = ", ".join(running.step.label for running in self._running.values())
+        told = "; ".join(f"{name} {status}" for name, status in sorted(self._status.items()))
+        line = f"running: {running}" + (f" ({told})" if told else "")
+        if not self.console.is_terminal and now - self._spoken >= SPEAK_EVERY_S:
+            self.say(line)
+        return line
 
     def _fail_orphans(self) -> None:
         for key, step in list(self._steps.items()):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qray.atomic import atomic_path, write_json, write_parquet, write_text
+from qray.errors import QrayError
 
 #: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
 CODE_VERSIONS = {
@@ -95,8 +96,16 @@ class Store:
         return path
 
     def load_predictions(self, key: str, split: str) -> pd.DataFrame:
-        """What `save_predictions` wrote, in the same order."""
-        return pq.read_table(self.predictions_path(key, split), partitioning=None).to_pandas()
+        """What `save_predictions` wrote, in the same order.
+
+        Raises:
+            QrayError: the file is damaged.
+        """
+        path = self.predictions_path(key, split)
+        try:
+            return pq.read_table(path, partitioning=None).to_pandas()
+        except pa.ArrowInvalid as error:
+            raise QrayError(f"{path}: not a readable Parquet file ({error}); remove it and run again") from None
 
     def checkpoint_path(self, key: str, epoch: int) -> Path:
         """Checkpoint of a training unit after `epoch` (from 0)."""
@@ -132,8 +141,14 @@ def pack_folder(folder: Path) -> dict[str, bytes]:
 
 
 def unpack_folder(files: dict[str, bytes], folder: Path) -> None:
-    """Write what `pack_folder` read."""
+    """Write what `pack_folder` read.
+
+    Raises:
+        ValueError: a name leads out of the folder. Workers name files, but the driver answers for where it writes.
+    """
     for name, data in files.items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name!r} leads out of the folder that it was to be unpacked into")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -45,6 +45,7 @@ class SweepJob:
     max_concurrent: int
     timeout_s: float
     storage: str
+    board: Any
 
 
 def trial_settings(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
@@ -151,7 +152,6 @@ def run_trial(
     torch.manual_seed(job.seed)
     device = training_device()
     name = f"qat-w{settings['weight_bits']}-{key[:6]}"
-    telemetry = Telemetry(name)
     model = model_from_state(job.model, load_checkpoint(weights)["model"]).channels_last()
     size = job.clip.image_size
     example = torch.zeros((2, job.clip.frames, size, size, 3), dtype=torch.uint8)
@@ -192,6 +192,7 @@ def run_trial(
         with torch.no_grad():
             return module(torch.from_numpy(clips).to(device)).float().cpu().numpy()
 
+    telemetry = Telemetry(name, job.board, training.epochs * plan.rows_per_epoch(len(targets)))
     seconds = 0.0
     for result in fit(module, to_train_batches(stream, targets, failed), fit_settings, None, on_epoch, telemetry.step):
         pt2e.set_training(module, False)
@@ -205,6 +206,8 @@ def run_trial(
             "seconds": seconds, "checkpoint": result.checkpoint, "qat": qat.model_dump(mode="json"),
         }  # fmt: skip
         ray.get(mailbox.post.remote(item), timeout=job.timeout_s)
+        if result.epoch + 1 == training.epochs:
+            telemetry.end()
         tune.report({"epoch": result.epoch + 1, "val_mae": val_mae, "loss": result.loss})
 
 

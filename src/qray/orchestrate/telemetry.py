@@ -1,18 +1,61 @@
-"""Metrics in the Ray dashboard: clips per second, training loss, VAL and TEST MAE, by variant."""
+"""How far each task is: metrics for the Ray dashboard, and a board from which the driver shows progress."""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
+from typing import Any
 
+import ray
 from ray.util.metrics import Counter, Gauge
+
+POST_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a task says of itself: clips done of how many, clips per second, and its loss if it trains."""
+
+    done: int
+    total: int
+    per_s: float
+    loss: float | None = None
+
+    def __str__(self) -> str:
+        loss = "" if self.loss is None else f", loss {self.loss:.4f}"
+        return f"{self.done}/{self.total} clips, {self.per_s:.0f}/s{loss}"
+
+
+class Board:
+    """An actor that holds the last word of each running task. It takes no CPU."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Status] = {}
+
+    def post(self, name: str, status: Status | None) -> None:
+        """Say how far `name` is; None when it has ended."""
+        if status is None:
+            self._last.pop(name, None)
+        else:
+            self._last[name] = status
+
+    def read(self) -> dict[str, Status]:
+        """The last word of each."""
+        return self._last
+
+
+def start_board() -> Any:
+    """A board for one run; it ends with the driver."""
+    return ray.remote(num_cpus=0)(Board).remote()
 
 
 class Telemetry:
-    """Reports for one variant, trial or training. Ray exports what is set here to its dashboard (Prometheus names
-    `ray_qray_*`)."""
+    """Reports for one variant, trial or training of `total` clips. Ray exports what is set here to its dashboard
+    (Prometheus names `ray_qray_*`); a few times a minute the board hears of it too."""
 
-    def __init__(self, variant: str) -> None:
+    def __init__(self, variant: str, board: Any = None, total: int = 0, done: int = 0) -> None:
+        self.variant, self.board, self.total = variant, board, total
         tags = {"variant": variant}
         self._count = Counter("qray_clips", "Clips that a model has processed", ("variant",))
         self._rate = Gauge("qray_clips_per_second", "Clips processed per second", ("variant",))
@@ -20,24 +63,32 @@ class Telemetry:
         self._mae = Gauge("qray_mae", "Mean absolute error, target units", ("variant", "split"))
         for metric in (self._count, self._rate, self._loss, self._mae):
             metric.set_default_tags(tags)
-        self._last, self._seen = time.monotonic(), 0
+        self._last = self._posted = time.monotonic()
+        self._done, self._done_before = done, done
 
-    def clips(self, n: int) -> None:
-        """Count n more clips."""
-        if n <= 0:
-            return
+    def clips(self, n: int, loss: float | None = None) -> None:
+        """Count n > 0 more clips."""
+        self._done += n
         self._count.inc(n)
         now = time.monotonic()
         self._rate.set(n / max(now - self._last, 1e-6))
         self._last = now
+        if self.board is not None and now - self._posted >= POST_EVERY_S:
+            rate = (self._done - self._done_before) / (now - self._posted)
+            self.board.post.remote(self.variant, Status(self._done, self.total, rate, loss))
+            self._posted, self._done_before = now, self._done
 
-    def step(self, _step: int, loss: float, clips_this_epoch: int) -> None:
-        """Report a training step; `clips_this_epoch` counts from the epoch's start."""
+    def step(self, loss: float, clips: int) -> None:
+        """Report a training step over so many clips."""
         self._loss.set(loss)
-        self.clips(clips_this_epoch - self._seen if clips_this_epoch > self._seen else clips_this_epoch)
-        self._seen = clips_this_epoch
+        self.clips(clips, loss)
 
     def mae(self, split: str, value: float) -> None:
         """Report the mean absolute error on a split."""
         if math.isfinite(value):
             self._mae.set(value, tags={"split": split})
+
+    def end(self) -> None:
+        """Take the name off the board."""
+        if self.board is not None:
+            self.board.post.remote(self.variant, None)

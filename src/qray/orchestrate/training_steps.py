@@ -25,7 +25,8 @@ def train_step(run: RunContext) -> Step:
     study, key = run.study, run.plan.train
     total = study.training.epochs
     job = TrainJob(
-        "fp32", study.model, study.training, study.clip, study.seed, run.slots.slot_cpus, run.timeout_s
+        "fp32", study.model, study.training, study.clip, study.seed, run.slots.slot_cpus, run.timeout_s,
+        run.board,
     )  # fmt: skip
     curve = _ValidationCurve(run)
     losses: list[float] = []
@@ -95,7 +96,7 @@ def finetune_step(run: RunContext, bits: int) -> Step:
         settings = run.best_trial(bits)["settings"]
         job = TrainJob(
             f"finetune-w{bits}", study.model, qat_training(study.training, settings), study.clip, study.seed,
-            run.slots.slot_cpus, run.timeout_s, settings["freeze_batch_norm_at"],
+            run.slots.slot_cpus, run.timeout_s, run.board, settings["freeze_batch_norm_at"],
         )  # fmt: skip
         options = run.slots.training_options() | {"name": f"train:finetune-w{bits}"}
         return train.options(**options).remote(job, run.split("TRAIN"), run.checkpoint(run.plan.train), None)
@@ -168,6 +169,7 @@ def sweep_step(run: RunContext) -> Step:
         job = SweepJob(
             study.model, study.training, study.clip, settings, study.seed, run.slots.slot_cpus,
             run.slots.training_options(), concurrent, run.timeout_s, str(store.out / "sweep"),
+            run.board,
         )  # fmt: skip
         run.runner.say(f"sweep: {len(left)} of {len(plan.trials)} QAT trials to run, {concurrent} at a time")
         if not left:

@@ -101,6 +101,7 @@ class TrainJob:
     seed: int
     slot_cpus: float
     timeout_s: float
+    board: Any
     freeze_batch_norm_at: float = 1.0
 
 
@@ -131,7 +132,8 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
         job.training, plan.steps_per_epoch(len(targets)), model.target_spread, job.seed,
         resolve_precision(job.training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
     )  # fmt: skip
-    telemetry = Telemetry(job.name)
+    per_epoch = plan.rows_per_epoch(len(targets))
+    telemetry = Telemetry(job.name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
 
     def freeze(epoch: int) -> None:
         if epoch >= job.freeze_batch_norm_at * job.training.epochs:
@@ -140,6 +142,7 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
                     module.eval()
 
     yield from fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step)
+    telemetry.end()
     yield {"failed": failed, "device": device, **whereabouts()}
 
 
@@ -196,6 +199,7 @@ class EvaluateJob:
 
     name: str
     plan: StreamPlan
+    board: Any
 
 
 class Evaluator:
@@ -214,15 +218,17 @@ class Evaluator:
         whereabouts."""
         from qray.orchestrate.telemetry import Telemetry
 
-        telemetry = Telemetry(self.job.name)
+        name = f"evaluate {self.job.name}"
+        telemetry = Telemetry(self.job.name, self.job.board, sum(len(part.clips) for part in splits.values()))
         results: dict[str, Any] = {"whereabouts": whereabouts()}
         for split, part in splits.items():
             plan = self.job.plan
-            stream = stream_batches(part.dataset(plan), plan, f"evaluate {self.job.name} {split}")
+            stream = stream_batches(part.dataset(plan), plan, f"{name} {split}")
             predicted, failed = predict_stream(self._predict, stream, len(part.clips), telemetry.clips)
             results[split] = (predicted, failed)
             errors = np.abs(predicted - part.clips["target"].to_numpy())
             telemetry.mae(split, float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan"))
+        telemetry.end()
         return results
 
 
