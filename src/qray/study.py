@@ -132,7 +132,10 @@ class Training(Section):
 
 
 class Variant(Section):
-    """One way to make the model deployable: a method on an engine with its settings."""
+    """One way to make the model deployable: a method on an engine with its settings.
+
+    `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of.
+    """
 
     name: str
     method: Method
@@ -150,9 +153,11 @@ class Variant(Section):
         if self.engine not in ENGINES_OF_METHOD[self.method]:
             engines = ", ".join(ENGINES_OF_METHOD[self.method])
             raise ValueError(f"method {self.method} runs on {engines}, not on {self.engine}")
-        if self.method not in INT8_METHODS and (self.weight_bits != 8 or self.keep_fp32):
-            raise ValueError(f"weight_bits and keep_fp32 belong to {' and '.join(INT8_METHODS)}")
-        if self.weight_bits == 4 and self.engine != "inductor":
+        if self.method not in INT8_METHODS and self.keep_fp32:
+            raise ValueError(f"keep_fp32 belongs to {' and '.join(INT8_METHODS)}")
+        if self.method not in (*INT8_METHODS, "finetune") and self.weight_bits != 8:
+            raise ValueError(f"weight_bits belongs to {' and '.join(INT8_METHODS)}, and to finetune, their control")
+        if self.method in INT8_METHODS and self.weight_bits == 4 and self.engine != "inductor":
             raise ValueError("weight_bits: 4 is offered on engine inductor only")
         return self
 
@@ -243,7 +248,11 @@ class Study(Section):
         if trained and self.sweep is None:
             raise ValueError(f"{', '.join(trained)}: QAT and its FP32 control come out of the sweep; add `sweep:`")
         for variant in self.variants:
-            if variant.method == "qat" and self.sweep and variant.weight_bits not in self.sweep.weight_bits:
+            if (
+                variant.method in ("qat", "finetune")
+                and self.sweep
+                and variant.weight_bits not in self.sweep.weight_bits
+            ):
                 raise ValueError(f"{variant.name}: weight_bits {variant.weight_bits} is not in sweep.weight_bits")
         return self
 

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from qray.errors import UsageError
 from qray.study import Study
-
-Path_of_key = tuple[str | int, ...]
+from qray.yaml_lines import KeyPath, parse_yaml
 
 
 def workflow_folder() -> Path:
@@ -41,45 +40,46 @@ def _locate(name_or_path: str) -> Path:
     return named
 
 
-def _lines(node: yaml.Node | None, at: Path_of_key = ()) -> dict[Path_of_key, int]:
-    """Line (from 1) of every key and item of a composed YAML document."""
-    if node is None:
-        return {}
-    lines = {at: node.start_mark.line + 1}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*at, str(key.value))
-            lines |= _lines(value, here)
-            lines[here] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines |= _lines(value, (*at, index))
-    return lines
-
-
-def _apply(tree: dict[str, Any], setting: str) -> Path_of_key:
+def _apply(tree: dict[str, Any], setting: str) -> KeyPath:
     key, separator, text = setting.partition("=")
     if not separator or not key:
         raise UsageError(f"--set {setting!r}: expected key=value, for example --set training.epochs=3")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {setting!r}: the value is not YAML ({error})") from None
+        value, _ = parse_yaml(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {setting!r}: the value is not YAML") from None
+    except ValueError as error:
+        raise UsageError(f"--set {setting!r}: {error}") from None
     node: Any = tree
-    path = key.split(".")
-    for part in path[:-1]:
-        child = node.setdefault(part, {}) if isinstance(node, dict) else None
-        if child is None and isinstance(node, dict):
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise UsageError(f"--set {key}: {part!r} is not a section of the study")
-        node = child
+    path: list[str | int] = []
+    for part in key.split("."):
+        path.append(_step(node, part, key))
+        if len(path) < key.count(".") + 1:
+            node = _section(node, path[-1])
     node[path[-1]] = value
     return tuple(path)
 
 
-def _sentence(error: Any, lines: dict[Path_of_key, int], origin: str, overrides: set[Path_of_key]) -> str:
-    where: Path_of_key = tuple(error["loc"])
+def _step(node: Any, part: str, key: str) -> str | int:
+    """A part of a dotted key: an index where `node` is a list, else a name."""
+    if isinstance(node, list):
+        if not part.isdecimal() or int(part) >= len(node):
+            raise UsageError(f"--set {key}: {part!r} is not an item of the list, whose items are 0 to {len(node) - 1}")
+        return int(part)
+    if not isinstance(node, dict):
+        raise UsageError(f"--set {key}: there is nothing to set {part!r} in")
+    return part
+
+
+def _section(node: Any, part: str | int) -> Any:
+    """What lies under a key; a section that the study leaves out, or sets to null, starts empty."""
+    if isinstance(node, dict) and node.get(str(part)) is None:
+        node[str(part)] = {}
+    return node[part]
+
+
+def _sentence(error: Any, lines: dict[KeyPath, int], origin: str, overrides: set[KeyPath]) -> str:
+    where: KeyPath = tuple(error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "no such key"
@@ -90,10 +90,20 @@ def _sentence(error: Any, lines: dict[Path_of_key, int], origin: str, overrides:
     key = ".".join(str(part) for part in where) or "the study"
     if any(where[: len(path)] == path for path in overrides):
         return f"--set {key}: {message}"
+    # What is wrong may be in the file, or come of a key that --set changed below.
+    changed = [".".join(map(str, path)) for path in sorted(overrides, key=str) if path[: len(where)] == where]
+    if changed:
+        message += f" (after --set {', '.join(changed)})"
     nearest = where
     while nearest not in lines and nearest:
         nearest = nearest[:-1]
     return f"{origin}, line {lines.get(nearest, 1)}: {key}: {message}"
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f", line {error.problem_mark.line + 1}: not valid YAML: {error.problem}"
+    return f": not valid YAML: {str(error).splitlines()[0]}"
 
 
 def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
@@ -103,10 +113,13 @@ def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
         UsageError: with one line per fault, each naming key and line (or the --set that caused it).
     """
     try:
-        tree = yaml.safe_load(text) or {}
-        lines = _lines(yaml.compose(text))
+        tree, lines = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"{origin}: not valid YAML: {error}") from None
+        raise UsageError(f"{origin}{_yaml_fault(error)}") from None
+    except ValueError as error:
+        raise UsageError("\n".join(f"{origin}, {fault}" for fault in str(error).splitlines())) from None
+    if tree is None:
+        raise UsageError(f"{origin}: is empty; a study needs at least `name` and `variants`")
     if not isinstance(tree, dict):
         raise UsageError(f"{origin}: expected a mapping of keys, found {type(tree).__name__}")
     overrides = {_apply(tree, setting) for setting in settings}
@@ -120,7 +133,11 @@ def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
 def load_study(name_or_path: str, settings: Sequence[str] = ()) -> Study:
     """Load a named study or a YAML file, with `--set` overrides applied before validation."""
     path = _locate(name_or_path)
-    return parse_study(path.read_text(encoding="utf-8"), str(path), settings)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    return parse_study(text, str(path), settings)
 
 
 def dump_study(study: Study) -> str:
