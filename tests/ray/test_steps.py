@@ -43,9 +43,8 @@ def log() -> io.StringIO:
 
 
 @pytest.fixture
-def runner(tmp_path: Path, local_ray: Callable[..., None], log: io.StringIO) -> Runner:
+def runner(tmp_path: Path, shared_ray: None, log: io.StringIO) -> Runner:
     """A runner on two logical CPUs."""
-    local_ray(2)
     return Runner(Store(tmp_path), Console(file=log))
 
 

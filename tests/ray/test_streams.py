@@ -35,6 +35,36 @@ def indices(clips: pd.DataFrame, plan: StreamPlan) -> list[list[int]]:
     return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
 
 
+def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: pd.DataFrame, shared_ray: None) -> None:
+    whole = indices(clips, StreamPlan(SPEC, "train", batch_size=4, seed=3, epochs=3))
+    rest = indices(clips, StreamPlan(SPEC, "train", batch_size=4, seed=3, first_epoch=1, epochs=3))
+    assert rest == whole[2:]
+
+
+def test_an_evaluation_delivers_the_frames_it_should(clips: pd.DataFrame, shared_ray: None) -> None:
+    plan = StreamPlan(SPEC, "eval", batch_size=4)
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    batch = next(iter(stream_batches(dataset, plan, "test")))
+    assert batch.frames.shape == (4, 2, 4, 32, 32, 3)
+    assert batch.frames.dtype == np.uint8
+    numbers = [[round(number_of(frame)) for frame in window] for window in batch.frames[0]]
+    assert numbers == [[0, 2, 4, 6], [13, 15, 17, 19]]
+
+
+def test_a_clip_that_breaks_after_the_check_costs_only_itself(
+    clips: pd.DataFrame, tmp_path: Path, shared_ray: None
+) -> None:
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(Path(clips["path"][0]).read_bytes()[:3000])
+    clips = clips.assign(path=[*clips["path"][:3], str(broken), *clips["path"][4:9], str(tmp_path / "gone.avi")])
+    plan = StreamPlan(SPEC, "eval", batch_size=10)
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    batch = next(iter(stream_batches(dataset, plan, "test")))
+    assert [i for i, good in enumerate(batch.ok) if not good] == [3, 9]
+    assert "file not found" in batch.errors[9]
+    assert batch.frames[8].any()
+
+
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
     cpus: int, clips: pd.DataFrame, local_ray: Begin
@@ -56,39 +86,6 @@ def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
     assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert [list(chain(*batches)) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
-
-
-def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: pd.DataFrame, local_ray: Begin) -> None:
-    local_ray(2)
-    whole = indices(clips, StreamPlan(SPEC, "train", batch_size=4, seed=3, epochs=3))
-    rest = indices(clips, StreamPlan(SPEC, "train", batch_size=4, seed=3, first_epoch=1, epochs=3))
-    assert rest == whole[2:]
-
-
-def test_an_evaluation_delivers_the_frames_it_should(clips: pd.DataFrame, local_ray: Begin) -> None:
-    local_ray(2)
-    plan = StreamPlan(SPEC, "eval", batch_size=4)
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
-    batch = next(iter(stream_batches(dataset, plan, "test")))
-    assert batch.frames.shape == (4, 2, 4, 32, 32, 3)
-    assert batch.frames.dtype == np.uint8
-    numbers = [[round(number_of(frame)) for frame in window] for window in batch.frames[0]]
-    assert numbers == [[0, 2, 4, 6], [13, 15, 17, 19]]
-
-
-def test_a_clip_that_breaks_after_the_check_costs_only_itself(
-    clips: pd.DataFrame, tmp_path: Path, local_ray: Begin
-) -> None:
-    local_ray(2)
-    broken = tmp_path / "broken.avi"
-    broken.write_bytes(Path(clips["path"][0]).read_bytes()[:3000])
-    clips = clips.assign(path=[*clips["path"][:3], str(broken), *clips["path"][4:9], str(tmp_path / "gone.avi")])
-    plan = StreamPlan(SPEC, "eval", batch_size=10)
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
-    batch = next(iter(stream_batches(dataset, plan, "test")))
-    assert [i for i, good in enumerate(batch.ok) if not good] == [3, 9]
-    assert "file not found" in batch.errors[9]
-    assert batch.frames[8].any()
 
 
 def test_a_data_set_ten_times_the_object_store_passes_without_spilling(clips: pd.DataFrame, local_ray: Begin) -> None:

@@ -221,6 +221,8 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> It
     Raises:
         StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
     """
+    # The name under which the dashboard lists this stream.
+    dataset.set_name(name.replace(" ", "-"))
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
     closed = threading.Event()
 

@@ -16,6 +16,7 @@ from qray.orchestrate.measuring import latency_units, memory_units
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.steps import Result
 from qray.orchestrate.store import Store
+from qray.orchestrate.trial import trial_name
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.study import Variant
 from qray.variants.artifact import read_artifact
@@ -80,7 +81,7 @@ def _trials(store: Store, plan: Plan) -> list[Outcome]:
         settings = trial["settings"]
         record = store.get("trial", trial["key"])
         shared: dict[str, Any] = {
-            "variant": f"qat-w{settings['weight_bits']}-{trial['key'][:6]}", "key": trial["key"], "method": "qat",
+            "variant": trial_name(trial), "key": trial["key"], "method": "qat",
             "engine": "eager", "stage": "trial", "weight_bits": settings["weight_bits"], "settings": settings,
         }  # fmt: skip
         if record is None:

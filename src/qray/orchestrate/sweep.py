@@ -8,44 +8,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from qray.data.stream import StreamPlan, clip_dataset, stream_batches
-from qray.model.training import FitSettings, fit, load_checkpoint
-from qray.orchestrate.work import (
-    SplitClips,
-    model_from_state,
-    predict_stream,
-    to_train_batches,
-    training_device,
-    training_threads,
-)
-from qray.study import ClipSpec, Model, Sweep, Training
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """What every trial shares. `training` holds the settings that are not swept."""
-
-    model: Model
-    training: Training
-    clip: ClipSpec
-    sweep: Sweep
-    seed: int
-    slot_cpus: float
-    options: dict[str, Any]
-    max_concurrent: int
-    timeout_s: float
-    storage: str
-    board: Any
+from qray.orchestrate.trial import SweepJob, train_qat, trial_name
+from qray.orchestrate.work import SplitClips
+from qray.study import Sweep
 
 
 def trial_settings(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
@@ -65,18 +38,6 @@ def trial_settings(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
         order = np.random.default_rng((seed, width)).permutation(len(grid))
         trials += [{"weight_bits": width, **grid[i]} for i in order[:share]]
     return trials
-
-
-def qat_training(training: Training, settings: dict[str, Any]) -> Training:
-    """The fit settings of a trial, and of its FP32 control: a short one-cycle at the trial's learning rate."""
-    return training.model_copy(
-        update={
-            "lr": settings["lr"],
-            "epochs": settings["epochs"],
-            "precision": "fp32",
-            "schedule": "onecycle",
-        }
-    )
 
 
 def best_trials(trials: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -140,75 +101,29 @@ class Mailbox:
         return items
 
 
-def run_trial(
-    config: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips, mailbox: Any
-) -> None:
-    """One trial: QAT from the FP32 checkpoint on the training stream, VAL after each epoch."""
-    from qray.orchestrate.telemetry import Telemetry
-    from qray.variants import pt2e
+class QatTrial(tune.Trainable):
+    """A trial as Tune runs it: an actor that bears the trial's name, one epoch of `trial.train_qat` a step."""
 
-    settings, key = config["trial"]["settings"], config["trial"]["key"]
-    torch.set_num_threads(training_threads(job.max_concurrent))
-    torch.manual_seed(job.seed)
-    device = training_device()
-    name = f"qat-w{settings['weight_bits']}-{key[:6]}"
-    model = model_from_state(job.model, load_checkpoint(weights)["model"]).channels_last()
-    size = job.clip.image_size
-    example = torch.zeros((2, job.clip.frames, size, size, 3), dtype=torch.uint8)
-    qat = pt2e.QatSettings(
-        weight_bits=settings["weight_bits"],
-        observer=settings["observer"],
-        keep_fp32=tuple(settings["keep_fp32"]),
-    )
-    module = pt2e.prepare_qat(model, example, qat)
-    training = qat_training(job.training, settings)
-    plan = StreamPlan(
-        job.clip, "train", training.batch_size, job.seed, epochs=training.epochs,
-        cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s,
-    )  # fmt: skip
-    targets = train.clips["target"].to_numpy()
-    failed: dict[int, str] = {}
-    stream = stream_batches(clip_dataset(train.ref, len(targets), plan), plan, name)
-    fit_settings = FitSettings(
-        training, plan.steps_per_epoch(len(targets)), model.target_spread, job.seed, "fp32", device
-    )
+    def setup(
+        self, config: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips, mailbox: Any
+    ) -> None:
+        """Keep what an epoch needs; nothing is computed before the first step."""
+        self._mailbox, self._timeout_s = mailbox, job.timeout_s
+        self._epochs = train_qat(trial_name(config["trial"]), config["trial"], job, weights, train, val)
 
-    def on_epoch(epoch: int) -> None:
-        pt2e.set_training(module, True)
-        if epoch >= settings["freeze_batch_norm_at"] * training.epochs:
-            pt2e.freeze_batch_norm(module)
-        if epoch >= settings["freeze_observers_at"] * training.epochs:
-            pt2e.freeze_observers(module)
+    def step(self) -> dict[str, Any]:
+        """Train and validate one epoch, and leave its weights in the mailbox."""
+        item = next(self._epochs)
+        ray.get(self._mailbox.post.remote(item), timeout=self._timeout_s)
+        done = item["epoch"] == item["settings"]["epochs"]
+        return {"epoch": item["epoch"], "val_mae": item["val_mae"], "loss": item["loss"], "done": done}
 
-    val_plan = StreamPlan(
-        job.clip.single_window(),
-        "eval",
-        training.batch_size,
-        cpus_per_task=job.slot_cpus,
-        timeout_s=job.timeout_s,
-    )
+    def cleanup(self) -> None:
+        """End the trial's streams, also when ASHA stopped it."""
+        self._epochs.close()
 
-    def predict(clips: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return module(torch.from_numpy(clips).to(device)).float().cpu().numpy()
-
-    telemetry = Telemetry(name, job.board, training.epochs * plan.rows_per_epoch(len(targets)))
-    seconds = 0.0
-    for result in fit(module, to_train_batches(stream, targets, failed), fit_settings, None, on_epoch, telemetry.step):
-        pt2e.set_training(module, False)
-        val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
-        predicted, _ = predict_stream(predict, val_stream, len(val.clips))
-        val_mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
-        telemetry.mae("VAL", val_mae)
-        seconds += result.seconds
-        item = {
-            "key": key, "settings": settings, "epoch": result.epoch + 1, "loss": result.loss, "val_mae": val_mae,
-            "seconds": seconds, "checkpoint": result.checkpoint, "qat": qat.model_dump(mode="json"),
-        }  # fmt: skip
-        ray.get(mailbox.post.remote(item), timeout=job.timeout_s)
-        if result.epoch + 1 == training.epochs:
-            telemetry.end()
-        tune.report({"epoch": result.epoch + 1, "val_mae": val_mae, "loss": result.loss})
+    def __repr__(self) -> str:
+        return trial_name(self.config["trial"])
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -224,22 +139,24 @@ def sweep(
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     # Tune would copy the session's working directory into every trial's folder.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    trainable = tune.with_parameters(run_trial, job=job, weights=weights, train=train, val=val, mailbox=mailbox)
+    trainable = tune.with_parameters(QatTrial, job=job, weights=weights, train=train, val=val, mailbox=mailbox)
     resources = {"cpu": job.options["num_cpus"], "gpu": job.options.get("num_gpus", 0)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
-            metric="val_mae", mode="min", max_concurrent_trials=job.max_concurrent, reuse_actors=True,
+            metric="val_mae", mode="min", max_concurrent_trials=job.max_concurrent, reuse_actors=False,
             scheduler=AshaByWidth(
                 tuple(sorted({t["settings"]["weight_bits"] for t in trials})),
                 max(job.sweep.epochs), job.sweep.reduction_factor,
             ),
-            trial_name_creator=lambda trial: _trial_name(trial.config),
-            trial_dirname_creator=lambda trial: _trial_name(trial.config),
+            trial_name_creator=lambda trial: trial_name(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: trial_name(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
             name="qat", storage_path=str(Path(job.storage).resolve()), verbose=0, log_to_file=True,
+            # Weights travel through the mailbox: Tune has nothing to keep.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),
     )  # fmt: skip
     results = tuner.fit()
@@ -248,8 +165,3 @@ def sweep(
         for result in results
         if result.error
     ]
-
-
-def _trial_name(config: dict[str, Any]) -> str:
-    trial = config["trial"]
-    return f"qat-w{trial['settings']['weight_bits']}-{trial['key'][:6]}"

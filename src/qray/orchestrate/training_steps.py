@@ -12,7 +12,8 @@ from qray.errors import QrayError
 from qray.model.training import EpochResult
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.steps import Step
-from qray.orchestrate.sweep import Mailbox, SweepJob, best_trials, qat_training, sweep
+from qray.orchestrate.sweep import Mailbox, best_trials, sweep
+from qray.orchestrate.trial import SweepJob, qat_training, trial_name
 from qray.orchestrate.work import TrainJob, evaluate_checkpoint, train
 
 MAILBOX_TIMEOUT_S = 60.0
@@ -137,7 +138,7 @@ class _Trials:
             self.run.store.save_checkpoint(item["key"], item["epoch"] - 1, item["checkpoint"])
             settings = item["settings"]
             self.run.runner.say(
-                f"trial qat-w{settings['weight_bits']}-{item['key'][:6]}: epoch {item['epoch']}/{settings['epochs']}, "
+                f"trial {trial_name(item)}: epoch {item['epoch']}/{settings['epochs']}, "
                 f"loss {item['loss']:.4f}, VAL MAE {item['val_mae']:.3f}"
             )
             if item["epoch"] == settings["epochs"]:
