@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
-from videos import numbered_frames, write_file_list, write_video
 
-from qray.data.manifest import Manifest, check_manifest, digest_of, read_manifest, write_rejected
+from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
 from qray.errors import QrayError
 from qray.study import Data
 
-HEADER = ("FileName", "EF", "Split")
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Videos that differ in content."""
-    folder = tmp_path_factory.mktemp("samples")
-    return [write_video(folder / f"{count}.avi", numbered_frames(count, 16, 16)) for count in range(2, 8)]
-
-
-class Set:
-    """A data set in the making."""
-
-    def __init__(self, root: Path, samples: list[Path]) -> None:
-        self.root, self.samples = root, samples
-        (root / "Videos").mkdir(parents=True)
-
-    def video(self, *names: str) -> None:
-        """Files of these names in Videos/, each with another content than the one before."""
-        for name in names:
-            target = self.root / "Videos" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.samples[len(list((self.root / "Videos").rglob("*"))) % len(self.samples)], target)
-
-    def read(self, *rows: Sequence[object], header: Sequence[str] = HEADER, data: Data | None = None) -> Manifest:
-        write_file_list(self.root, rows, header)
-        return read_manifest(self.root, data or Data(), workers=1)
-
-
-@pytest.fixture
-def data_set(tmp_path: Path, samples: list[Path]) -> Set:
-    return Set(tmp_path / "set", samples)
+if TYPE_CHECKING:
+    from tests.unit.data.conftest import DataSet
 
 
 def names(manifest: Manifest) -> list[str]:
@@ -57,7 +26,7 @@ def reasons(manifest: Manifest) -> dict[int, str]:
     return dict(zip(manifest.rejected["row"], manifest.rejected["reason"], strict=True))
 
 
-def test_a_row_becomes_a_clip_with_its_facts(data_set: Set) -> None:
+def test_a_row_becomes_a_clip_with_its_facts(data_set: DataSet) -> None:
     data_set.video("a.avi")
     clip = data_set.read(("a", "55.5", "TRAIN")).clips.iloc[0]
     assert (clip["clip"], clip.target, clip["split"], clip.fps) == ("a", 55.5, "TRAIN", 50)
@@ -85,32 +54,32 @@ def test_a_row_becomes_a_clip_with_its_facts(data_set: Set) -> None:
         ("no-ending", "no-ending"),
     ],
 )
-def test_a_file_is_found_under_the_name_that_people_give_it(data_set: Set, name: str, file: str) -> None:
+def test_a_file_is_found_under_the_name_that_people_give_it(data_set: DataSet, name: str, file: str) -> None:
     data_set.video(file)
     assert data_set.read((name, 50, "TRAIN")).clips["path"].tolist() == [str(data_set.root / "Videos" / file)]
 
 
-def test_files_whose_names_differ_in_case_are_two_clips(data_set: Set) -> None:
+def test_files_whose_names_differ_in_case_are_two_clips(data_set: DataSet) -> None:
     data_set.video("a.avi", "A.avi")
     clips = data_set.read(("A", 50, "TRAIN"), ("a", 60, "TRAIN")).clips
     assert [Path(path).name for path in clips["path"]] == ["A.avi", "a.avi"]
 
 
-def test_a_name_that_could_be_either_of_two_files_is_rejected(data_set: Set) -> None:
+def test_a_name_that_could_be_either_of_two_files_is_rejected(data_set: DataSet) -> None:
     data_set.video("clip.avi", "Clip.avi", "x.avi")
     manifest = data_set.read(("CLIP", 50, "TRAIN"), ("x", 50, "TRAIN"))
     assert "could be any of Clip.avi, clip.avi" in reasons(manifest)[2]
 
 
 @pytest.mark.parametrize("again", ["a", "a.avi", "A", "./a.avi", "A.AVI"])
-def test_every_later_row_of_a_name_is_rejected(data_set: Set, again: str) -> None:
+def test_every_later_row_of_a_name_is_rejected(data_set: DataSet, again: str) -> None:
     data_set.video("a.avi")
     manifest = data_set.read(("a", 50, "TRAIN"), (again, 60, "TEST"), (again, 50, "TRAIN"))
     assert manifest.clips["target"].tolist() == [50]
     assert reasons(manifest) == dict.fromkeys((3, 4), "the name was seen before, in line 2")
 
 
-def test_a_name_whose_first_row_was_bad_stays_rejected(data_set: Set) -> None:
+def test_a_name_whose_first_row_was_bad_stays_rejected(data_set: DataSet) -> None:
     data_set.video("a.avi", "b.avi")
     manifest = data_set.read(("a", "", "TRAIN"), ("a", 60, "TRAIN"), ("b", 1, "TRAIN"))
     assert names(manifest) == ["b"]
@@ -139,7 +108,7 @@ def test_a_name_whose_first_row_was_bad_stays_rejected(data_set: Set) -> None:
         ("linked-folder/x", "file not found in Videos/"),
     ],
 )
-def test_a_row_without_a_file_of_the_set_is_rejected(data_set: Set, name: str, says: str) -> None:
+def test_a_row_without_a_file_of_the_set_is_rejected(data_set: DataSet, name: str, says: str) -> None:
     videos = data_set.root / "Videos"
     data_set.video("good.avi")
     shutil.copyfile(videos / "good.avi", data_set.root / "x.avi")
@@ -153,13 +122,13 @@ def test_a_row_without_a_file_of_the_set_is_rejected(data_set: Set, name: str, s
     assert reasons(manifest)[3] == says
 
 
-def test_links_within_the_video_folder_are_followed(data_set: Set) -> None:
+def test_links_within_the_video_folder_are_followed(data_set: DataSet) -> None:
     data_set.video("store/good.avi")
     (data_set.root / "Videos" / "link.avi").symlink_to(data_set.root / "Videos" / "store" / "good.avi")
     assert names(data_set.read(("link", 50, "TRAIN"))) == ["link"]
 
 
-def test_the_video_folder_itself_may_be_a_link(data_set: Set, tmp_path: Path) -> None:
+def test_the_video_folder_itself_may_be_a_link(data_set: DataSet, tmp_path: Path) -> None:
     data_set.video("a.avi")
     (data_set.root / "Videos").rename(tmp_path / "elsewhere")
     (data_set.root / "Videos").symlink_to(tmp_path / "elsewhere")
@@ -167,14 +136,14 @@ def test_the_video_folder_itself_may_be_a_link(data_set: Set, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("target", ["", "nan", "NaN", "inf", "-inf", "1e400", "1e39", "high", "55;5", "1_0", "0x10"])
-def test_a_target_that_is_no_finite_number_is_rejected(data_set: Set, target: str) -> None:
+def test_a_target_that_is_no_finite_number_is_rejected(data_set: DataSet, target: str) -> None:
     data_set.video("a.avi", "b.avi")
     manifest = data_set.read(("a", target, "TRAIN"), ("b", 1, "TRAIN"))
     assert reasons(manifest) == {2: f"EF is {target!r}, not a finite number"}
 
 
 @pytest.mark.parametrize("target", ["55.5", "-3", "1e-3", " 7 ", "0"])
-def test_any_finite_number_is_a_target(data_set: Set, target: str) -> None:
+def test_any_finite_number_is_a_target(data_set: DataSet, target: str) -> None:
     data_set.video("a.avi")
     assert data_set.read(("a", target, "TRAIN")).clips["target"].tolist() == [float(target)]
 
@@ -182,76 +151,15 @@ def test_any_finite_number_is_a_target(data_set: Set, target: str) -> None:
 @pytest.mark.parametrize(
     ("content", "says"), [(b"", "empty file"), (b"text\n" * 300, "cannot be decoded"), (b"cut", "truncated")]
 )
-def test_a_file_that_is_no_clip_is_rejected_and_the_others_are_kept(data_set: Set, content: bytes, says: str) -> None:
+def test_a_file_that_is_no_clip_is_rejected_and_the_others_are_kept(
+    data_set: DataSet, content: bytes, says: str
+) -> None:
     data_set.video("a.avi", "bad.avi", "c.avi")
     path = data_set.root / "Videos" / "bad.avi"
     path.write_bytes(path.read_bytes()[:2500] if content == b"cut" else content)
     manifest = data_set.read(("a", 1, "TRAIN"), ("bad", 2, "TRAIN"), ("c", 3, "TRAIN"))
     assert names(manifest) == ["a", "c"]
     assert says in reasons(manifest)[3]
-
-
-@pytest.mark.parametrize(
-    ("word", "split"),
-    [("train", "TRAIN"), ("Val", "VAL"), ("TEST", "TEST"), ("validation", "VAL"), ("dev", "VAL"), (" test ", "TEST")],
-)
-def test_splits_are_read_in_any_case(data_set: Set, word: str, split: str) -> None:
-    data_set.video("a.avi")
-    assert data_set.read(("a", 50, word)).clips["split"].tolist() == [split]
-
-
-def test_an_unknown_split_word_is_rejected_not_guessed(data_set: Set) -> None:
-    data_set.video("a.avi", "b.avi")
-    manifest = data_set.read(("a", 50, "fold-3"), ("b", 50, "TRAIN"))
-    assert reasons(manifest) == {2: "Split is 'fold-3', expected TRAIN, VAL or TEST"}
-
-
-def test_a_drawn_split_does_not_move_when_rows_are_added(data_set: Set) -> None:
-    few, many = [f"c{i}" for i in range(12)], [f"b{i}" for i in range(12)]
-    data_set.video(*(f"{name}.avi" for name in few + many))
-    before = data_set.read(*((name, 1) for name in few), header=HEADER[:2]).clips.set_index("clip")["split"]
-    after = data_set.read(*((name, 1) for name in many + few), header=HEADER[:2]).clips.set_index("clip")["split"]
-    assert after[before.index].equals(before)
-
-
-def test_a_drawn_split_follows_its_seed_and_not_the_spelling_of_the_ending(data_set: Set) -> None:
-    listed = [f"c{i}" for i in range(30)]
-    data_set.video(*(f"{name}.avi" for name in listed))
-    plain = data_set.read(*((name, 1) for name in listed), header=HEADER[:2])
-    ending = data_set.read(*((f"{name}.avi", 1) for name in listed), header=HEADER[:2])
-    other = data_set.read(*((name, 1) for name in listed), header=HEADER[:2], data=Data(split_seed=1))
-    assert plain.digest == ending.digest != other.digest
-
-
-def test_an_empty_split_cell_is_drawn_and_the_others_are_kept(data_set: Set) -> None:
-    data_set.video("a.avi", "b.avi")
-    only_test = Data(split_fractions=(0, 0, 1))
-    assert data_set.read(("a", 1, ""), ("b", 1, "VAL"), data=only_test).clips["split"].tolist() == ["TEST", "VAL"]
-
-
-def test_drawn_splits_have_the_sizes_that_were_asked_for(data_set: Set) -> None:
-    listed = [f"c{i}" for i in range(200)]
-    data_set.video(*(f"{name}.avi" for name in listed))
-    counts = data_set.read(*((name, 1) for name in listed), header=HEADER[:2]).clips["split"].value_counts()
-    assert abs(counts["TRAIN"] - 150) < 20
-    assert min(counts["VAL"], counts["TEST"]) > 12
-
-
-def test_the_digest_depends_neither_on_the_place_nor_on_the_order_of_rows(data_set: Set, tmp_path: Path) -> None:
-    data_set.video("a.avi", "b.avi")
-    first = data_set.read(("a", 1, "TRAIN"), ("b", 2, "VAL"))
-    shutil.copytree(data_set.root, tmp_path / "copy")
-    moved = read_manifest(tmp_path / "copy", Data())
-    assert first.digest == moved.digest == data_set.read(("b.avi", "2.0", "val"), ("a", 1, "train")).digest
-
-
-@pytest.mark.parametrize(
-    ("column", "value"), [("clip", "z"), ("target", 3.0), ("split", "TEST"), ("content", "0123456789abcdef")]
-)
-def test_the_digest_follows_whatever_results_depend_on(data_set: Set, column: str, value: object) -> None:
-    data_set.video("a.avi", "b.avi")
-    clips = data_set.read(("a", 1, "TRAIN"), ("b", 2, "VAL")).clips
-    assert digest_of(clips) != digest_of(clips.assign(**{column: value}))
 
 
 def test_another_layout_needs_only_its_columns_named(tmp_path: Path, samples: list[Path]) -> None:
@@ -263,32 +171,32 @@ def test_another_layout_needs_only_its_columns_named(tmp_path: Path, samples: li
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_videos_may_lie_outside_the_folder_of_the_list(data_set: Set, tmp_path: Path, absolute: bool) -> None:
+def test_videos_may_lie_outside_the_folder_of_the_list(data_set: DataSet, tmp_path: Path, absolute: bool) -> None:
     data_set.video("a.avi")
     (data_set.root / "Videos").rename(tmp_path / "far")
     videos = str(tmp_path / "far") if absolute else "../far"
     assert names(data_set.read(("a", 50, "TRAIN"), data=Data(videos=videos))) == ["a"]
 
 
-def test_a_relative_folder_gives_the_same_clips(data_set: Set, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_gives_the_same_clips(data_set: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     data_set.video("a.avi")
     here = data_set.read(("a", 50, "TRAIN"))
     monkeypatch.chdir(data_set.root)
     assert read_manifest(Path(), Data()).clips.equals(here.clips)
 
 
-def test_a_missing_video_folder_says_where_it_was_expected(data_set: Set) -> None:
+def test_a_missing_video_folder_says_where_it_was_expected(data_set: DataSet) -> None:
     os.rmdir(data_set.root / "Videos")
     with pytest.raises(QrayError, match=r"Videos: no such folder.*data\.videos"):
         data_set.read(("a", 50, "TRAIN"))
 
 
-def test_a_set_without_a_good_row_says_why(data_set: Set) -> None:
+def test_a_set_without_a_good_row_says_why(data_set: DataSet) -> None:
     with pytest.raises(QrayError, match="none of its 2 rows is usable; line 2 'a': file not found in Videos/"):
         data_set.read(("a", 50, "TRAIN"), ("b", 50, "TRAIN"))
 
 
-def test_files_that_were_probed_before_are_not_read_again(data_set: Set) -> None:
+def test_files_that_were_probed_before_are_not_read_again(data_set: DataSet) -> None:
     data_set.video("a.avi")
     first = data_set.read(("a", 50, "TRAIN"))
     path = data_set.root / "Videos" / "a.avi"
@@ -298,7 +206,7 @@ def test_files_that_were_probed_before_are_not_read_again(data_set: Set) -> None
     assert read_manifest(data_set.root, Data(), known=first.probes).clips.equals(first.clips)
 
 
-def test_files_that_changed_are_probed_again(data_set: Set) -> None:
+def test_files_that_changed_are_probed_again(data_set: DataSet) -> None:
     data_set.video("a.avi", "b.avi")
     first = data_set.read(("a", 50, "TRAIN"), ("b", 50, "TRAIN"))
     shutil.copyfile(data_set.samples[-1], data_set.root / "Videos" / "a.avi")
@@ -306,20 +214,20 @@ def test_files_that_changed_are_probed_again(data_set: Set) -> None:
     assert again.clips["n_frames"].tolist() == [7, first.clips["n_frames"][1]]
 
 
-def _with_bad_rows(data_set: Set, good: int, bad: int) -> Manifest:
+def _with_bad_rows(data_set: DataSet, good: int, bad: int) -> Manifest:
     data_set.video(*(f"c{i}.avi" for i in range(good)))
     splits = ["VAL", "TEST"] + ["TRAIN"] * good
     rows = [(f"c{i}", 50, splits[i]) for i in range(good)]
     return data_set.read(*rows, *((f"gone{i}", 50, "TRAIN") for i in range(bad)))
 
 
-def test_as_many_bad_rows_as_the_study_allows_are_left_out(data_set: Set) -> None:
+def test_as_many_bad_rows_as_the_study_allows_are_left_out(data_set: DataSet) -> None:
     manifest = _with_bad_rows(data_set, good=19, bad=1)
     check_manifest(manifest, Data())
     assert len(manifest.clips) == 19
 
 
-def test_more_bad_rows_than_the_study_allows_are_refused_with_names_and_advice(data_set: Set) -> None:
+def test_more_bad_rows_than_the_study_allows_are_refused_with_names_and_advice(data_set: DataSet) -> None:
     manifest = _with_bad_rows(data_set, good=18, bad=2)
     with pytest.raises(QrayError) as caught:
         check_manifest(manifest, Data())
@@ -329,17 +237,17 @@ def test_more_bad_rows_than_the_study_allows_are_refused_with_names_and_advice(d
     assert "--set data.max_rejected=" in message
 
 
-def test_the_limit_of_bad_rows_can_be_raised(data_set: Set) -> None:
+def test_the_limit_of_bad_rows_can_be_raised(data_set: DataSet) -> None:
     check_manifest(_with_bad_rows(data_set, good=5, bad=5), Data(max_rejected=0.5))
 
 
-def test_a_long_list_of_bad_rows_is_cut_in_the_message(data_set: Set) -> None:
+def test_a_long_list_of_bad_rows_is_cut_in_the_message(data_set: DataSet) -> None:
     with pytest.raises(QrayError, match="line 14 'gone4': file not found in Videos/; and 3 more"):
         check_manifest(_with_bad_rows(data_set, good=8, bad=8), Data())
 
 
 @pytest.mark.parametrize("missing", ["TRAIN", "VAL", "TEST"])
-def test_a_split_without_clips_is_refused(data_set: Set, missing: str) -> None:
+def test_a_split_without_clips_is_refused(data_set: DataSet, missing: str) -> None:
     data_set.video("a.avi", "b.avi", "c.avi", "d.avi")
     splits = [split for split in ("TRAIN", "VAL", "TEST") if split != missing] * 2
     manifest = data_set.read(*((name, 50, split) for name, split in zip("abcd", splits, strict=True)))
@@ -347,13 +255,13 @@ def test_a_split_without_clips_is_refused(data_set: Set, missing: str) -> None:
         check_manifest(manifest, Data())
 
 
-def test_rejected_rows_are_kept_as_parquet(data_set: Set, tmp_path: Path) -> None:
+def test_rejected_rows_are_kept_as_parquet(data_set: DataSet, tmp_path: Path) -> None:
     manifest = _with_bad_rows(data_set, good=1, bad=1)
     write_rejected(manifest, tmp_path / "rejected.parquet")
     rows = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
     assert rows == [{"row": 3, "clip": "gone0", "reason": "file not found in Videos/"}]
 
 
-def test_no_rejected_rows_are_a_parquet_file_too(data_set: Set, tmp_path: Path) -> None:
+def test_no_rejected_rows_are_a_parquet_file_too(data_set: DataSet, tmp_path: Path) -> None:
     write_rejected(_with_bad_rows(data_set, good=1, bad=0), tmp_path / "rejected.parquet")
     assert pq.read_table(tmp_path / "rejected.parquet").num_rows == 0
