@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from qray.errors import QrayError
+from qray.signals import EXIT_INTERRUPTED, handle_sigterm, interrupted_exit_code
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
     "Which quantized form of a video-regression model to run where, and what it costs in accuracy."))  # fmt: skip
@@ -133,7 +134,7 @@ def submit(
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     """Options of every command."""
     if version:
@@ -145,13 +146,36 @@ def options(
 
 def main() -> None:
     """Run the command line; errors meant for the user end as a sentence and their exit code."""
+    arguments, debug = _take_debug(sys.argv[1:])
+    handle_sigterm()
     try:
-        app()
+        app(args=arguments)
     except QrayError as error:
-        if "--debug" in sys.argv:
+        _fail(str(error), error.exit_code, debug)
+    except SystemExit as ended:
+        # Typer turns Ctrl-C into this code, without a word.
+        if ended.code != EXIT_INTERRUPTED:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from what was finished", err=True)
-        sys.exit(130)
+        sys.exit(interrupted_exit_code())
+    except OSError as error:
+        # Disk full, no permission, no such folder: the system's words name the path.
+        _fail(str(error), 1, debug)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error} (a fault of qray; --debug shows where)", 1, debug)
+
+
+def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """`--debug` is taken wherever it stands before a `--`, so that it can be added to the end of what failed."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    rest = [argument for argument in arguments[:end] if argument != "--debug"]
+    return rest + arguments[end:], len(rest) < end
+
+
+def _fail(message: str, exit_code: int, debug: bool) -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)

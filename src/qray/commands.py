@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from qray.study_files import load_study
 
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet")  # fmt: skip
+                "rejected.parquet", "report.html")  # fmt: skip
 
 
 def _clear(out: Path) -> None:
@@ -30,35 +31,76 @@ def _clear(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _make_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # Trying is the only proof: a read-only file system, a quota and an owner all look different.
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"--out: {out} is not a folder, or lies under a file; name another --out") from None
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be written to ({error.strerror}); name another --out") from None
+
+
 def run_stage(
     stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
     as_json: bool, num_cpus: int | None,
 ) -> None:  # fmt: skip
     """`qray run STAGE`."""
-    from qray.orchestrate.run import run_study
-    from qray.orchestrate.store import Store
-    from qray.results.show import print_results, to_json
-
-    given = [*settings, f"data.dir={json.dumps(str(data.resolve()))}"] if data is not None else list(settings)
+    began, started = time.monotonic(), time.time()
+    if fresh and stage == "table":
+        raise UsageError("--fresh would remove what `qray run table` writes the table from; leave it out")
+    # JSON is YAML, and quotes whatever a path may contain.
+    located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
+    given = [*settings, *located]
     study = load_study(study_name, given)
+    if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
+        # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
+        raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
     folder = (out or Path("runs") / study.name).resolve()
+    _make_writable(folder)
     if fresh:
         _clear(folder)
     # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
     progress = Console(stderr=True, soft_wrap=True)
-    began = time.monotonic()
-    progress.print(f"qray run {stage}: study {study.name}, output in {folder}", highlight=False)
+    progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
+
+    from qray.orchestrate.run import run_study
+    from qray.orchestrate.store import Store
+    from qray.results.show import print_results, results_console, to_json
+    from qray.results.timing import write_phases
+
+    phases = {"load qray": time.monotonic() - began}
     result = run_study(study, Store(folder), stage, progress, num_cpus)
+    total = time.monotonic() - began
+    # A run that found everything done leaves the record of the run that did it.
+    if "start Ray" in result.phases:
+        write_phases(folder, phases | result.phases, total, started)
+    console = results_console()
     if as_json:
         print(to_json(result.table))
     elif stage in ("all", "evaluate", "measure", "table"):
-        print_results(result.table, Console())
-    minutes = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phases.items() if seconds >= 0.5)
-    progress.print(f"{time.monotonic() - began:.0f} s in all ({minutes})", highlight=False)
-    progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`", highlight=False)
+        print_results(result.table, console)
+    _print_timing(folder, progress if as_json else console)
+    progress.print(f"{total:.0f} s in all", highlight=False)
+    progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`",
+                   markup=False, highlight=False)  # fmt: skip
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
+    rows = result.table.to_pylist()
+    if stage == "all" and not any(row["stage"] == "variant" and row["status"] == "ok" for row in rows):
+        raise QrayError(f"no variant came out of the run; the first: {rows[0]['variant']}: {rows[0]['reason']}")
     if failed and stage not in ("all", "table"):
         raise QrayError(f"{len(failed)} units failed: {failed[0]}")
+
+
+def _print_timing(out: Path, console: Console) -> None:
+    from qray.results.timing import read_timing, render_timing
+
+    timing = read_timing(out)
+    if timing is not None:
+        console.print()
+        console.print(render_timing(timing))
 
 
 def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: bool) -> None:
@@ -86,13 +128,15 @@ def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: 
 
 def show_results(out: Path, as_json: bool) -> None:
     """`qray show`."""
-    from qray.results.show import print_results, read_results, to_json
+    from qray.results.show import print_results, read_results, results_console, to_json
 
     table = read_results(out)
     if as_json:
         print(to_json(table))
     else:
-        print_results(table, Console())
+        console = results_console()
+        print_results(table, console)
+        _print_timing(out, console)
 
 
 def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json: bool) -> None:
@@ -120,6 +164,9 @@ def run_doctor(as_json: bool) -> None:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:
         print_findings(findings, Console())
+    broken = [finding.topic for finding in findings if finding.state == "broken"]
+    if broken:
+        raise QrayError(f"broken here: {', '.join(broken)}")
 
 
 def submit_job(address: str, wait: bool, arguments: Sequence[str]) -> None:

@@ -29,6 +29,9 @@ CODECS = (
     ("libsvtav1", "yuv420p", "mkv"),
 )
 
+#: A task that does nothing is back in under a second; the whole diagnosis is to take less than a minute.
+RAY_TASK_TIMEOUT_S = 30.0
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -163,7 +166,7 @@ def _ray() -> Finding:
         def one() -> int:
             return 1
 
-        if ray.get(one.remote(), timeout=60) != 1:
+        if ray.get(one.remote(), timeout=RAY_TASK_TIMEOUT_S) != 1:
             return Finding("Ray", "broken", "a task returned the wrong answer")
         slots = cluster_slots()
         where = f"attached to {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "starts here"
@@ -174,7 +177,8 @@ def _ray() -> Finding:
 
 def diagnose() -> list[Finding]:
     """Look at everything, in the order in which it is shown. Takes some ten seconds, most of them to start Ray."""
-    findings = [_try("packages", _packages), _cpu(), _int8(), _bf16(), _try("GPU", _gpu), _memory()]
+    findings = [_try("packages", _packages), _try("CPU", _cpu), _try("INT8 arithmetic", _int8)]
+    findings += [_try("bf16 arithmetic", _bf16), _try("GPU", _gpu), _try("memory", _memory)]
     findings.append(_try("video", _video))
     engines = dict.fromkeys(engine for engines in ENGINES_OF_METHOD.values() for engine in engines)
     findings += [_try(f"engine {engine}", partial(_variants, engine)) for engine in engines]

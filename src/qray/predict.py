@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from qray.data.decode import ClipError, decode_frames, evaluation_indices
 from qray.data.probe import probe
+from qray.errors import QrayError
 from qray.variants.artifact import read_artifact
 from qray.variants.registry import load_artifact
 
@@ -21,10 +23,18 @@ def predict_videos(
     Clips are sampled as the artifact's study evaluated them; windows are averaged.
 
     Raises:
-        QrayError: `folder` holds no artifact.
+        QrayError: `folder` holds no artifact, or one that its engine cannot load here.
     """
     artifact = read_artifact(folder)
-    predict = load_artifact(artifact, threads)
+    try:
+        predict = load_artifact(artifact, threads)
+    except Exception as error:
+        # Each engine has errors of its own for a file that it cannot read, and may not be installed at all.
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise QrayError(
+            f"{folder}: engine {artifact.variant.engine} cannot load it ({type(error).__name__}: {first}); "
+            "`qray doctor` says which engines work here"
+        ) from error
     for video in videos:
         facts = probe(video)
         if facts.error:
@@ -36,4 +46,8 @@ def predict_videos(
         except ClipError as error:
             yield video, None, str(error)
             continue
-        yield video, float(np.mean(predict(clips))), None
+        value = float(np.mean(predict(clips)))
+        if math.isfinite(value):
+            yield video, value, None
+        else:
+            yield video, None, "the model's prediction is not a finite number"

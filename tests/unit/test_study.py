@@ -62,7 +62,7 @@ def test_the_control_of_4_bit_qat_is_a_variant_of_its_own() -> None:
 @pytest.mark.parametrize("method", ["qat", "finetune"])
 def test_a_width_that_the_sweep_does_not_try_is_refused(method: str) -> None:
     qat = {"name": "q", "method": method, "engine": "inductor", "weight_bits": 4}
-    with pytest.raises(ValidationError, match="not in sweep.weight_bits"):
+    with pytest.raises(ValidationError, match=r"not in sweep\.weight_bits"):
         study(variants=[FP32, qat], sweep={"trials": 1, "weight_bits": [8]})
 
 

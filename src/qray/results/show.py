@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qray.errors import QrayError
 from qray.results.schema import RESULTS
 
 NOT_MEASURED = "–"
 VERDICT_STYLE = {"non-inferior": "green", "inferior": "red", "inconclusive": "yellow"}
-#: Narrower terminals get the columns that decide, the others stay in results.parquet.
-WIDE = 116
+#: Blanks between two columns.
+GAP = 2
+PIPE_WIDTH = 160
+Justify = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    rank: int
+    justify: Justify
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(text) for text in (self.title, *self.cells))
 
 
 def read_results(out: Path) -> pa.Table:
@@ -70,6 +88,10 @@ def _number(value: float | None, digits: int = 2, unit: str = "") -> str:
     return NOT_MEASURED if value is None else f"{value:.{digits}f}{unit}"
 
 
+def _percent(share: float | None) -> str:
+    return NOT_MEASURED if share is None else f"{share:.0%}"
+
+
 def _signed(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:+.2f}"
 
@@ -84,41 +106,66 @@ def _size(value: int | None) -> str:
     return NOT_MEASURED if value is None else f"{value / 1e6:.2f}"
 
 
-def _verdict(row: dict[str, Any]) -> str:
-    word = row["verdict"]
-    return f"[{VERDICT_STYLE[word]}]{word}[/]" if word else NOT_MEASURED
+def _columns(rows: Sequence[dict[str, Any]], several: bool) -> list[_Column]:
+    """Every column, in order, with how dispensable it is: the highest rank goes first where width is short."""
+
+    def column(title: str, rank: int, cell: Callable[[dict[str, Any]], str], justify: Justify = "right") -> _Column:
+        return _Column(title, rank, justify, [cell(row) for row in rows])
+
+    columns = [
+        column("variant", 0, lambda row: row["variant"], "left"),
+        column("MAE", 0, lambda row: _number(row["mae"])),
+        column("Δ to fp32 (95 %)", 1, _interval),
+        column("verdict", 0, lambda row: row["verdict"] or NOT_MEASURED, "left"),
+        column("MB", 3, lambda row: _size(row["size_bytes"])),
+        column("weights MB", 5, lambda row: _size(row["weights_bytes"])),
+        column(
+            "INT8", 4, lambda row: NOT_MEASURED if row["int8_mac_share"] is None else f"{row['int8_mac_share']:.0%}"
+        ),
+        column("p50 ms", 2, lambda row: _number(row["latency_p50_ms"])),
+        column("speed-up", 0, lambda row: _number(row["speedup"], 2, "x")),
+        column("engine × precision", 7, _parts),
+        column("RSS MB", 6, lambda row: _number(row["peak_rss_mb"], 0)),
+    ]
+    if several:
+        columns.insert(1, column("thr/b", 0, lambda row: f"{row['threads']}/{row['batch']}" if row["threads"] else ""))
+    return columns
+
+
+def _parts(row: dict[str, Any]) -> str:
+    parts = (row["speedup_engine"], row["speedup_precision"])
+    return " × ".join(f"{part:.2f}" for part in parts) if None not in parts else NOT_MEASURED
 
 
 def render(table: pa.Table, width: int) -> Table:
-    """The variants as a rich table that fits `width` columns."""
-    wide = width >= WIDE
+    """The variants as a rich table of at most `width` columns: what does not fit is left to results.parquet."""
     rows = [row for row in sorted_rows(table) if row["stage"] != "trial" and row["status"] == "ok"]
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    grid.add_column("variant", no_wrap=True)
-    columns = ["MAE", "Δ to fp32 (95 %)", "verdict", "MB"]
-    columns += ["weights MB", "INT8"] if wide else []
-    columns += ["p50 ms", "speed-up"]
-    columns += ["engine × precision", "RSS MB"] if wide else []
-    several = len({(row["threads"], row["batch"]) for row in rows if row["threads"] is not None}) > 1
-    if several:
-        columns.insert(0, "thr/batch")
+    columns = _columns(rows, several=_several_points(rows))
+    while sum(column.width + GAP for column in columns) - GAP > width and any(column.rank for column in columns):
+        columns.remove(max(columns, key=lambda column: column.rank))
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     for column in columns:
-        grid.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
-    for row in rows:
-        cells = [_number(row["mae"]), _interval(row), _verdict(row), _size(row["size_bytes"])]
-        if wide:
-            share = row["int8_mac_share"]
-            cells += [_size(row["weights_bytes"]), NOT_MEASURED if share is None else f"{share:.0%}"]
-        cells += [_number(row["latency_p50_ms"], 2), _number(row["speedup"], 2, "x")]
-        if wide:
-            parts = (row["speedup_engine"], row["speedup_precision"])
-            product = " × ".join(f"{part:.2f}" for part in parts) if None not in parts else NOT_MEASURED
-            cells += [product, _number(row["peak_rss_mb"], 0)]
-        if several:
-            cells.insert(0, f"{row['threads']}/{row['batch']}" if row["threads"] else NOT_MEASURED)
-        name = row["variant"] if row["stage"] == "variant" else f"[dim]{row['variant']}[/]"
-        grid.add_row(name, *cells)
+        # Where the last columns do not fit either, names give way, not figures.
+        least = None if column.title == "variant" else column.width
+        grid.add_column(column.title, justify=column.justify, no_wrap=True, min_width=least)
+    for row, *cells in zip(rows, *(column.cells for column in columns), strict=True):
+        styles = {"verdict": VERDICT_STYLE.get(row["verdict"] or "")}
+        if row["stage"] != "variant":
+            styles["variant"] = "dim"
+        elif row["beats_baseline"] is False:
+            styles["MAE"] = "red"
+        grid.add_row(*(Text(c, style=styles.get(k.title) or "") for c, k in zip(cells, columns, strict=True)))
     return grid
+
+
+def _several_points(rows: Sequence[dict[str, Any]]) -> bool:
+    return len({(row["threads"], row["batch"]) for row in rows if row["threads"] is not None}) > 1
+
+
+def results_console() -> Console:
+    """Standard output; a file or pipe, which has no width, gets every column."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH, soft_wrap=True)
 
 
 def print_results(table: pa.Table, console: Console) -> None:
@@ -127,11 +174,12 @@ def print_results(table: pa.Table, console: Console) -> None:
     rows = sorted_rows(table)
     ok = next((row for row in rows if row["stage"] == "variant" and row["mae"] is not None), None)
     if ok is not None:
+        points = "; thr/b: threads and batch" if _several_points(rows) else ""
         console.print(
-            f"[dim]MAE on {ok['split']}, {ok['n_clips']} clips; margin {ok['margin']:g}; "
-            f"latency per call on {ok['host']}[/]",
-            highlight=False,
-        )
+            f"MAE on {ok['split']}, {ok['n_clips']} clips; margin {ok['margin']:g}; "
+            f"latency per call on {ok['host']}{points}",
+            style="dim", highlight=False, markup=False,
+        )  # fmt: skip
     seen = set()
     for row in rows:
         line = f"{row['variant']}: {row['reason']}"
@@ -147,4 +195,5 @@ def print_results(table: pa.Table, console: Console) -> None:
             settings = json.loads(row["settings"] or "{}")
             words = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in ([], None))
             tail = f" ({row['reason']})" if row["reason"] else ""
-            console.print(f"  {_number(row['mae'], 3)}  {row['variant']}: {words}{tail}", style="dim", highlight=False)
+            console.print(f"  {_number(row['mae'], 3)}  {row['variant']}: {words}{tail}", style="dim", highlight=False,
+                          markup=False)  # fmt: skip

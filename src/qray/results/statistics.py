@@ -16,12 +16,15 @@ CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Error of one variant on n clips, in target units; intervals are 95 % percentile bootstrap over clips."""
+    """Error of one variant on n clips, in target units; intervals are 95 % percentile bootstrap over clips.
+
+    The interval is None for a single clip, which tells nothing of how clips differ.
+    """
 
     n_clips: int
     mae: float
-    mae_low: float
-    mae_high: float
+    mae_low: float | None
+    mae_high: float | None
     rmse: float
     r2: float | None
 
@@ -55,8 +58,9 @@ def accuracy(target: np.ndarray, predicted: np.ndarray, replicates: int, seed: i
     if not np.isfinite(predicted).all():
         raise ValueError(f"{int((~np.isfinite(predicted)).sum())} of {len(predicted)} predictions are not finite")
     error = np.abs(predicted - target)
-    low, high = interval(bootstrap_means(error[:, None], replicates, seed))
-    spread = float(np.square(target - target.mean()).sum())
+    low, high = interval(bootstrap_means(error[:, None], replicates, seed)) if len(target) > 1 else (None, None)
+    # The mean of equal floats may be off by a rounding error, so the range is what tells that they are equal.
+    spread = float(np.square(target - target.mean()).sum()) if np.ptp(target) > 0 else 0.0
     return Accuracy(
         n_clips=len(target), mae=float(error.mean()), mae_low=low, mae_high=high,
         rmse=float(np.sqrt(np.square(error).mean())),
@@ -70,9 +74,16 @@ def paired_difference(error: np.ndarray, reference: np.ndarray, replicates: int,
     return float(difference.mean()), interval(bootstrap_means(difference[:, None], replicates, seed))
 
 
-def paired_ratio(error: np.ndarray, reference: np.ndarray, replicates: int, seed: int) -> tuple[float, Interval]:
-    """Ratio of mean absolute errors on the same clips, with its paired bootstrap interval."""
+def paired_ratio(error: np.ndarray, reference: np.ndarray, replicates: int, seed: int) -> tuple[float, Interval] | None:
+    """Ratio of mean absolute errors on the same clips, with its paired bootstrap interval.
+
+    None for a single clip, and where the reference has so many clips without error that a resample has no ratio.
+    """
+    if len(error) < 2:
+        return None
     means = bootstrap_means(np.stack([error, reference], 1), replicates, seed)
+    if not (means[:, 1] > 0).all():
+        return None
     return float(error.mean() / reference.mean()), interval(means[:, 0] / means[:, 1])
 
 

@@ -92,8 +92,8 @@ class _Table:
             return {}
         boot, seed = self.study.verdict.bootstrap, self.study.verdict.seed
         if self.reference is not None and self.reference.predictions is not None:
-            readable = self.reference.predictions["prediction"].notna().to_numpy()
-            frame = frame[readable] if len(readable) == len(frame) else frame
+            reference = self.reference.predictions
+            frame = frame[frame["clip"].isin(reference["clip"][reference["prediction"].notna()])]
         try:
             figures = accuracy(frame["target"].to_numpy(), frame["prediction"].to_numpy(), boot, seed)
         except ValueError as error:
@@ -104,8 +104,9 @@ class _Table:
         if base is not None:
             base_errors = base.loc[frame["clip"]].to_numpy()
             row["baseline_mae"] = float(base_errors.mean())
-            if outcome is not self.baseline and row["baseline_mae"] > 0:
-                ratio, (low, high) = paired_ratio(errors, base_errors, boot, seed)
+            compared = paired_ratio(errors, base_errors, boot, seed) if outcome is not self.baseline else None
+            if compared is not None:
+                ratio, (low, high) = compared
                 row |= {
                     "ratio_to_baseline": ratio,
                     "ratio_low": low,
@@ -117,15 +118,14 @@ class _Table:
                         f"does not beat the mean predictor: MAE {figures.mae:.2f} against {row['baseline_mae']:.2f}, "
                         f"upper bound of the ratio {high:.2f}"
                     )
-        reference = self._errors(self.reference)
-        if reference is not None and outcome is not self.baseline and len(errors) > 1:
-            aligned = reference.loc[frame["clip"]].to_numpy()
+        reference_errors = self._errors(self.reference)
+        if reference_errors is not None and outcome is not self.baseline and len(errors) > 1:
+            aligned = reference_errors.loc[frame["clip"]].to_numpy()
             if np.isfinite(aligned).all():
                 delta, (low, high) = paired_difference(errors, aligned, boot, seed)
-                margin = self.study.verdict.margin
-                row |= {"delta_mae": delta, "delta_low": low, "delta_high": high, "margin": margin}
+                row |= {"delta_mae": delta, "delta_low": low, "delta_high": high}
                 if outcome is not self.reference:
-                    row["verdict"] = verdict(low, high, margin)
+                    row["verdict"] = verdict(low, high, self.study.verdict.margin)
         return row
 
     def latency(self, outcome: Outcome, at: tuple[int, int]) -> dict[str, Any]:
@@ -165,6 +165,8 @@ class _Table:
         }  # fmt: skip
         if outcome.stage == "trial":
             return [common | {"mae": outcome.val_mae}]
+        if outcome.stage == "variant":
+            common["margin"] = study.verdict.margin
         common |= self.accuracy(outcome)
         measured = sorted({*outcome.latency, *outcome.peak_rss_mb})
         if not measured:
@@ -182,9 +184,9 @@ def assemble(outcomes: Sequence[Outcome], study: Study, facts: RunFacts) -> pa.T
     """The results table: schema `qray.results.schema.RESULTS`, FP32 eager first, in the order of `outcomes`."""
     table = _Table(outcomes, study, facts)
     rows = [row for outcome in outcomes for row in table.rows(outcome)]
-    clean = [{name: _null_if_nan(row.get(name)) for name in RESULTS.names} for row in rows]
+    clean = [{name: _null_unless_finite(row.get(name)) for name in RESULTS.names} for row in rows]
     return pa.Table.from_pylist(clean, schema=RESULTS)
 
 
-def _null_if_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _null_unless_finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,120 @@
+"""Where each minute of a run went: its phases, and the work inside them, from the records that the run left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from qray.atomic import write_json
+
+PHASES_FILE = "phases.json"
+#: The phase in which units run side by side, and the kinds of units that each phase is made of.
+PARALLEL_PHASE = "train, build and evaluate"
+KINDS = {
+    PARALLEL_PHASE: ("train", "sweep", "trial", "finetune", "build", "evaluate"),
+    "measure latency and memory": ("measure", "memory"),
+}
+
+
+@dataclass(frozen=True)
+class UnitTime:
+    """How long a finished unit of work took; label is None for units that are part of another (QAT trials)."""
+
+    kind: str
+    label: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run: seconds of its phases in order, of the whole, when it began (epoch seconds), and its units."""
+
+    phases: Mapping[str, float]
+    total: float
+    started: float
+    units: tuple[UnitTime, ...]
+
+    def of_kind(self, kind: str) -> list[UnitTime]:
+        """Units of one kind, the longest first."""
+        return sorted((u for u in self.units if u.kind == kind), key=lambda u: -u.seconds)
+
+    def overlap(self) -> float | None:
+        """How many units ran at once on average: their seconds over the seconds of the phase they ran in."""
+        wall = self.phases.get(PARALLEL_PHASE, 0.0)
+        busy = {kind: sum(u.seconds for u in self.of_kind(kind)) for kind in KINDS[PARALLEL_PHASE]}
+        # A sweep is its trials, which run side by side, or the wait for them: not both.
+        sweep = max(busy.pop("sweep"), busy.pop("trial"))
+        together = sum(busy.values()) + sweep
+        return together / wall if wall > 0 and together > 0 else None
+
+
+def write_phases(out: Path, phases: Mapping[str, float], total: float, started: float) -> None:
+    """Record the phases of a run that did work."""
+    write_json(out / "units" / PHASES_FILE, {"phases": dict(phases), "total": total, "started": started})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def read_timing(out: Path) -> Timing | None:
+    """The last run into OUT that did work, with the units that it finished; None where none was recorded."""
+    record = _read(out / "units" / PHASES_FILE)
+    if record is None or not {"phases", "total", "started"} <= record.keys():
+        return None
+    units = []
+    for path in sorted((out / "units").glob("[!.]*-*.json")):
+        unit = _read(path)
+        if unit is None or not isinstance(unit.get("seconds"), int | float):
+            continue
+        # Trials say how long they trained, not when: the record was written when they ended.
+        if unit.get("started", path.stat().st_mtime) >= record["started"]:
+            units.append(UnitTime(path.stem.partition("-")[0], unit.get("label"), float(unit["seconds"])))
+    return Timing(record["phases"], record["total"], record["started"], tuple(units))
+
+
+def render_timing(timing: Timing) -> Table:
+    """Phases with their share of the run, and under each the units that ran in it, by kind."""
+    began = datetime.fromtimestamp(timing.started, UTC)
+    grid = Table(
+        box=None, pad_edge=False, padding=(0, 1), header_style="bold", title_justify="left", title_style="bold",
+        title=f"Where the time went (run of {began:%Y-%m-%d %H:%M} UTC)",
+    )  # fmt: skip
+    grid.add_column("phase", no_wrap=True)
+    for name in ("seconds", "share"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("", no_wrap=True)
+    for phase, seconds in timing.phases.items():
+        if seconds < 0.05 and phase not in KINDS:
+            continue
+        overlap = timing.overlap() if phase == PARALLEL_PHASE else None
+        note = f"{overlap:.1f} units of work at once" if overlap is not None else ""
+        grid.add_row(phase, f"{seconds:.1f}", _share(seconds, timing.total), note)
+        for kind in KINDS.get(phase, ()):
+            _add_kind(grid, kind, timing.of_kind(kind))
+    grid.add_row("all", f"{timing.total:.1f}", _share(timing.total, timing.total), "")
+    return grid
+
+
+def _share(seconds: float, total: float) -> str:
+    return f"{seconds / total:.0%}" if total > 0 else ""
+
+
+def _add_kind(grid: Table, kind: str, units: list[UnitTime]) -> None:
+    if not units:
+        return
+    longest = units[0]
+    note = f"{len(units)} units" if len(units) > 1 else ""
+    if len(units) > 1 and longest.label:
+        note += f", the longest: {longest.label.removeprefix(f'{kind} ')} {longest.seconds:.1f}"
+    grid.add_row(f"[dim]  {kind}[/]", f"[dim]{sum(u.seconds for u in units):.1f}[/]", "", f"[dim]{note}[/]")

@@ -1,0 +1,95 @@
+"""The store: what counts as finished, and what a resumed run may therefore trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qray.errors import QrayError
+from qray.orchestrate.store import Store, pack_folder, unpack_folder
+
+CLIPS = pd.DataFrame({"clip": ["a", "b"], "target": [50.0, 60.0]})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "out")
+
+
+def test_a_unit_that_was_put_is_finished(store: Store) -> None:
+    store.put("train", "k", {"loss": 1.0})
+    assert store.get("train", "k") == {"loss": 1.0}
+
+
+def test_a_unit_that_was_never_put_is_unfinished(store: Store) -> None:
+    assert store.get("train", "k") is None
+
+
+@pytest.mark.parametrize("content", [b"", b'{"loss": 1', b"[1]", b"\xff\xfe", b"null"])
+def test_a_half_written_or_unreadable_record_is_unfinished(store: Store, content: bytes) -> None:
+    store.put("train", "k", {})
+    store.unit_path("train", "k").write_bytes(content)
+    assert store.get("train", "k") is None
+
+
+def test_a_unit_whose_files_are_gone_is_unfinished(store: Store) -> None:
+    folder = store.save_artifact("k", {"model.bin": b"1", "artifact.json": b"{}"})
+    store.put("build", "k", {"files": [store.relative(folder / name) for name in ("model.bin", "artifact.json")]})
+    (folder / "model.bin").unlink()
+    assert store.get("build", "k") is None
+
+
+def test_kinds_do_not_share_keys(store: Store) -> None:
+    store.put("train", "k", {})
+    assert store.get("build", "k") is None
+
+
+def test_a_folder_travels_unchanged(tmp_path: Path) -> None:
+    files = {"a.bin": b"\0\xff", "sub/b.txt": b"x", "empty": b""}
+    unpack_folder(files, tmp_path / "there")
+    assert pack_folder(tmp_path / "there") == files
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
+def test_a_file_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="leads out"):
+        unpack_folder({name: b""}, tmp_path / "there")
+
+
+def test_an_artifact_of_which_a_file_is_refused_leaves_nothing(store: Store) -> None:
+    with pytest.raises(ValueError, match="leads out"):
+        store.save_artifact("k", {"good": b"", "../bad": b""})
+    assert list((store.out / "artifacts").iterdir()) == []
+
+
+def test_predictions_read_back_in_order_with_failed_clips_as_nan(store: Store) -> None:
+    store.save_predictions("k", "TEST", CLIPS, np.array([51.5, np.nan]), 0)
+    frame = store.load_predictions("k", "TEST")
+    assert frame["clip"].tolist() == ["a", "b"]
+    assert frame["prediction"].isna().tolist() == [False, True]
+
+
+def test_damaged_predictions_are_named(store: Store) -> None:
+    path = store.save_predictions("k", "TEST", CLIPS, np.array([51.5, 60.0]), 0)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(QrayError, match="not a readable Parquet file"):
+        store.load_predictions("k", "TEST")
+
+
+def test_only_the_newest_checkpoint_is_kept(store: Store) -> None:
+    for epoch in range(12):
+        store.save_checkpoint("k", epoch, b"%d" % epoch)
+    assert [path.name for path in (store.out / "checkpoints" / "k").iterdir()] == ["epoch-0011.pt"]
+
+
+def test_the_latest_checkpoint_is_the_newest(store: Store) -> None:
+    for epoch in (8, 9, 10):
+        store.save_checkpoint("k", epoch, b"%d" % epoch)
+    assert store.latest_checkpoint("k") == b"10"
+
+
+def test_a_training_that_never_ended_an_epoch_has_no_checkpoint(store: Store) -> None:
+    assert store.latest_checkpoint("k") is None

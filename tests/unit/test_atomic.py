@@ -1,0 +1,82 @@
+"""A file or folder is there completely or not at all, whatever interrupts its writer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qray.atomic import atomic_path, write_json, write_parquet, write_text
+
+
+class Broken(Exception):
+    """What interrupts a writer here."""
+
+
+def test_a_write_that_dies_midway_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(Broken), atomic_path(path) as temporary:
+        temporary.write_text("ne")
+        raise Broken
+    assert path.read_text() == "old"
+
+
+def test_a_write_that_dies_midway_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
+    with pytest.raises(Broken), atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "part").touch()
+        raise Broken
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    code = (
+        "import os, sys; from pathlib import Path; from qray.atomic import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('ne'); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert (done.returncode, path.read_text()) == (-9, "old")
+
+
+def test_a_folder_replaces_the_one_before_with_all_its_files(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "second"]
+
+
+def test_missing_parents_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "c.txt", "x")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
+
+
+def test_the_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "clip.avi") as temporary:
+        temporary.touch()
+        assert temporary.suffix == ".avi"
+
+
+def test_json_refuses_a_figure_that_is_not_a_number(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"mae": float("nan")})
+
+
+def test_json_reads_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "심장", "none": None})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "심장", "none": None}
+
+
+def test_parquet_reads_back(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2]})
+    write_parquet(tmp_path / "a.parquet", table)
+    assert pq.read_table(tmp_path / "a.parquet") == table
