@@ -14,6 +14,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, versions
 from qray.study import ENGINES_OF_METHOD, Variant
@@ -193,5 +194,5 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for finding in findings:
-        grid.add_row(finding.topic, f"[{STYLE[finding.state]}]{finding.state}[/]", finding.detail)
+        grid.add_row(finding.topic, Text(finding.state, style=STYLE[finding.state]), Text(finding.detail))
     console.print(grid)

@@ -18,20 +18,23 @@ class Broken(Exception):
     """What interrupts a writer here."""
 
 
-def test_a_write_that_dies_midway_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    write_text(path, "old")
-    with pytest.raises(Broken), atomic_path(path) as temporary:
-        temporary.write_text("ne")
-        raise Broken
-    assert path.read_text() == "old"
-
-
-def test_a_write_that_dies_midway_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
-    with pytest.raises(Broken), atomic_path(tmp_path / "folder") as temporary:
+def half_write(path: Path) -> None:
+    with atomic_path(path) as temporary:
         temporary.mkdir()
         (temporary / "part").touch()
         raise Broken
+
+
+def test_a_write_that_dies_midway_leaves_the_old_folder(tmp_path: Path) -> None:
+    write_text(tmp_path / "folder" / "old", "")
+    with pytest.raises(Broken):
+        half_write(tmp_path / "folder")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["old"]
+
+
+def test_a_write_that_dies_midway_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(Broken):
+        half_write(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
 
 

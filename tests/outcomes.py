@@ -1,0 +1,66 @@
+"""Outcomes and tables for the tests of results: made up, but through the real code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from qray.measure.latency import Latency
+from qray.results.table import Outcome, RunFacts, assemble
+from qray.study import Study
+
+CLIPS = 60
+RNG = np.random.default_rng(0)
+TARGET = RNG.normal(55, 12, CLIPS)
+NOISE = RNG.normal(0, 3, CLIPS)
+STUDY = Study.model_validate(
+    {"name": "s", "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}], "verdict": {"bootstrap": 400}}
+)
+FACTS = RunFacts("this host", "avx2 fma", {"torch": "2"}, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+
+def predictions(predicted: Sequence[float] | np.ndarray, target: np.ndarray = TARGET) -> pd.DataFrame:
+    return pd.DataFrame({"clip": [f"c{i}" for i in range(len(target))], "target": target, "prediction": predicted})
+
+
+def latency(milliseconds: float, calls: int = 250, **more: Any) -> Latency:
+    return Latency([[milliseconds] * calls], 0.5, "the measuring host", "avx2", **more)
+
+
+def outcome(name: str, method: str, engine: str, noise: float = 1.0, ms: float | None = None, **more: Any) -> Outcome:
+    """A finished variant whose errors are `noise` times the common ones."""
+    finished: dict[str, Any] = {
+        "predictions": predictions(TARGET + noise * NOISE), "size_bytes": 4_000_000, "weights_bytes": 3_000_000,
+        "latency": {} if ms is None else {(1, 1): latency(ms)}, "int8_mac_share": 0.0, "artifact": f"artifacts/{name}",
+    }  # fmt: skip
+    return Outcome(name, f"key of {name}", method, engine, **(finished | more))
+
+
+def fp32(**more: Any) -> Outcome:
+    return outcome("fp32", "fp32", "eager", **({"ms": 80.0} | more))
+
+
+def baseline() -> Outcome:
+    mean = predictions(np.full(CLIPS, 55.0))
+    return Outcome("mean-predictor", "key of the mean", "baseline", "none", stage="baseline", predictions=mean)
+
+
+def trial(val_mae: float | None, **more: Any) -> Outcome:
+    settings: Mapping[str, Any] = {"weight_bits": 8, "lr": 1e-4, "keep_fp32": []}
+    return Outcome("qat-w8-abcdef", "key of a trial", "qat", "eager", stage="trial", settings=settings,
+                   val_mae=val_mae, **more)  # fmt: skip
+
+
+def table(*outcomes: Outcome, study: Study = STUDY) -> pa.Table:
+    return assemble(outcomes, study, FACTS)
+
+
+def row(name: str, *outcomes: Outcome) -> dict[str, Any]:
+    """The only row of a name."""
+    (found,) = [r for r in table(*outcomes).to_pylist() if r["variant"] == name]
+    return found

@@ -1,0 +1,102 @@
+"""The doctor: every fact found by trying it, and an exit code that a script can rely on."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from qray import commands, doctor
+from qray.doctor import Finding, diagnose, print_findings
+from qray.errors import QrayError
+from qray.study import ENGINES_OF_METHOD
+
+GOOD = [Finding("packages", "ok", "torch 2"), Finding("engine openvino", "missing", "not installed")]
+BROKEN = [*GOOD, Finding("Ray", "broken", "it did not start")]
+
+
+@pytest.fixture(scope="module")
+def findings() -> Iterator[dict[str, Finding]]:
+    """One look at this machine, a Ray of its own started for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield {finding.topic: finding for finding in diagnose()}
+
+
+def test_ray_is_started_and_answers(findings: dict[str, Finding]) -> None:
+    assert findings["Ray"].state == "ok", findings["Ray"].detail
+
+
+def test_ray_is_ended_again(findings: dict[str, Finding]) -> None:
+    assert not ray.is_initialized()
+
+
+def test_mjpeg_is_written_and_read_back(findings: dict[str, Finding]) -> None:
+    assert "mjpeg" in findings["video"].detail
+
+
+def test_every_engine_is_looked_at(findings: dict[str, Finding]) -> None:
+    engines = {f"engine {engine}" for engines in ENGINES_OF_METHOD.values() for engine in engines}
+    assert engines <= findings.keys()
+
+
+def test_eager_pytorch_is_always_there(findings: dict[str, Finding]) -> None:
+    assert findings["engine eager"].state == "ok", findings["engine eager"].detail
+
+
+def test_nothing_is_broken_where_the_tests_run(findings: dict[str, Finding]) -> None:
+    assert [finding for finding in findings.values() if finding.state == "broken"] == []
+
+
+def test_every_finding_has_a_detail(findings: dict[str, Finding]) -> None:
+    assert [finding.topic for finding in findings.values() if not finding.detail] == []
+
+
+def test_a_dead_ray_address_is_a_broken_finding_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    found = doctor._try("Ray", doctor._ray)
+    assert (found.state, "127.0.0.1:9" in found.detail) == ("broken", True)
+
+
+def test_a_check_that_raises_is_a_broken_finding() -> None:
+    def check() -> Finding:
+        raise RuntimeError("first line\nsecond line")
+
+    assert doctor._try("x", check) == Finding("x", "broken", "RuntimeError: first line")
+
+
+def test_what_is_missing_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda: GOOD)
+    commands.run_doctor(as_json=False)
+
+
+def test_what_is_broken_is_a_failure_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda: BROKEN)
+    with pytest.raises(QrayError, match="broken here: Ray") as caught:
+        commands.run_doctor(as_json=False)
+    assert caught.value.exit_code == 1
+
+
+def test_json_lists_every_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda: GOOD)
+    commands.run_doctor(as_json=True)
+    assert json.loads(capsys.readouterr().out)[1] == {
+        "topic": "engine openvino", "state": "missing", "detail": "not installed"
+    }  # fmt: skip
+
+
+def test_details_are_printed_as_they_are() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    print_findings([Finding("packages", "ok", "pip install qray[onnx] at [red]")], console)
+    assert isinstance(console.file, io.StringIO)
+    assert "qray[onnx] at [red]" in console.file.getvalue()
+
+
+def test_a_codec_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nonesuch"):
+        doctor._round_trip("nonesuch", "yuv420p", "avi", tmp_path)
