@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from qray.errors import QrayError
+from qray.ray_token import use_token_if_there_is_one
 
 POLL_S = 1.0
 
@@ -19,6 +20,7 @@ def submit(address: str, arguments: Sequence[str], wait: bool) -> str:
     Raises:
         QrayError: no cluster answers at `address`.
     """
+    use_token_if_there_is_one()
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     entrypoint = shlex.join(["python", "-m", "qray", "run", "all", *arguments])

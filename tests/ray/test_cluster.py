@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,15 @@ def test_cluster_yaml_passes_rays_own_validator() -> None:
     assert types[config["head_node_type"]]["resources"]["CPU"] == 0
 
 
+@dataclass(frozen=True)
+class Head:
+    """A running Ray: its address, its dashboard, and an environment that holds its token."""
+
+    address: str
+    dashboard: str
+    env: dict[str, str]
+
+
 def free_port() -> int:
     """A port that nothing listens on."""
     with socket.socket() as probe:
@@ -103,15 +114,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """(address, dashboard) of a `ray start --head` of this test's own, ended by ending its processes."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A `ray start --head` of this test's own, which asks for a token, ended by ending its processes."""
+    token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    with_token = environment(RAY_AUTH_TOKEN_PATH=str(token))
     port, dashboard, metrics = free_port(), free_port(), free_port()
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}", "--disable-usage-stats",
         f"--temp-dir={tmp_path_factory.mktemp('r')}",
     ]  # fmt: skip
-    process = subprocess.Popen(command, env=environment(), start_new_session=True,
+    process = subprocess.Popen(command, env=with_token | {"RAY_AUTH_MODE": "token"}, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
     def answers() -> bool:
@@ -125,35 +139,37 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
 
     try:
         wait_until(answers, "the dashboard of `ray start --head`", 120)
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", with_token)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        # To the command alone: it ends what it started.
+        process.terminate()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_ray_job_submit_completes(head: tuple[str, str], tiny_dataset: Path, tmp_path: Path) -> None:
+def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     shutil.copytree(ROOT / "src", work / "src")
     shutil.copy(TINY, work / "tiny.yaml")
     run = ["python", "-m", "qray", "run", "evaluate", "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out]
     ray_command = Path(sys.executable).parent / "ray"
     done = subprocess.run(
-        [ray_command, "job", "submit", "--address", head[1], "--working-dir", ".", "--", *map(str, run)],
-        cwd=work, env=environment(), capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False,
+        [ray_command, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *map(str, run)],
+        cwd=work, env=head.env | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True,
+        timeout=RUN_TIMEOUT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(results(out)["status"]) == {"ok"}
 
 
-def test_qray_submit_follows_the_job_to_its_end(head: tuple[str, str], tiny_dataset: Path, tmp_path: Path) -> None:
+def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "work").mkdir()
     shutil.copy(TINY, tmp_path / "work" / "tiny.yaml")
-    done = qray("submit", "--address", head[1], "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
-                cwd=tmp_path / "work")  # fmt: skip
+    done = qray("submit", "--address", head.dashboard, "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
+                cwd=tmp_path / "work", env=head.env)  # fmt: skip
     assert done.code == 0, done.stdout + done.stderr
     assert "done  train fp32" in done.stdout
     assert set(results(out)["status"]) == {"ok"}
@@ -187,3 +203,10 @@ def test_progress_is_metrics_in_the_dashboard(cluster: Cluster, tiny_dataset: Pa
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
+
+
+def test_a_run_attaches_to_a_ray_that_asks_for_a_token(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
+    env = head.env | {"RAY_ADDRESS": head.address}
+    done = run_tiny("train", tiny_dataset, tmp_path / "out", "--set", "training.epochs=1", env=env)
+    assert done.code == 0, done.stderr
+    assert units(tmp_path / "out", "train")
