@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torchao.quantization.pt2e import (
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
     disable_observer,
+    enable_observer,
 )
 from torchao.quantization.pt2e import move_exported_model_to_eval as _to_eval
 from torchao.quantization.pt2e import move_exported_model_to_train as _to_train
@@ -26,6 +28,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
 )
 
+from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.study import Section
 from qray.variants.artifact import BuildRequest
@@ -96,12 +99,11 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     `example`: uint8 (2, T, H, W, 3). The module is in training mode; switch with `set_training`. Its state_dict loads
     into any other module prepared with the same settings.
     """
-    averaging = 0.01 if settings.observer == "moving_average" else 1.0
     # "minmax" keeps the extremes of all batches; "moving_average" follows them with a constant of 0.01.
     activation_observer = MovingAverageMinMaxObserver if settings.observer == "moving_average" else MinMaxObserver
     activation_arguments: dict[str, Any] = {"observer": activation_observer, "eps": SCALE_EPSILON}
     if settings.observer == "moving_average":
-        activation_arguments["averaging_constant"] = averaging
+        activation_arguments["averaging_constant"] = 0.01
     config = _config(
         settings.weight_bits,
         FakeQuantize.with_args(**activation_arguments),
@@ -111,46 +113,71 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
         ),
         qat=True,
     )
-    training = model.training
-    model.train()
+    # An exported module shares its parameters with what it was exported from, and this one is going to be trained.
+    model = copy.deepcopy(model).train()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = {0: torch.export.Dim.DYNAMIC}
         program = torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
-    model.train(training)
     quantizer = _quantizer(model, config, settings.keep_fp32)
     prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
-    # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start.
-    set_training(prepared, False)
+    # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start. The example is
+    # no clip of the data set, so its activations must not count as seen.
+    _switch(prepared, False)
     with torch.no_grad():
         prepared(example)
+    for observer in _activation_observers(prepared):
+        observer.activation_post_process.reset_min_max_vals()
     set_training(prepared, True)
     return prepared
 
 
 def set_training(module: torch.fx.GraphModule, training: bool) -> None:
-    """Switch batch-norm and dropout of an exported module, which has no .train() of its own."""
+    """Switch between training and evaluation: an exported module has no .train() of its own.
+
+    In evaluation the activation ranges stay as they are, so that VAL clips calibrate nothing. Switching to training
+    undoes both freezes.
+    """
+    _switch(module, training)
+    for observer in _activation_observers(module):
+        (enable_observer if training else disable_observer)(observer)
+
+
+def _switch(module: torch.fx.GraphModule, training: bool) -> None:
     _quietly(_to_train if training else _to_eval, module)
+
+
+def _activation_observers(module: nn.Module) -> list[FakeQuantize]:
+    return [child for child in module.modules() if isinstance(child, FakeQuantize) and not child.is_per_channel]
 
 
 def freeze_observers(module: torch.fx.GraphModule) -> None:
     """Keep the activation ranges seen so far; weights keep being observed, since they go on changing."""
-    for child in module.modules():
-        if isinstance(child, FakeQuantize) and not child.is_per_channel:
-            disable_observer(child)
+    for observer in _activation_observers(module):
+        disable_observer(observer)
 
 
 def freeze_batch_norm(module: torch.fx.GraphModule) -> None:
     """Use and keep the running statistics from here on."""
-    set_training(module, False)
+    _switch(module, False)
 
 
 def quantize_qat(request: BuildRequest, settings: QatSettings) -> nn.Module:
     """The trained QAT state converted to quantize/dequantize pairs, as `quantize_static` gives."""
-    assert request.qat_state is not None
+    if request.qat_state is None:
+        raise QrayError(
+            f"{request.variant.name}: method qat is built from the state of a trained QAT module; none given"
+        )
+    if settings.weight_bits != request.variant.weight_bits:
+        raise QrayError(
+            f"{request.variant.name}: weight_bits is {request.variant.weight_bits}, but the QAT module was trained "
+            f"with {settings.weight_bits}"
+        )
     prepared = prepare_qat(request.model, request.example(), settings)
     prepared.load_state_dict(request.qat_state)
     set_training(prepared, False)
+    # The last optimizer step came after the last look at the weights: look again, for the ranges of what is shipped.
+    prepared(request.example())
     return strip_unused(_quietly(convert_pt2e, prepared))
 
 

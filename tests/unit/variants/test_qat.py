@@ -1,0 +1,167 @@
+"""QAT: the module trains, its state travels, its freezes hold, and what is deployed is what was simulated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from networks import TARGET_STD, TINY_CLIP, realistic_model, request, smooth_clips, toy_batches
+from shelf import Shelf, train_qat
+from torch import nn
+
+from qray.errors import QrayError
+from qray.model.regressor import VideoRegressor
+from qray.study import Variant
+from qray.variants import pt2e
+from qray.variants.artifact import BuildRequest
+
+Module = torch.fx.GraphModule
+
+
+def prepared(**settings: Any) -> Module:
+    return pt2e.prepare_qat(realistic_model(), smooth_clips(2, seed=1), pt2e.QatSettings.model_validate(settings))
+
+
+@pytest.fixture(scope="module")
+def module() -> Module:
+    """A prepared module that saw two batches. Tests leave it in training mode."""
+    made = prepared()
+    for batch in toy_batches(2):
+        made(batch.clips)
+    return made
+
+
+def ranges(module: Module) -> dict[str, torch.Tensor]:
+    """Activation ranges that the module has seen."""
+    return {
+        name: value.clone()
+        for name, value in module.state_dict().items()
+        if name.endswith((".min_val", ".max_val")) and value.numel() == 1
+    }
+
+
+def running_means(module: Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if name.endswith("running_mean")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return bool(one) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_loss_gets_lower(shelf: Shelf) -> None:
+    losses = shelf.qat.losses
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_a_state_loads_into_another_module_of_the_same_settings(shelf: Shelf) -> None:
+    other = prepared(**shelf.qat.settings)
+    other.load_state_dict(shelf.qat.state)
+    assert same(shelf.qat.state, other.state_dict())
+
+
+def test_preparing_and_training_leave_the_fp32_model_as_it_was() -> None:
+    model = realistic_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train_qat(model, steps=1)
+    assert same(before, model.state_dict())
+    assert not model.training
+
+
+def test_the_example_that_was_traced_leaves_no_trace_in_the_ranges() -> None:
+    """Minimum and maximum are kept for ever: a black example would widen or shift every range."""
+    assert all(value.isinf() for value in ranges(prepared(observer="minmax")).values())
+
+
+def test_evaluation_calibrates_nothing(module: Module) -> None:
+    before = ranges(module)
+    pt2e.set_training(module, False)
+    module(smooth_clips(4, seed=50))
+    pt2e.set_training(module, True)
+    assert same(before, ranges(module))
+
+
+def test_training_goes_on_observing_after_an_evaluation(module: Module) -> None:
+    pt2e.set_training(module, False)
+    pt2e.set_training(module, True)
+    before = ranges(module)
+    module(smooth_clips(4, seed=51))
+    assert not same(before, ranges(module))
+
+
+def test_frozen_observers_keep_their_ranges_in_training(module: Module) -> None:
+    pt2e.freeze_observers(module)
+    before = ranges(module)
+    module(smooth_clips(4, seed=52))
+    after = ranges(module)
+    pt2e.set_training(module, True)
+    assert same(before, after)
+
+
+def test_frozen_batch_norm_keeps_its_statistics(module: Module) -> None:
+    pt2e.freeze_batch_norm(module)
+    before = running_means(module)
+    module(smooth_clips(4, seed=53))
+    after = running_means(module)
+    pt2e.set_training(module, True)
+    assert same(before, after)
+
+
+def test_frozen_batch_norm_goes_on_observing_activations(module: Module) -> None:
+    pt2e.freeze_batch_norm(module)
+    before = ranges(module)
+    module(smooth_clips(4, seed=54))
+    after = ranges(module)
+    pt2e.set_training(module, True)
+    assert not same(before, after)
+
+
+def test_training_updates_batch_norm(module: Module) -> None:
+    before = running_means(module)
+    module(smooth_clips(4, seed=55))
+    assert not same(before, running_means(module))
+
+
+def test_the_deployed_predictions_are_the_simulated_ones(shelf: Shelf) -> None:
+    assert shelf["qat-inductor"].built.notes["parity_max_abs"] < 0.1 * TARGET_STD
+
+
+def codes_of(module: nn.Module) -> list[torch.Tensor]:
+    """INT8 weight codes of every convolution, one tensor (out channels, rest) each."""
+    return [t.flatten(1) for t in module.state_dict().values() if t.dtype == torch.int8 and t.dim() == 4]
+
+
+def most_codes(module: nn.Module) -> int:
+    return max(len(channel.unique()) for codes in codes_of(module) for channel in codes)
+
+
+def quantized_w4(method: str, model: VideoRegressor) -> nn.Module:
+    variant = Variant(name="w4", method=method, engine="inductor", weight_bits=4)  # type: ignore[arg-type]
+    if method == "ptq":
+        return pt2e.quantized(request(variant, model))
+    run = train_qat(realistic_model(), steps=1, weight_bits=4)
+    return pt2e.quantized(BuildRequest(variant, model, TINY_CLIP, (), run.state, run.settings))
+
+
+@pytest.mark.parametrize("method", ["ptq", pytest.param("qat", marks=pytest.mark.slow)])
+def test_four_bit_weights_are_at_most_sixteen_codes_per_channel(shelf: Shelf, method: str) -> None:
+    module = quantized_w4(method, shelf.model)
+    assert len(codes_of(module)) == 20
+    assert most_codes(module) <= 16
+
+
+def test_eight_bit_weights_use_more_than_sixteen_codes(shelf: Shelf) -> None:
+    assert most_codes(pt2e.quantized(shelf.request("ptq-inductor"))) > 16
+
+
+def test_a_state_of_another_width_is_not_built_under_this_name(shelf: Shelf) -> None:
+    variant = Variant(name="qat-w4", method="qat", engine="inductor", weight_bits=4)
+    build = BuildRequest(variant, shelf.model, TINY_CLIP, (), shelf.qat.state, shelf.qat.settings)
+    with pytest.raises(QrayError, match="weight_bits is 4, but the QAT module was trained with 8"):
+        pt2e.quantized(build)
+
+
+def test_qat_without_a_trained_state_says_so(shelf: Shelf) -> None:
+    variant = Variant(name="qat", method="qat", engine="inductor")
+    with pytest.raises(QrayError, match="qat: method qat is built from the state"):
+        pt2e.quantized(BuildRequest(variant, shelf.model, TINY_CLIP))
