@@ -13,6 +13,7 @@ from torch import nn
 
 from qray.atomic import atomic_path
 from qray.errors import QrayError
+from qray.measure.host import cpu_flags
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
@@ -37,7 +38,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
     """
     variant = request.variant
     macs = layer_macs(request.model, request.example(1))
-    notes: dict[str, object] = {}
+    # g++ compiles for the CPU it runs on: another one that lacks an instruction set would die of it.
+    notes: dict[str, object] = {"cpu_flags": sorted(cpu_flags())}
     module: nn.Module = request.model
     if variant.method == "bf16":
         module = to_bf16(request.model)
@@ -69,7 +71,10 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> str:
         package = Path(scratch) / "model.pt2"
         # Freezing is what packs weights and turns quantize/dequantize pairs into INT8 kernels; without no_grad it is
         # silently left out.
-        aoti_compile_and_package(program, package_path=str(package), inductor_configs={"freezing": True})
+        # Constants of up to 8 elements would be inlined namelessly, and a narrow layer could not be told from its
+        # neighbours in the compiled code.
+        configs = {"freezing": True, "always_keep_tensor_constants": True}
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=configs)
         return _ship(package, path)
 
 
@@ -113,7 +118,15 @@ def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
 
 
 def load(folder: Path, built: Built, threads: int) -> Predict:
-    """Run a package. Neither torchao nor a compiler is needed."""
+    """Run a package. Neither torchao nor a compiler is needed.
+
+    Raises:
+        QrayError: it was compiled for a CPU with instructions that this one lacks.
+    """
     from torch._inductor import aoti_load_package
+
+    lacking = sorted(set(built.notes.get("cpu_flags", ())) - cpu_flags())
+    if lacking:
+        raise QrayError(f"{folder}: compiled for a CPU with {', '.join(lacking)}, which this one lacks; build it here")
 
     return runner(aoti_load_package(str(folder / built.model_file)), threads)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from qray.atomic import atomic_path
+from qray.errors import QrayError
 from qray.measure.host import cpu_flags, versions
 from qray.study import Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
@@ -34,6 +35,8 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     Raises:
         QrayError: what came out is not what the variant's name says. Unavailable: the engine cannot be had here.
     """
+    if request.variant.method == "ptq" and not request.calibration:
+        raise QrayError(f"{request.variant.name}: static quantization observes calibration clips, and there are none")
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         built = _module(request.variant.engine).build(request, temporary)

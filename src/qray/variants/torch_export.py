@@ -6,16 +6,19 @@ import copy
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from qray.model.regressor import VideoRegressor
 from qray.study import Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import layer_macs
+
+if TYPE_CHECKING:
+    # An artifact loads without the code that trained it.
+    from qray.model.regressor import VideoRegressor
 
 MODEL_FILE = "model.pt2"
 
