@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet18_Weights
 from torchvision.models.resnet import BasicBlock
 
+from qray.errors import QrayError
 from qray.study import Model
 
 # Channel statistics of ImageNet (torchvision's preset), for every backbone, so that `weights` may change freely.
@@ -116,12 +121,25 @@ def build_regressor(config: Model, target_mean: float, target_std: float, seed: 
     """A fresh model with seeded initial weights, or ImageNet's where the study asks for them.
 
     Raises:
-        OSError: ImageNet weights are wanted, are not cached and cannot be downloaded.
+        QrayError: ImageNet weights are wanted, are not cached and cannot be downloaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VideoRegressor(config, target_mean, target_std)
     if config.weights == "imagenet":
-        state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        state = _imagenet_weights()
         model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
     return model
+
+
+def _imagenet_weights() -> Mapping[str, Tensor]:
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, HTTPException, RuntimeError) as error:
+        # RuntimeError: the download's hash is wrong.
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        raise QrayError(
+            f"model.weights is imagenet, but {weights.url} could not be had ({error}): connect this machine, put the "
+            f"file into {cache} (TORCH_HOME moves it), or set model.weights to none"
+        ) from error
