@@ -44,7 +44,7 @@ class Latency:
 
     def percentile(self, percent: float) -> float | None:
         """A percentile in milliseconds (linear interpolation), or None when the sample is too small to carry it."""
-        if self.n * (1 - percent / 100) < SAMPLES_BEYOND:
+        if self.n * (100 - percent) < 100 * SAMPLES_BEYOND:
             return None
         return float(np.percentile(np.concatenate([np.asarray(b) for b in self.blocks_ms]), percent))
 
