@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from qray.errors import QrayError, UsageError
-from qray.ray_token import use_token_if_there_is_one
+from qray.ray_token import use_token_if_asked
 from qray.study_files import load_study
 
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
@@ -67,7 +68,7 @@ def run_stage(
     progress = Console(stderr=True, soft_wrap=True)
     progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
 
-    use_token_if_there_is_one()
+    use_token_if_asked(os.environ.get("RAY_ADDRESS"))
     from qray.orchestrate.run import run_study
     from qray.orchestrate.store import Store
     from qray.results.show import print_results, results_console, to_json
@@ -159,7 +160,7 @@ def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json:
 
 def run_doctor(as_json: bool) -> None:
     """`qray doctor`."""
-    use_token_if_there_is_one()
+    use_token_if_asked(os.environ.get("RAY_ADDRESS"))
     from qray.doctor import diagnose, print_findings
 
     findings = diagnose()

@@ -149,6 +149,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "work").mkdir()
+    shutil.copy(TINY, tmp_path / "work" / "tiny.yaml")
+    done = qray("submit", "--address", head.dashboard, "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
+                cwd=tmp_path / "work", env=head.env)  # fmt: skip
+    assert done.code == 0, done.stdout + done.stderr
+    assert "done  train fp32" in done.stdout
+    assert set(results(out)["status"]) == {"ok"}
+
+
 def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     shutil.copytree(ROOT / "src", work / "src")
@@ -161,17 +172,6 @@ def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path
         timeout=RUN_TIMEOUT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(results(out)["status"]) == {"ok"}
-
-
-def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    (tmp_path / "work").mkdir()
-    shutil.copy(TINY, tmp_path / "work" / "tiny.yaml")
-    done = qray("submit", "--address", head.dashboard, "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
-                cwd=tmp_path / "work", env=head.env)  # fmt: skip
-    assert done.code == 0, done.stdout + done.stderr
-    assert "done  train fp32" in done.stdout
     assert set(results(out)["status"]) == {"ok"}
 
 

@@ -99,7 +99,10 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
         try:
             context = ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
-            raise QrayError(f"cannot attach to Ray at {address}: {error}") from error
+            raise QrayError(
+                f"cannot attach to Ray at {address}: {error}. If it asks for a token, set RAY_AUTH_MODE=token and "
+                "put the cluster's token into RAY_AUTH_TOKEN"
+            ) from error
     else:
         try:
             context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **common)
