@@ -91,7 +91,7 @@ def test_threads_and_batch_are_shown_when_there_are_several() -> None:
 
 def test_a_baseline_that_was_not_beaten_is_printed_in_red() -> None:
     text = lines(table(fp32(noise=20.0), baseline()), 140, terminal=True)
-    assert [line for line in text if "does not beat" in line][0].startswith(RED)
+    assert next(line for line in text if "does not beat" in line).startswith(RED)
 
 
 def test_a_baseline_that_was_not_beaten_is_said_once_for_all_points() -> None:

@@ -8,78 +8,17 @@ import numpy as np
 import pytest
 from outcomes import CLIPS, NOISE, TARGET, baseline, fp32, latency, outcome, predictions, row, table, trial
 
-DESIGN = [
-    "variant",
-    "key",
-    "method",
-    "engine",
-    "backbone",
-    "seed",
-    "device",
-    "threads",
-    "batch",
-    "frames",
-    "image_size",
-    "status",
-    "reason",
-    "split",
-    "n_clips",
-    "mae",
-    "mae_low",
-    "mae_high",
-    "rmse",
-    "r2",
-    "baseline_mae",
-    "delta_mae",
-    "delta_low",
-    "delta_high",
-    "margin",
-    "verdict",
-    "size_bytes",
-    "weights_bytes",
-    "size_ratio",
-    "latency_p50_ms",
-    "latency_p90_ms",
-    "latency_p99_ms",
-    "latency_n",
-    "speedup",
-    "speedup_engine",
-    "speedup_precision",
-    "peak_rss_mb",
-    "int8_mac_share",
-    "artifact",
-    "host",
-    "cpu_flags",
-    "load_average",
-    "versions",
-    "created_at",
-]
-FIGURES = [
-    "mae",
-    "mae_low",
-    "mae_high",
-    "rmse",
-    "r2",
-    "baseline_mae",
-    "delta_mae",
-    "delta_low",
-    "delta_high",
-    "verdict",
-    "size_bytes",
-    "weights_bytes",
-    "size_ratio",
-    "latency_p50_ms",
-    "latency_p90_ms",
-    "latency_p99_ms",
-    "latency_n",
-    "speedup",
-    "speedup_engine",
-    "speedup_precision",
-    "peak_rss_mb",
-    "int8_mac_share",
-    "artifact",
-    "n_clips",
-]
+DESIGN = (
+    "variant,key,method,engine,backbone,seed,device,threads,batch,frames,image_size,status,reason,split,n_clips,mae,"
+    "mae_low,mae_high,rmse,r2,baseline_mae,delta_mae,delta_low,delta_high,margin,verdict,size_bytes,weights_bytes,"
+    "size_ratio,latency_p50_ms,latency_p90_ms,latency_p99_ms,latency_n,speedup,speedup_engine,speedup_precision,"
+    "peak_rss_mb,int8_mac_share,artifact,host,cpu_flags,load_average,versions,created_at"
+)
+FIGURES = (
+    "n_clips,mae,mae_low,mae_high,rmse,r2,baseline_mae,delta_mae,delta_low,delta_high,verdict,size_bytes,"
+    "weights_bytes,size_ratio,latency_p50_ms,latency_p90_ms,latency_p99_ms,latency_n,speedup,speedup_engine,"
+    "speedup_precision,peak_rss_mb,int8_mac_share,artifact"
+)
 
 
 def missing(status: str) -> Any:
@@ -90,14 +29,14 @@ def missing(status: str) -> Any:
 
 
 def test_the_columns_begin_with_those_of_the_design() -> None:
-    assert table(fp32()).column_names[: len(DESIGN)] == DESIGN
+    assert ",".join(table(fp32()).column_names).startswith(DESIGN)
 
 
 @pytest.mark.parametrize("status", ["skipped", "failed"])
 def test_a_variant_that_is_not_there_has_a_reason_and_no_figure(status: str) -> None:
     found = row("gone", fp32(), missing(status), baseline())
     assert (found["status"], found["reason"]) == (status, "OpenVINO is not installed")
-    assert [name for name in FIGURES if found[name] is not None] == []
+    assert [name for name in FIGURES.split(",") if found[name] is not None] == []
 
 
 def test_what_was_not_measured_is_null() -> None:
