@@ -110,6 +110,8 @@ def _round_trip(encoder: str, pixel_format: str, container: str, folder: Path) -
     path = folder / f"{encoder}.{container}"
     with av.open(str(path), "w") as output:
         stream = output.add_stream(encoder, rate=30)
+        # The encoders' own reports would go to stderr past every log setting of FFmpeg.
+        stream.options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
         stream.width = stream.height = 128
         stream.pix_fmt = pixel_format
         for level in range(8):
@@ -126,6 +128,7 @@ def _video() -> Finding:
 
     import av
 
+    os.environ.setdefault("SVT_LOG", "0")
     logging.getLogger("libav").setLevel(logging.CRITICAL)
     good, bad = [], []
     with tempfile.TemporaryDirectory(prefix="qray-doctor-") as folder:

@@ -97,6 +97,11 @@ def test_details_are_printed_as_they_are() -> None:
     assert "qray[onnx] at [red]" in console.file.getvalue()
 
 
+def test_encoders_keep_their_reports_to_themselves(capfd: pytest.CaptureFixture[str]) -> None:
+    doctor._video()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_codec_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nonesuch"):
         doctor._round_trip("nonesuch", "yuv420p", "avi", tmp_path)
