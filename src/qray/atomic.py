@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    # Loading an artifact needs this file, and is not to cost Arrow's 35 MB.
+    import pyarrow as pa
 
 
 def _sync(path: Path) -> None:
@@ -69,5 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write an Arrow table as Parquet atomically."""
+    import pyarrow.parquet as pq
+
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
