@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 
 #: Exit codes that shells give a process ended by these signals.
@@ -21,7 +22,9 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 def handle_sigterm() -> None:
     """Turn SIGTERM into KeyboardInterrupt. To be called again after `ray.init`, which sets a handler of its own."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    # Python allows handlers in the main thread alone; a program that uses qray elsewhere has handlers of its own.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def interrupted_exit_code() -> int:

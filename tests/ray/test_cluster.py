@@ -118,7 +118,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A `ray start --head` of this test's own, which asks for a token, ended by ending its processes."""
     token = tmp_path_factory.mktemp("token") / "auth_token"
     token.write_text(secrets.token_hex(32), encoding="utf-8")
-    with_token = environment(RAY_AUTH_TOKEN_PATH=str(token))
+    # A job runs `python`, which is this environment's, as if it were activated.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with_token = environment(RAY_AUTH_TOKEN_PATH=str(token), PATH=path)
     port, dashboard, metrics = free_port(), free_port(), free_port()
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from qray.errors import QrayError
+from qray.signals import handle_sigterm
 
 PROBE_TIMEOUT_S = 5.0
 #: A cluster of fewer CPUs than this is cut into fractions of a CPU, so that a training task, an evaluation, a build
@@ -108,6 +109,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
             context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **common)
         except (RuntimeError, TimeoutError, OSError) as error:
             raise QrayError(f"cannot start a local Ray: {error}; `qray doctor` says what this machine lacks") from error
+    # ray.init puts a handler of its own in the place of ours, one that aborts.
+    handle_sigterm()
     try:
         url = context.dashboard_url
         yield f"http://{url}" if url else None

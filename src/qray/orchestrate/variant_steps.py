@@ -43,7 +43,7 @@ def build_step(run: RunContext, variant: Variant) -> Step:
             raise Skipped(value["skipped"])
         folder = run.store.save_artifact(key, value["files"])
         facts = {name: value[name] for name in ("build_s", "node", "host")}
-        return {"files": [run.store.relative(folder / "artifact.json")]} | facts
+        return {"files": [run.store.relative(folder / name) for name in value["files"]]} | facts
 
     return Step("build", key, f"build {variant.name}", start, finish, after=[source])
 
