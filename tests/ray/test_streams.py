@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -65,6 +67,16 @@ def test_a_clip_that_breaks_after_the_check_costs_only_itself(
     assert batch.frames[8].any()
 
 
+def executors() -> list[str]:
+    """Threads of Ray Data that still execute a stream, after a moment in which they may end."""
+    deadline = time.monotonic() + 20
+    while True:
+        alive = [t.name for t in threading.enumerate() if "StreamingExecutor" in t.name]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.2)
+
+
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
     cpus: int, clips: pd.DataFrame, local_ray: Begin
@@ -115,3 +127,13 @@ def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local
     dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
     with pytest.raises(StreamStalled, match="CPUs: 0 free of 1"):
         list(stream_batches(dataset, plan, "starved"))
+    assert not executors(), "an executor outlived its stream"
+
+
+def test_a_stream_that_is_left_early_leaves_nothing_running(clips: pd.DataFrame, local_ray: Begin) -> None:
+    local_ray(2)
+    plan = StreamPlan(SPEC, "train", batch_size=2, epochs=200)
+    stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "left")
+    next(stream)
+    stream.close()
+    assert not executors(), "an executor outlived its stream"

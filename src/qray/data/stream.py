@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -215,14 +215,15 @@ def _diagnosis(name: str, timeout_s: float) -> str:
     )
 
 
-def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Iterator[Batch]:
+def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Generator[Batch, None, None]:
     """Deliver a dataset's batches, decoding ahead in the background.
 
     Raises:
         StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
     """
     # The name under which the dashboard lists this stream.
-    dataset.set_name(name.replace(" ", "-"))
+    tag = name.replace(" ", "-")
+    dataset.set_name(tag)
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
     closed = threading.Event()
 
@@ -262,3 +263,16 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> It
             yield item
     finally:
         closed.set()
+        if thread.is_alive():
+            _end_executor(tag)
+
+
+def _end_executor(tag: str) -> None:
+    """End Ray Data's thread for the dataset of this name.
+
+    The stream's own thread may be waiting in it for a batch that never comes, and nothing public ends that wait: the
+    executor would outlive the stream, and abort the process a minute after Ray is gone.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith(f"StreamingExecutor-{tag}_"):
+            thread.shutdown(force=True)  # type: ignore[attr-defined]
