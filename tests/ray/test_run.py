@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -12,15 +14,30 @@ from runs import lines_with, qray, results, run_tiny, unit_times
 CPUS = (1, 2, 4)
 
 
-@pytest.fixture(scope="module", params=CPUS, ids=lambda n: f"{n}-cpu")
-def finished(
-    request: pytest.FixtureRequest, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str]:
-    """OUT and the log of `qray run all` on a number of logical CPUs."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    done = run_tiny("all", tiny_dataset, out, "--num-cpus", request.param)
-    assert done.code == 0, done.stderr
-    return out, done.stderr
+@pytest.fixture(scope="module")
+def run_on(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
+    """OUT and the log of `qray run all` on a number of logical CPUs, once for each number."""
+
+    @cache
+    def run(cpus: int) -> tuple[Path, str]:
+        out = tmp_path_factory.mktemp("run") / "out"
+        done = run_tiny("all", tiny_dataset, out, "--num-cpus", cpus)
+        assert done.code == 0, done.stderr
+        return out, done.stderr
+
+    return run
+
+
+@pytest.fixture(params=CPUS, ids=lambda n: f"{n}-cpu")
+def finished(request: pytest.FixtureRequest, run_on: Callable[[int], tuple[Path, str]]) -> tuple[Path, str]:
+    """OUT and the log of a run on each number of CPUs."""
+    return run_on(request.param)
+
+
+@pytest.fixture
+def one(run_on: Callable[[int], tuple[Path, str]]) -> Path:
+    """OUT of a finished run, for the runs that come after it."""
+    return run_on(2)[0]
 
 
 def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str]) -> None:
@@ -42,15 +59,6 @@ def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, s
     early = [spans["build fp32"], spans["evaluate fp32"], spans["build ptq-onnxruntime"]]
     assert any(start < sweep[1] and end > sweep[0] for start, end in early), spans
     assert lines_with(log, "start sweep")
-
-
-@pytest.fixture(scope="module")
-def one(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of a run, for the runs that come after it."""
-    out = tmp_path_factory.mktemp("again") / "out"
-    done = run_tiny("all", tiny_dataset, out, "--num-cpus", 2)
-    assert done.code == 0, done.stderr
-    return out
 
 
 def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> None:
