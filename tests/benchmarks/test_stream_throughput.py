@@ -5,6 +5,7 @@ Run it on a quiet machine: pytest -s tests/benchmarks/test_stream_throughput.py
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -19,10 +20,11 @@ import ray
 from qray.data.decode import decode_frames, training_indices
 from qray.data.stream import StreamPlan, clip_dataset, put_clips, stream_batches
 from qray.data.synth import synthesize
+from qray.orchestrate.session import Slots
 from qray.study import ClipSpec
 
 LEAST_SHARE = 0.85
-ROUNDS, CLIPS, EPOCHS, BATCH = 5, 240, 10, 16
+ROUNDS, CLIPS, EPOCHS, BATCH = 3, 240, 40, 16
 SPEC = ClipSpec(frames=16, image_size=64, stride=4)
 
 
@@ -64,25 +66,27 @@ def _bare(pool: object, clips: pd.DataFrame, batch: int) -> Iterator[np.ndarray]
             yield decoded[at : at + batch]
 
 
-def _stream(ref: object, n: int, seed: int) -> Iterator[np.ndarray]:
-    plan = StreamPlan(SPEC, "train", BATCH, seed=seed, epochs=EPOCHS)
+def _stream(ref: object, n: int, seed: int, slot: float) -> Iterator[np.ndarray]:
+    plan = StreamPlan(SPEC, "train", BATCH, seed=seed, epochs=EPOCHS, cpus_per_task=slot)
     for batch in stream_batches(clip_dataset(ref, n, plan), plan, "benchmark"):
         yield batch.frames
 
 
 def test_the_stream_keeps_up_with_a_bare_decode_loop(clips: pd.DataFrame) -> None:
     cores = len(os.sched_getaffinity(0))
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    slot = Slots(cores, 0).slot_cpus
     pool = get_context("spawn").Pool(cores)
     try:
         ref = put_clips(clips)
         # Both start their processes before the clock does.
         _consume(_bare(pool, clips, BATCH))
-        _consume(_stream(ref, len(clips), 99))
+        _consume(_stream(ref, len(clips), 99, slot))
         ratios = []
         for number in range(ROUNDS):
             bare = _consume(_bare(pool, clips, BATCH))
-            streamed = _consume(_stream(ref, len(clips), number))
+            streamed = _consume(_stream(ref, len(clips), number, slot))
             ratios.append(streamed / bare)
             print(
                 f"\nround {number}: stream {streamed:.0f}, bare loop {bare:.0f} clips/s, ratio {ratios[-1]:.2f}", end=""

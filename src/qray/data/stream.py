@@ -12,6 +12,7 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -26,9 +27,6 @@ from qray.data.decode import ClipError, decode_frames, evaluation_indices, train
 from qray.errors import QrayError
 from qray.study import ClipSpec
 
-#: Clips a decode task takes. Tasks cost about 10 ms each; 48 is a multiple of the usual batch sizes, so that batches
-#: are slices of one block rather than copies out of two.
-CLIPS_PER_TASK = 48
 #: Largest block of decoded clips; larger clips mean fewer of them per task.
 BLOCK_BYTES = 32 * 2**20
 #: Share of the object store that one stream may fill: several streams live at once.
@@ -133,25 +131,26 @@ class _DecodeRows:
 
 
 class _RowNumbers(ray.data.Datasource):
-    """The numbers 0 to n - 1 in column `id`, `per_block` to a block.
+    """Consecutive numbers from 0 in column `id`, in blocks of the given sizes.
 
     `ray.data.range` would do, but its tasks ask for a whole CPU, whatever the tasks after them ask for: on a cluster
     cut into fractions of a CPU they wait for ever, and they are not fused with decoding.
     """
 
-    def __init__(self, n: int, per_block: int) -> None:
+    def __init__(self, sizes: list[int]) -> None:
         super().__init__()
-        self.n, self.per_block = n, per_block
+        self.sizes = sizes
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all numbers."""
-        return 8 * self.n
+        return 8 * sum(self.sizes)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """One task a block."""
-        return [self._task(first, min(self.per_block, self.n - first)) for first in range(0, self.n, self.per_block)]
+        firsts = accumulate(self.sizes, initial=0)
+        return [self._task(first, size) for first, size in zip(firsts, self.sizes, strict=False)]
 
     @staticmethod
     def _task(first: int, count: int) -> ReadTask:
@@ -159,6 +158,27 @@ class _RowNumbers(ray.data.Datasource):
             return [pa.table({"id": np.arange(first, first + count)})]
 
         return ReadTask(read, BlockMetadata(num_rows=count, size_bytes=8 * count, exec_stats=None))
+
+
+def block_sizes(total: int, batch: int, most: int, parallel: int) -> list[int]:
+    """Clips of each decode task, in order.
+
+    A task costs some 0.1 s whatever it decodes, so that large ones waste least; but the first batch should come soon,
+    and the last tasks should end together. Hence one batch at first, twice as many with each turn of the `parallel`
+    tasks, up to `most`, and less again when little is left. Whole batches, where they fit: those are slices of one
+    block rather than copies out of two.
+    """
+    sizes: list[int] = []
+    left, ramp = total, batch
+    while left:
+        size = min(most, ramp, max(batch, left // (2 * parallel)), left)
+        if size > batch:
+            size -= size % batch
+        sizes.append(size)
+        left -= size
+        if len(sizes) % parallel == 0:
+            ramp *= 2
+    return sizes
 
 
 def put_clips(clips: pd.DataFrame) -> ray.ObjectRef[Any]:
@@ -175,18 +195,17 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # A thread in every task that reads the process's memory maps: it costs a tenth of the throughput.
+    context.memory_usage_poll_interval_s = None
     context.execution_options.preserve_order = True
     store = ray.cluster_resources().get("object_store_memory", 2**30)
     limits = context.execution_options.resource_limits.copy(object_store_memory=STORE_SHARE * store)
     context.execution_options.resource_limits = limits
     total = plan.rows_per_epoch(n_clips) * (plan.epochs - plan.first_epoch if plan.mode == "train" else 1)
     most = max(1, min(BLOCK_BYTES, int(STORE_SHARE * store / 8)) // plan.row_bytes())
-    per_task = min(CLIPS_PER_TASK, most)
-    if per_task > plan.batch_size:
-        per_task -= per_task % plan.batch_size
-    numbers = ray.data.read_datasource(
-        _RowNumbers(total, per_task), num_cpus=plan.cpus_per_task, override_num_blocks=max(1, -(-total // per_task))
-    )
+    parallel = max(1, int(ray.cluster_resources().get("CPU", 1) / plan.cpus_per_task))
+    sizes = block_sizes(total, plan.batch_size, most, parallel)
+    numbers = ray.data.read_datasource(_RowNumbers(sizes), num_cpus=plan.cpus_per_task, override_num_blocks=len(sizes))
     return numbers.map_batches(
         _DecodeRows(plan, clips_ref), batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True
     )

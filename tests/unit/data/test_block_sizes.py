@@ -1,0 +1,34 @@
+"""How many clips each decode task takes: soon a first batch, little spent on tasks, all done at the same time."""
+
+from __future__ import annotations
+
+import pytest
+
+from qray.data.stream import block_sizes
+
+
+CASES = [(10_000, 16, 160, 2), (7, 16, 160, 4), (300, 16, 5, 2), (1, 1, 1, 1), (4096, 8, 1000, 64)]
+
+
+@pytest.mark.parametrize(("total", "batch", "most", "parallel"), CASES)
+def test_the_sizes_sum_to_all_clips_and_respect_the_limit(total: int, batch: int, most: int, parallel: int) -> None:
+    sizes = block_sizes(total, batch, most, parallel)
+    assert sum(sizes) == total
+    assert all(0 < size <= most for size in sizes)
+
+
+def test_the_first_task_decodes_one_batch() -> None:
+    assert block_sizes(10_000, 16, 160, 2)[0] == 16
+
+
+def test_most_clips_come_in_large_blocks() -> None:
+    sizes = block_sizes(10_000, 16, 160, 2)
+    assert sum(size for size in sizes if size == 160) > 0.8 * 10_000
+
+
+def test_blocks_are_whole_batches_but_for_the_last() -> None:
+    assert all(size % 16 == 0 for size in block_sizes(1003, 16, 150, 2)[:-1])
+
+
+def test_the_last_tasks_are_small_so_that_all_end_together() -> None:
+    assert block_sizes(10_000, 16, 160, 4)[-1] <= 16
