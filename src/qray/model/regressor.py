@@ -57,7 +57,7 @@ class VideoRegressor(nn.Module):
     `forward` normalises, so that a clip stays uint8 until it is on the device and an artifact needs no preprocessing.
     """
 
-    channel_scale: Tensor
+    channel_scale: Tensor | None
     channel_shift: Tensor
     target_mean: Tensor
     target_std: Tensor
@@ -95,7 +95,9 @@ class VideoRegressor(nn.Module):
     def normalize(self, clips: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3) -> float32 (B*T, 3, H, W), channels normalised."""
         frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
-        return frames * self.channel_scale + self.channel_shift
+        # An export may have moved the scale into the first convolution.
+        scaled = frames if self.channel_scale is None else frames * self.channel_scale
+        return scaled + self.channel_shift
 
     def regress(self, frames: Tensor, n_frames: int) -> Tensor:
         """float32 (B*T, 3, H, W) -> float32 (B,), standardised target."""

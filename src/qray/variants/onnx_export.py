@@ -1,4 +1,4 @@
-"""VideoRegressor -> ONNX, with batch-norm folded so that each convolution keeps its layer's name."""
+"""VideoRegressor -> ONNX, with what is constant folded, so that each convolution keeps its layer's name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from qray.variants.artifact import BuildRequest
 
 
 def fold_batch_norm(model: VideoRegressor) -> VideoRegressor:
-    """A copy in which every convolution has taken in the batch-norm that follows it; the same function."""
+    """A copy in which every convolution has taken in the batch-norm that follows it, and the first one the scale of its
+    channels; the same function."""
     model = copy.deepcopy(model).eval()
 
     def fold(owner: nn.Module, conv: str, norm: str) -> None:
@@ -34,7 +35,18 @@ def fold_batch_norm(model: VideoRegressor) -> VideoRegressor:
             fold(module, "conv2", "bn2")
             if module.downsample is not None:
                 fold(module.downsample, "0", "1")
+    _fold_channel_scale(model)
     return model
+
+
+def _fold_channel_scale(model: VideoRegressor) -> None:
+    """conv(x s + t) = conv'(x + t / s) with weights w s: one pass over the pixels less, the padding still zero."""
+    scale = model.channel_scale
+    if scale is not None:
+        with torch.no_grad():
+            model.backbone.conv1.weight *= scale
+            model.channel_shift /= scale
+        model.channel_scale = None
 
 
 def export_onnx(request: BuildRequest, path: Path) -> None:

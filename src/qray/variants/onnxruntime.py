@@ -81,12 +81,14 @@ def _quantize(request: BuildRequest, source: Path, target: Path, reduce_range: b
     kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     convolutions = {node.name: layer_of(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
     wanted = [name for name, layer in convolutions.items() if layer not in kept]
+    # What stands between convolutions: left out, each costs a conversion to FP32 and back.
+    between = [node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool")]
     minmax = request.variant.observer == "minmax"
     quantize_static(
         str(prepared), str(target), _OneClipAtATime(request.calibration),
         quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        nodes_to_quantize=wanted + _residual_adds(model),
+        nodes_to_quantize=wanted + _residual_adds(model) + between,
         calibrate_method=CalibrationMethod.MinMax if minmax else CalibrationMethod.Percentile,
         extra_options={} if minmax else {"CalibPercentile": PERCENTILE},
     )  # fmt: skip

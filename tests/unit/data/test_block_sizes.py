@@ -6,7 +6,6 @@ import pytest
 
 from qray.data.stream import block_sizes
 
-
 CASES = [(10_000, 16, 160, 2), (7, 16, 160, 4), (300, 16, 5, 2), (1, 1, 1, 1), (4096, 8, 1000, 64)]
 
 
