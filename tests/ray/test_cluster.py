@@ -32,11 +32,18 @@ def units(out: Path, kind: str) -> list[dict[str, object]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in (out / "units").glob(f"{kind}-*.json")]
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head that runs nothing, a GPU node and two CPU nodes, all on this machine."""
     os.environ.pop("RAY_ADDRESS", None)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
     cluster.add_node(num_cpus=2, num_gpus=1)
     cluster.add_node(num_cpus=2)
     cluster.add_node(num_cpus=2)
@@ -81,6 +88,8 @@ def test_every_task_and_actor_bears_its_variants_name(on_cluster: Path, nodes: d
     assert wanted <= tasks, sorted(tasks)
     actors = {(actor.name or "").rpartition(":")[0] for actor in list_actors(limit=10_000)}
     assert {"evaluate:fp32", "evaluate:ptq-onnxruntime", "evaluate:finetune"} <= actors, sorted(actors)
+    shown = {actor.repr_name for actor in list_actors(limit=10_000, detail=True)}
+    assert {trial for trial in results(on_cluster)["variant"] if trial.startswith("qat-w8-")} <= shown, sorted(shown)
 
 
 def test_the_cluster_lives_on_after_the_run(on_cluster: Path, nodes: dict[str, bool]) -> None:
@@ -104,13 +113,6 @@ class Head:
     address: str
     dashboard: str
     env: dict[str, str]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

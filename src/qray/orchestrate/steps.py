@@ -21,7 +21,6 @@ WAIT_S = 0.5
 LOOK_EVERY_S = 2.0
 #: Where there is no terminal, a line at least this often.
 SPEAK_EVERY_S = 20.0
-BOARD_TIMEOUT_S = 60.0
 
 
 class Skipped(Exception):
@@ -79,6 +78,7 @@ class Runner:
         self._running: dict[str, _Running] = {}
         self._began = self._spoken = self._looked = time.monotonic()
         self._status: dict[str, Status] = {}
+        self._asked: Any = None
 
     def say(self, text: str, style: str | None = None) -> None:
         """A line with the seconds since the start."""
@@ -118,18 +118,24 @@ class Runner:
         """What runs, and how far those are that tell; said as a line too where there is no terminal to show it."""
         now = time.monotonic()
         if self.board is not None and now - self._looked >= LOOK_EVERY_S:
-            self._looked = now
-            try:
-                self._status = ray.get(self.board.read.remote(), timeout=BOARD_TIMEOUT_S)
-            except RayError:
-                # Progress is not worth a run.
-                self.board, self._status = None, {}
+            self._look()
         running = ", ".join(running.step.label for running in self._running.values())
         told = "; ".join(f"{name} {status}" for name, status in sorted(self._status.items()))
         line = f"running: {running}" + (f" ({told})" if told else "")
         if not self.console.is_terminal and now - self._spoken >= SPEAK_EVERY_S:
             self.say(line)
         return line
+
+    def _look(self) -> None:
+        """Read the board, without waiting for it."""
+        try:
+            self._asked = self._asked or self.board.read.remote()
+            if ray.wait([self._asked], timeout=0)[0]:
+                self._status, self._asked = ray.get(self._asked), None
+                self._looked = time.monotonic()
+        except RayError:
+            # Progress is not worth a run.
+            self.board, self._status = None, {}
 
     def _fail_orphans(self) -> None:
         for key, step in list(self._steps.items()):
@@ -169,7 +175,12 @@ class Runner:
         ready, _ = ray.wait(handles, num_returns=1, timeout=WAIT_S)
         for key, running in list(self._running.items()):
             if running.step.poll:
-                running.step.poll()
+                try:
+                    running.step.poll()
+                except RayError as error:
+                    del self._running[key]
+                    self._end(running.step, running.started, Result("failed", reason=plain_reason(error)))
+                    continue
             if any(running.handle is handle or running.handle == handle for handle in ready):
                 running.heard = time.time()
                 self._advance(key, running)

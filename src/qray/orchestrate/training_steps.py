@@ -16,7 +16,7 @@ from qray.orchestrate.sweep import Mailbox, best_trials, sweep
 from qray.orchestrate.trial import SweepJob, qat_training, trial_name
 from qray.orchestrate.work import TrainJob, evaluate_checkpoint, train
 
-MAILBOX_TIMEOUT_S = 60.0
+MAILBOX_TIMEOUT_S = 300.0
 #: A sweep is silent until its last trial ends; each trial's stream has a time limit of its own.
 SWEEP_SILENCE_S = 24 * 3600.0
 
@@ -122,6 +122,7 @@ class _Trials:
     def __init__(self, run: RunContext) -> None:
         self.run = run
         self.mailbox: Any = None
+        self._asked: Any = None
         self.seen: dict[str, dict[str, Any]] = {}
 
     def save(self, item: dict[str, Any], reason: str | None) -> None:
@@ -130,10 +131,15 @@ class _Trials:
         path = store.checkpoint_path(item["key"], item["epoch"] - 1)
         store.put("trial", item["key"], record | {"files": [store.relative(path)]})
 
-    def poll(self) -> None:
+    def poll(self, wait_s: float = 0.0) -> None:
+        """Take what has come; by default without waiting, since the loop that polls serves all other steps too."""
         if self.mailbox is None:
             return
-        for item in ray.get(self.mailbox.take.remote(), timeout=MAILBOX_TIMEOUT_S):
+        self._asked = self._asked or self.mailbox.take.remote()
+        if not ray.wait([self._asked], timeout=wait_s)[0]:
+            return
+        items, self._asked = ray.get(self._asked), None
+        for item in items:
             self.seen[item["key"]] = item
             self.run.store.save_checkpoint(item["key"], item["epoch"] - 1, item["checkpoint"])
             settings = item["settings"]
@@ -146,7 +152,9 @@ class _Trials:
 
     def end(self, failed: dict[str, str]) -> None:
         """Save what ASHA stopped early; name what failed."""
-        self.poll()
+        # Twice: the first answer may have been asked for before the last trial posted.
+        for _ in range(2):
+            self.poll(MAILBOX_TIMEOUT_S)
         for key, item in self.seen.items():
             if self.run.store.get("trial", key) is None and key not in failed:
                 self.save(item, f"stopped by ASHA after epoch {item['epoch']}")
