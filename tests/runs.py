@@ -56,10 +56,11 @@ def qray(
 
 
 def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own."""
+    """Start a command in a process group of its own, which Ctrl-C reaches even if the tests run in the background."""
     return subprocess.Popen(
         command(*arguments), cwd=cwd, env=dict(env or environment()), text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
