@@ -123,11 +123,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     # A job runs `python`, which is this environment's, as if it were activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with_token = environment(RAY_AUTH_TOKEN_PATH=str(token), PATH=path)
-    port, dashboard, metrics = free_port(), free_port(), free_port()
+    port, dashboard = free_port(), free_port()
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
-        f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}", "--disable-usage-stats",
-        f"--temp-dir={tmp_path_factory.mktemp('r')}",
+        f"--dashboard-port={dashboard}", f"--metrics-export-port={free_port()}", "--disable-usage-stats",
+        # Two Rays of one machine share this port's default, and the second then takes no jobs.
+        f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={tmp_path_factory.mktemp('r')}",
     ]  # fmt: skip
     process = subprocess.Popen(command, env=with_token | {"RAY_AUTH_MODE": "token"}, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip

@@ -89,11 +89,11 @@ def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
         dataset = clip_dataset(ref[0], N_VIDEOS, plan)
         return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
 
-    plan = StreamPlan(SPEC, "train", batch_size=5, epochs=3, cpus_per_task=slot, timeout_s=60)
-    evaluation = StreamPlan(SPEC, "eval", batch_size=4, cpus_per_task=slot, timeout_s=60)
+    plan = StreamPlan(SPEC, "train", batch_size=5, epochs=3, cpus_per_task=slot, timeout_s=150)
+    evaluation = StreamPlan(SPEC, "eval", batch_size=4, cpus_per_task=slot, timeout_s=150)
     ref = [put_clips(clips)]
     # A training task and two evaluations at once, the most that a cluster of this size holds.
-    trained, *evaluated = ray.get([consume.remote(ref, p) for p in (plan, evaluation, evaluation)], timeout=180)
+    trained, *evaluated = ray.get([consume.remote(ref, p) for p in (plan, evaluation, evaluation)], timeout=400)
     epochs = [[*trained[at], *trained[at + 1]] for at in (0, 2, 4)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
