@@ -1,0 +1,186 @@
+"""Where the speed comes from: ratios of latencies that were taken interleaved, with intervals, split by cause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qray.measure.latency import Latency
+
+#: Methods that compute in fewer bits, by the word for what they do; only of them can be said whether it pays.
+REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16"}
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two latencies, and its 95 % interval; (None, None) where there are fewer than two rounds."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}x" + ("" if self.low is None else f" ({self.low:.2f}, {self.high:.2f})")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One variant's latency at one (threads, batch)."""
+
+    name: str
+    method: str
+    engine: str
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one variant is at one (threads, batch), in ratios that are over 1 where it is the faster.
+
+    total: to FP32 eager; it is engine (FP32 on this variant's engine to FP32 eager) times precision (this variant to
+    FP32 on its engine). best_fp32: the fastest FP32 variant, whatever its engine; against_best: the ratio to it. pays:
+    whether computing in fewer bits is faster than that, None where that is not settled or not the question (FP32).
+    sentence: the same in words; None where it is not the question.
+    """
+
+    threads: int
+    batch: int
+    total: Ratio | None
+    engine: Ratio | None
+    precision: Ratio | None
+    best_fp32: str | None
+    against_best: Ratio | None
+    pays: bool | None
+    sentence: str | None
+
+
+def ratio(above: Latency, below: Latency) -> Ratio | None:
+    """Latency `above` over latency `below`: geometric mean over the rounds of the ratio of the two blocks' medians.
+
+    The interval is Student's t on the logarithms of these ratios. Block i of both ran in the same round, so that
+    what slows a whole round cancels; the calls of a block resemble each other, so that the round and not the call is
+    what is sampled (Georges, Buytaert & Eeckhout, Statistically Rigorous Java Performance Evaluation, OOPSLA 2007,
+    sections 3.2 and 3.3; Kalibera & Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013). With ten rounds a
+    percentile bootstrap is too narrow (Hesterberg, What Teachers Should Know About the Bootstrap, The American
+    Statistician 69, 2015); the tests simulate the coverage of both.
+
+    None where either was not measured, or the two are not of the same rounds.
+    """
+    first, second = _medians(above), _medians(below)
+    if first is None or second is None or len(first) != len(second):
+        return None
+    logs = np.log(first) - np.log(second)
+    mean = float(logs.mean())
+    if len(logs) < 2:
+        return Ratio(math.exp(mean))
+    half = _t_quantile(len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+
+
+def _medians(latency: Latency) -> np.ndarray | None:
+    """Median of each block, float64 (rounds,), in milliseconds; None where the sample carries no median at all."""
+    if latency.percentile(50) is None or not all(latency.blocks_ms):
+        return None
+    medians = np.array([np.median(block) for block in latency.blocks_ms])
+    return medians if np.isfinite(medians).all() and (medians > 0).all() else None
+
+
+def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], reference: str) -> Speed:
+    """The speed of one variant among all that were measured with it at (threads, batch).
+
+    reference: name of the FP32 eager variant.
+    """
+    base = next((t for t in measured if t.name == reference), None)
+    fp32 = [t for t in measured if t.method == "fp32"]
+    same_engine = next((t for t in fp32 if t.engine == own.engine), None)
+    best, against_best = _best(own, fp32)
+    pays, sentence = None, None
+    if own.method in REDUCED:
+        pays = settled(against_best.low, against_best.high) if against_best else None
+        sentence = pay_sentence(own.method, best, against_best)
+    return Speed(
+        at[0], at[1],
+        total=_over(base, own), engine=_over(base, same_engine), precision=_over(same_engine, own),
+        best_fp32=best, against_best=against_best, pays=pays, sentence=sentence,
+    )  # fmt: skip
+
+
+def _over(above: Timed | None, below: Timed | None) -> Ratio | None:
+    return ratio(above.latency, below.latency) if above and below else None
+
+
+def _best(own: Timed, fp32: Sequence[Timed]) -> tuple[str | None, Ratio | None]:
+    """The FP32 variant that this one is the least ahead of, which is the fastest of them; and the ratio to it."""
+    found = [(t.name, r) for t in fp32 if (r := ratio(t.latency, own.latency)) is not None]
+    return min(found, key=lambda pair: pair[1].value, default=(None, None))
+
+
+def settled(low: float | None, high: float | None) -> bool | None:
+    """Whether a ratio is over 1 (True) or under 1 (False); None while its interval holds 1 or there is none."""
+    if low is None or high is None or low <= 1 <= high:
+        return None
+    return low > 1
+
+
+def pay_sentence(method: str, best: str | None, against: Ratio | None) -> str | None:
+    """Whether fewer bits pay, in words; None for methods that compute in FP32."""
+    word = REDUCED.get(method)
+    if word is None:
+        return None
+    if best is None or against is None:
+        return f"whether {word} pays here is not known: it was not measured together with FP32 on any engine"
+    compared = f"{against} the speed of {best}, the fastest FP32 engine"
+    pays = settled(against.low, against.high)
+    if pays is None:
+        why = "an interval takes two blocks or more" if against.low is None else "the interval holds 1"
+        return f"whether {word} pays here is not settled: {compared}; {why}"
+    return f"{word} {'pays' if pays else 'does not pay'} here: {compared}"
+
+
+def speeds_of_run(
+    rows: Sequence[Mapping[str, Any]], units: Iterable[Mapping[str, Any]], reference: str
+) -> dict[tuple[str, int, int], Speed]:
+    """Speed by (variant, threads, batch), from the rows of results.parquet and the records of units/.
+
+    A point is left out where no unit holds the calls from which the rows' medians come.
+    """
+    records = [unit for unit in units if isinstance(unit.get("latency"), Mapping)]
+    points: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("stage") == "variant" and row.get("latency_p50_ms") is not None:
+            points.setdefault((int(row["threads"]), int(row["batch"])), []).append(row)
+    found = {}
+    for at, at_rows in points.items():
+        measured = next((m for record in records if (m := _timed(record, at, at_rows)) is not None), [])
+        for own in measured:
+            found[own.name, *at] = speed_of(own, measured, at, reference)
+    return found
+
+
+def _timed(record: Mapping[str, Any], at: tuple[int, int], rows: Sequence[Mapping[str, Any]]) -> list[Timed] | None:
+    """The rows with their calls, if this is the unit that the rows come from.
+
+    OUT may hold units of other settings, and older records do not name their point: the medians tell.
+    """
+    if (record.get("threads", at[0]), record.get("batch", at[1])) != at:
+        return None
+    timed = []
+    for row in rows:
+        blocks = (record["latency"].get(row["key"]) or {}).get("blocks_ms")
+        latency = Latency(blocks) if blocks else Latency()
+        median = latency.percentile(50)
+        if median is None or not math.isclose(median, row["latency_p50_ms"], rel_tol=1e-9):
+            return None
+        timed.append(Timed(row["variant"], row["method"], row["engine"], latency))
+    return timed
