@@ -20,6 +20,10 @@ RESULTS = pa.schema(
         ("stage", _S),  # variant, baseline, or trial of the QAT sweep
         ("weight_bits", _I), ("settings", _S),  # of a QAT trial or what came of it, JSON
         ("ratio_to_baseline", _F), ("ratio_low", _F), ("ratio_high", _F), ("beats_baseline", _B),
+        ("speedup_low", _F), ("speedup_high", _F),
+        # Against the fastest FP32 variant, whatever its engine: pays is null where that is not settled, and for FP32.
+        ("best_fp32", _S), ("speedup_best_fp32", _F), ("speedup_best_fp32_low", _F), ("speedup_best_fp32_high", _F),
+        ("pays", _B),
         ("val_mae", _F), ("parity_max_abs", _F), ("train_s", _F), ("build_s", _F), ("evaluate_s", _F),
     ]
 )  # fmt: skip

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from qray.errors import QrayError
 from qray.results.schema import RESULTS
+from qray.results.speed import row_sentence
 
 NOT_MEASURED = "–"
 VERDICT_STYLE = {"non-inferior": "green", "inferior": "red", "inconclusive": "yellow"}
@@ -188,6 +189,7 @@ def print_results(table: pa.Table, console: Console) -> None:
             style = "red" if row["status"] == "failed" or row["beats_baseline"] is False else "yellow"
             word = f"{row['status']}: " if row["status"] != "ok" else ""
             console.print(f"{row['variant']}: {word}{row['reason']}", style=style, highlight=False, markup=False)
+    _print_what_does_not_pay(rows, console)
     trials = [row for row in rows if row["stage"] == "trial"]
     if trials:
         console.print(f"\nQAT sweep, {len(trials)} trials by VAL MAE:", highlight=False)
@@ -197,3 +199,13 @@ def print_results(table: pa.Table, console: Console) -> None:
             tail = f" ({row['reason']})" if row["reason"] else ""
             console.print(f"  {_number(row['mae'], 3)}  {row['variant']}: {words}{tail}", style="dim", highlight=False,
                           markup=False)  # fmt: skip
+
+
+def _print_what_does_not_pay(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """The variants that are not known to be faster than FP32 on its fastest engine."""
+    several = _several_points(rows)
+    for row in rows:
+        sentence = row_sentence(row) if row["stage"] == "variant" and not row["pays"] else None
+        if sentence:
+            point = f" at {row['threads']} threads, batch {row['batch']}" if several else ""
+            console.print(f"{row['variant']}{point}: {sentence}", style="yellow", highlight=False, markup=False)

@@ -58,6 +58,18 @@ class Speed:
     pays: bool | None
     sentence: str | None
 
+    def columns(self) -> dict[str, Any]:
+        """The same as columns of results.parquet."""
+
+        def parts(name: str, of: Ratio | None) -> dict[str, float | None]:
+            return {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high} if of else {}
+
+        return {
+            "speedup_engine": self.engine.value if self.engine else None,
+            "speedup_precision": self.precision.value if self.precision else None,
+            "best_fp32": self.best_fp32, "pays": self.pays,
+        } | parts("speedup", self.total) | parts("speedup_best_fp32", self.against_best)  # fmt: skip
+
 
 def ratio(above: Latency, below: Latency) -> Ratio | None:
     """Latency `above` over latency `below`: geometric mean over the rounds of the ratio of the two blocks' medians.
@@ -146,6 +158,15 @@ def pay_sentence(method: str, best: str | None, against: Ratio | None) -> str | 
         why = "an interval takes two blocks or more" if against.low is None else "the interval holds 1"
         return f"whether {word} pays here is not settled: {compared}; {why}"
     return f"{word} {'pays' if pays else 'does not pay'} here: {compared}"
+
+
+def row_sentence(row: Mapping[str, Any]) -> str | None:
+    """`Speed.sentence` of a row of results.parquet; None for one without a latency too."""
+    if row["latency_p50_ms"] is None:
+        return None
+    value = row["speedup_best_fp32"]
+    against = Ratio(value, row["speedup_best_fp32_low"], row["speedup_best_fp32_high"]) if value is not None else None
+    return pay_sentence(row["method"], row["best_fp32"], against)
 
 
 def speeds_of_run(

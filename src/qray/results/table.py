@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from qray.measure.latency import Latency
 from qray.results.schema import RESULTS
+from qray.results.speed import Timed, speed_of
 from qray.results.statistics import accuracy, paired_difference, paired_ratio, verdict
 from qray.study import Study
 
@@ -62,11 +63,6 @@ class RunFacts:
     device: str = "cpu"
 
 
-def _p50(outcome: Outcome | None, at: tuple[int, int]) -> float | None:
-    latency = outcome.latency.get(at) if outcome else None
-    return latency.percentile(50) if latency else None
-
-
 def _ratio(above: float | None, below: float | None) -> float | None:
     return above / below if above and below else None
 
@@ -76,7 +72,7 @@ class _Table:
         self.study, self.facts, self.outcomes = study, facts, outcomes
         variants = [o for o in outcomes if o.stage == "variant"]
         self.reference = next((o for o in variants if o.variant == study.reference.name), None)
-        self.fp32_on = {o.engine: o for o in variants if o.method == "fp32"}
+        self.variants = variants
         self.baseline = next((o for o in outcomes if o.method == "baseline"), None)
 
     def _errors(self, outcome: Outcome | None) -> pd.Series | None:
@@ -134,14 +130,14 @@ class _Table:
         row: dict[str, Any] = {"threads": at[0], "batch": at[1], "peak_rss_mb": outcome.peak_rss_mb.get(at)}
         if latency is None:
             return row
-        own, reference = latency.percentile(50), _p50(self.reference, at)
-        engine = _p50(self.fp32_on.get(outcome.engine), at)
+        timed = [Timed(o.variant, o.method, o.engine, o.latency[at]) for o in self.variants if at in o.latency]
+        own = Timed(outcome.variant, outcome.method, outcome.engine, latency)
         row |= {
-            "latency_p50_ms": own, "latency_p90_ms": latency.percentile(90), "latency_p99_ms": latency.percentile(99),
-            "latency_n": latency.n or None, "load_average": latency.load_average, "speedup": _ratio(reference, own),
-            "speedup_engine": _ratio(reference, engine), "speedup_precision": _ratio(engine, own),
-            "host": latency.host, "cpu_flags": latency.cpu_flags,
+            "latency_p50_ms": latency.percentile(50), "latency_p90_ms": latency.percentile(90),
+            "latency_p99_ms": latency.percentile(99), "latency_n": latency.n or None,
+            "load_average": latency.load_average, "host": latency.host, "cpu_flags": latency.cpu_flags,
         }  # fmt: skip
+        row |= speed_of(own, timed, at, self.study.reference.name).columns()
         if latency.error:
             row["reason"] = f"latency not measured: {latency.error}"
         return row

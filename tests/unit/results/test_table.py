@@ -119,14 +119,16 @@ def test_the_speed_up_is_the_product_of_engine_and_precision() -> None:
 
 def test_without_fp32_on_the_engine_the_speed_up_is_not_split() -> None:
     found = row("int8", fp32(), outcome("int8", "ptq", "openvino", ms=20.0))
-    assert [found[name] for name in ("speedup", "speedup_engine", "speedup_precision")] == [4.0, None, None]
+    assert found["speedup"] == pytest.approx(4.0)
+    assert [found[name] for name in ("speedup_engine", "speedup_precision")] == [None, None]
 
 
 def test_each_threads_and_batch_is_a_row_compared_with_the_reference_at_the_same() -> None:
     slow = fp32(latency={(1, 1): latency(80.0), (2, 8): latency(400.0)})
     fast = outcome("int8", "ptq", "openvino", latency={(1, 1): latency(20.0), (2, 8): latency(50.0)})
     rows = [r for r in table(slow, fast).to_pylist() if r["variant"] == "int8"]
-    assert [(r["threads"], r["batch"], r["speedup"]) for r in rows] == [(1, 1, 4.0), (2, 8, 8.0)]
+    assert [(r["threads"], r["batch"]) for r in rows] == [(1, 1), (2, 8)]
+    assert [r["speedup"] for r in rows] == pytest.approx([4.0, 8.0])
 
 
 def test_a_latency_row_names_the_host_that_it_was_measured_on() -> None:
