@@ -206,9 +206,16 @@ class Measure(Section):
 
 
 class Verdict(Section):
-    """The non-inferiority margin (target units), declared before the run, and the bootstrap behind the intervals."""
+    """What is held against the evidence, declared before the run, and the bootstrap behind the intervals.
+
+    In target units: margin is the loss of MAE to FP32 that is put up with; thresholds are those at which a decision
+    turns on the prediction (the defaults are for EF; [] for none); moved is how far from FP32's a prediction must be to
+    count as moved.
+    """
 
     margin: float = Field(1.0, gt=0)
+    thresholds: tuple[float, ...] = (35.0, 40.0, 45.0, 50.0)
+    moved: float = Field(5.0, gt=0)
     bootstrap: int = Field(10_000, ge=100)
     seed: int = Field(0, ge=0)
 

@@ -27,6 +27,11 @@ def _predictions(store: Store, key: str) -> pd.DataFrame | None:
     return store.load_predictions(key, "TEST") if store.predictions_path(key, "TEST").is_file() else None
 
 
+def _predictions_path(store: Store, key: str) -> str | None:
+    path = store.predictions_path(key, "TEST")
+    return store.relative(path) if path.is_file() else None
+
+
 def _train_seconds(store: Store, plan: Plan, variant: Variant, trial: dict[str, Any] | None) -> float | None:
     unit = store.get("train", plan.train)
     if variant.method == "qat":
@@ -66,7 +71,7 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
         if record.get("peak_rss_mb") is not None:
             peak[at] = record["peak_rss_mb"]
     return Outcome(
-        **shared, predictions=_predictions(store, key),
+        **shared, predictions=_predictions(store, key), predictions_path=_predictions_path(store, key),
         val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
         size_bytes=artifact.size_bytes, weights_bytes=artifact.built.weights_bytes,
         int8_mac_share=artifact.built.int8_mac_share, parity_max_abs=artifact.built.notes.get("parity_max_abs"),
@@ -104,6 +109,7 @@ def collect(store: Store, plan: Plan, results: dict[str, Result]) -> list[Outcom
     baseline = Outcome(
         "mean-predictor", plan.baseline_key(), "baseline", "none", stage="baseline",
         predictions=_predictions(store, plan.baseline_key()),
+        predictions_path=_predictions_path(store, plan.baseline_key()),
     )  # fmt: skip
     study = plan.study
     ordered = sorted(study.variants, key=lambda v: v.name != study.reference.name)

@@ -25,5 +25,10 @@ RESULTS = pa.schema(
         ("best_fp32", _S), ("speedup_best_fp32", _F), ("speedup_best_fp32_low", _F), ("speedup_best_fp32_high", _F),
         ("pays", _B),
         ("val_mae", _F), ("parity_max_abs", _F), ("train_s", _F), ("build_s", _F), ("evaluate_s", _F),
+        ("predictions", _S),  # on TEST, relative to OUT
+        ("rmse_low", _F), ("rmse_high", _F), ("r2_low", _F), ("r2_high", _F),
+        ("p_noninferior", _F), ("p_holm", _F), ("verdict_holm", _S), ("equivalent", _B), ("p_equivalent", _F),
+        ("clips_to_settle", _I), ("moved_share", _F), ("moved_low", _F), ("moved_high", _F), ("max_moved", _F),
+        ("bias_to_fp32", _F), ("loa_low", _F), ("loa_high", _F),  # Bland-Altman of predictions against FP32's
     ]
 )  # fmt: skip

@@ -14,9 +14,11 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.measure.latency import Latency
+from qray.results.agreement import bland_altman
+from qray.results.comparison import Comparison, adjust, compare, pair
 from qray.results.schema import RESULTS
 from qray.results.speed import Timed, speed_of
-from qray.results.statistics import accuracy, paired_difference, paired_ratio, verdict
+from qray.results.statistics import accuracy, paired_ratio
 from qray.study import Study
 
 
@@ -24,8 +26,8 @@ from qray.study import Study
 class Outcome:
     """What became of one variant (or trial, or the baseline).
 
-    predictions: the split's frame (clip, target, prediction), or None. latency: by (threads, batch). peak_rss_mb: by
-    (threads, batch). Everything not known is None and ends as null.
+    predictions: the split's frame (clip, target, prediction), or None; predictions_path: where it is, relative to OUT.
+    latency: by (threads, batch). peak_rss_mb: by (threads, batch). Everything not known is None and ends as null.
     """
 
     variant: str
@@ -38,6 +40,7 @@ class Outcome:
     weight_bits: int | None = None
     settings: Mapping[str, Any] | None = None
     predictions: pd.DataFrame | None = None
+    predictions_path: str | None = None
     val_mae: float | None = None
     size_bytes: int | None = None
     weights_bytes: int | None = None
@@ -74,6 +77,22 @@ class _Table:
         self.reference = next((o for o in variants if o.variant == study.reference.name), None)
         self.variants = variants
         self.baseline = next((o for o in outcomes if o.method == "baseline"), None)
+        self.pairs = {o.variant: frame for o in variants if (frame := self._pair(o)) is not None}
+        compared = adjust([self._compare(o) for o in variants])
+        self.comparisons = {o.variant: c for o, c in zip(variants, compared, strict=True) if c is not None}
+
+    def _pair(self, outcome: Outcome) -> pd.DataFrame | None:
+        if self.reference is None or outcome is self.reference:
+            return None
+        own, reference = outcome.predictions, self.reference.predictions
+        return pair(own, reference) if own is not None and reference is not None else None
+
+    def _compare(self, outcome: Outcome) -> Comparison | None:
+        frame = self.pairs.get(outcome.variant)
+        # One prediction that is not a number makes the whole variant a failed row.
+        if frame is None or not len(frame) or not np.isfinite(frame[["prediction", "reference"]].to_numpy()).all():
+            return None
+        return compare(*(frame[name].to_numpy() for name in ("target", "prediction", "reference")), self.study.verdict)
 
     def _errors(self, outcome: Outcome | None) -> pd.Series | None:
         if outcome is None or outcome.predictions is None:
@@ -114,15 +133,30 @@ class _Table:
                         f"does not beat the mean predictor: MAE {figures.mae:.2f} against {row['baseline_mae']:.2f}, "
                         f"upper bound of the ratio {high:.2f}"
                     )
-        reference_errors = self._errors(self.reference)
-        if reference_errors is not None and outcome is not self.baseline and len(errors) > 1:
-            aligned = reference_errors.loc[frame["clip"]].to_numpy()
-            if np.isfinite(aligned).all():
-                delta, (low, high) = paired_difference(errors, aligned, boot, seed)
-                row |= {"delta_mae": delta, "delta_low": low, "delta_high": high}
-                if outcome is not self.reference:
-                    row["verdict"] = verdict(low, high, self.study.verdict.margin)
-        return row
+        if outcome is self.reference and len(errors) > 1:
+            row |= {"delta_mae": 0.0, "delta_low": 0.0, "delta_high": 0.0}
+        return row | self._difference(outcome)
+
+    def _difference(self, outcome: Outcome) -> dict[str, Any]:
+        """Columns that come from predictions beside FP32's on the same clips."""
+        found = self.comparisons.get(outcome.variant)
+        if found is None or outcome.stage != "variant":
+            return {}
+        row: dict[str, Any] = {
+            "moved_share": found.moved_share, "moved_low": found.moved_low, "moved_high": found.moved_high,
+            "max_moved": found.max_moved,
+        }  # fmt: skip
+        if found.delta_low is None:
+            return row
+        frame = self.pairs[outcome.variant]
+        agreement = bland_altman(frame["prediction"].to_numpy(), frame["reference"].to_numpy())
+        return row | {
+            "delta_mae": found.delta, "delta_low": found.delta_low, "delta_high": found.delta_high,
+            "verdict": found.verdict, "p_noninferior": found.p_noninferior, "p_holm": found.p_holm,
+            "verdict_holm": found.verdict_holm, "equivalent": found.equivalent, "p_equivalent": found.p_equivalent,
+            "clips_to_settle": found.clips_to_settle, "bias_to_fp32": agreement.bias, "loa_low": agreement.lower,
+            "loa_high": agreement.upper,
+        }  # fmt: skip
 
     def latency(self, outcome: Outcome, at: tuple[int, int]) -> dict[str, Any]:
         """Columns of one (threads, batch)."""
@@ -156,6 +190,7 @@ class _Table:
             "cpu_flags": facts.cpu_flags, "versions": json.dumps(dict(facts.versions), sort_keys=True),
             "created_at": facts.created_at, "stage": outcome.stage, "weight_bits": outcome.weight_bits,
             "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
+            "predictions": outcome.predictions_path,
             "val_mae": outcome.val_mae, "parity_max_abs": outcome.parity_max_abs, "train_s": outcome.train_s,
             "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
         }  # fmt: skip

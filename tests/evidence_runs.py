@@ -1,0 +1,256 @@
+"""A finished run made by hand, in which the right verdicts are known: OUT without training, Ray or a video."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qray.atomic import write_json, write_parquet, write_text
+from qray.measure.latency import Latency
+from qray.results.table import Outcome, RunFacts, assemble
+from qray.results.timing import write_phases
+from qray.study import Study
+from qray.study_files import dump_study
+
+BEGAN = 1_780_000_000.0
+MARGIN = 1.0
+#: Columns that the first version of results.parquet did not have.
+NEW_COLUMNS = (
+    "predictions", "rmse_low", "rmse_high", "r2_low", "r2_high", "p_noninferior", "p_holm", "verdict_holm",
+    "equivalent", "p_equivalent", "clips_to_settle", "moved_share", "moved_low", "moved_high", "max_moved",
+    "bias_to_fp32", "loa_low", "loa_high", "speedup_low", "speedup_high", "best_fp32", "pays", "speedup_best_fp32",
+    "speedup_best_fp32_low", "speedup_best_fp32_high",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant made by hand.
+
+    delta, sd: mean and standard deviation of the change of the absolute error to FP32 over the clips, exactly; ms: its
+    median latency; size: bytes as shipped; reason: why there is nothing (status skipped or failed).
+    """
+
+    method: str
+    engine: str
+    delta: float = 0.0
+    sd: float = 0.0
+    ms: float = 8.0
+    size: int = 3_500_000
+    int8: float = 0.0
+    rss: float = 300.0
+    status: str = "ok"
+    reason: str | None = None
+    weight_bits: int | None = None
+
+
+#: With 200 clips and a margin of 1 the half-width of an interval is 0.14 sd. The right verdicts:
+VARIANTS: Mapping[str, Made] = {
+    "fp32": Made("fp32", "eager", ms=8.0, rss=720.0),
+    "fp32-inductor": Made("fp32", "inductor", 0.0, 0.001, ms=4.8, size=4_400_000, rss=700.0),  # non-inferior, equal
+    "fp32-onnxruntime": Made("fp32", "onnxruntime", 0.0, 0.001, ms=3.4, size=2_900_000, rss=90.0),
+    "fp32-openvino": Made("fp32", "openvino", 0.0, 0.001, ms=3.6, size=2_900_000, rss=110.0),
+    "bf16-openvino": Made("bf16", "openvino", 0.01, 0.1, ms=2.2, size=1_500_000, rss=110.0),  # equivalent
+    "dynamic": Made("dynamic", "eager", 0.9, 1.5, ms=8.3, size=3_400_000, rss=740.0),  # inconclusive, and slow
+    "ptq-openvino": Made("ptq", "openvino", 0.05, 0.5, ms=1.5, size=870_000, int8=1.0, rss=110.0),  # to be shipped
+    "ptq-onnxruntime": Made("ptq", "onnxruntime", 2.5, 2.0, ms=1.9, size=860_000, int8=1.0, rss=85.0),  # inferior
+    "ptq-inductor": Made("ptq", "inductor", status="skipped", reason="no C++ compiler (g++) was found"),
+    "qat-inductor": Made("qat", "inductor", -1.5, 1.0, ms=2.4, size=2_400_000, int8=1.0, rss=700.0,
+                         weight_bits=8),  # better by more than the margin: non-inferior, not equivalent
+    "finetune": Made("finetune", "eager", -1.4, 1.0, ms=8.0),
+    "qat-w4-inductor": Made("qat", "inductor", status="failed", reason="int8_mac_share 0.42 is under 0.95",
+                            weight_bits=4),
+}  # fmt: skip
+RIGHT = {
+    "fp32-inductor": "non-inferior", "fp32-onnxruntime": "non-inferior", "fp32-openvino": "non-inferior",
+    "bf16-openvino": "non-inferior", "dynamic": "inconclusive", "ptq-openvino": "non-inferior",
+    "ptq-onnxruntime": "inferior", "qat-inductor": "non-inferior", "finetune": "non-inferior",
+}  # fmt: skip
+
+
+def key_of(kind: str, name: str) -> str:
+    """A key as the store's are, made of a name."""
+    return hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).hexdigest()
+
+
+def make_study(
+    variants: Mapping[str, Made] = VARIANTS, name: str = "made", seed: int = 0,
+    verdict: Mapping[str, Any] | None = None, data_dir: Path | None = None,
+) -> Study:  # fmt: skip
+    """The study of a run made by hand; FP32 is in it whether or not the run has it."""
+    listed = {"fp32": VARIANTS["fp32"]} | dict(variants)
+    return Study.model_validate(
+        {
+            "name": name, "seed": seed,
+            "data": {"dir": str(data_dir) if data_dir else None},
+            "variants": [
+                {"name": variant, "method": made.method, "engine": made.engine, "weight_bits": made.weight_bits or 8}
+                for variant, made in listed.items()
+            ],
+            "sweep": {"trials": 2},
+            "verdict": {"margin": MARGIN, "bootstrap": 2000} | dict(verdict or {}),
+        }
+    )  # fmt: skip
+
+
+def standard_noise(rng: np.random.Generator, clips: int, mean: float, sd: float) -> np.ndarray:
+    """Uniform noise whose mean and standard deviation over the clips are exactly these; float64 (clips,)."""
+    noise = rng.uniform(-1, 1, clips)
+    spread = noise.std(ddof=1) if clips > 1 else 0.0
+    return mean + sd * (noise - noise.mean()) / (spread or 1.0)
+
+
+def make_predictions(
+    variants: Mapping[str, Made], clips: int = 200, seed: int = 0, names: Sequence[str] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Predictions on the same clips, by variant, the mean predictor ("mean-predictor") among them.
+
+    The clips and targets are the same for every seed. FP32 errs by 3.5 to 12 points, 5.6 on average; a variant errs on
+    the same side as FP32, by exactly its delta more on average.
+    """
+    fixed = np.random.default_rng(20)
+    target = np.clip(fixed.normal(52, 12, clips), 20, 80)
+    side = fixed.choice([-1.0, 1.0], clips)
+    error = np.clip(np.random.default_rng((seed, 0)).gamma(9.0, 0.6, clips), 3.5, 12.0)
+    frames = {}
+    for at, (name, made) in enumerate(variants.items()):
+        if made.status != "ok":
+            continue
+        own = error + standard_noise(np.random.default_rng((seed, 1 + at)), clips, made.delta, made.sd)
+        if own.min() < 0:
+            raise ValueError(f"{name}: a change of {made.delta} +- {made.sd} turns an error round; take a smaller one")
+        frames[name] = _frame(target, target + side * own, seed, names)
+    frames["mean-predictor"] = _frame(target, np.full(clips, 53.0), seed, names)
+    return frames
+
+
+def _frame(target: np.ndarray, predicted: np.ndarray, seed: int, names: Sequence[str] | None) -> pd.DataFrame:
+    clips = list(names) if names is not None else [f"clip-{i:03d}" for i in range(len(target))]
+    return pd.DataFrame({"clip": clips, "split": "TEST", "target": target, "prediction": predicted, "seed": seed})
+
+
+def make_latency(variants: Mapping[str, Made], seed: int = 0, blocks: int = 10, calls: int = 25) -> dict[str, Latency]:
+    """Latencies by variant, interleaved: what slows a round slows all variants in it."""
+    rng = np.random.default_rng((seed, 99))
+    rounds = 1 + 0.05 * rng.random(blocks)
+    return {
+        name: Latency(
+            [list(made.ms * slow * (1 + 0.02 * np.abs(rng.normal(size=calls)))) for slow in rounds],
+            0.3, "this host", "avx2 avx512_vnni",
+        )
+        for name, made in variants.items() if made.status == "ok"
+    }  # fmt: skip
+
+
+def make_run(
+    folder: Path,
+    *,
+    variants: Mapping[str, Made] | None = None,
+    change: Mapping[str, Mapping[str, Any]] | None = None,
+    clips: int = 200,
+    seed: int = 0,
+    name: str = "made",
+    verdict: Mapping[str, Any] | None = None,
+    data_dir: Path | None = None,
+    clip_names: Sequence[str] | None = None,
+    without: Collection[str] = (),
+    nan: Mapping[str, int] | None = None,
+    constant: Collection[str] = (),
+    old_schema: bool = False,
+    units: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write OUT as a finished run leaves it, apart from artifacts and checkpoints, and return it.
+
+    variants: instead of VARIANTS. change: fields of `Made` by variant, as {"ptq-openvino": {"delta": 3.0}}. verdict:
+    keys of the study's verdict. without: variants left out of everything but the study (FP32 too). nan: how many of a
+    variant's predictions are NaN. constant: variants that predict 50 for every clip. old_schema: results.parquet as
+    the first version wrote it. units: further records, by "KIND-KEY" ("sensitivity-abc").
+    """
+    made = {variant: replace(one, **(change or {}).get(variant, {})) for variant, one in (variants or VARIANTS).items()}
+    study = make_study(made, name, seed, verdict, data_dir)
+    made = {variant: one for variant, one in made.items() if variant not in without}
+    predictions = make_predictions(made, clips, seed, clip_names)
+    for variant, count in (nan or {}).items():
+        predictions[variant].loc[: count - 1, "prediction"] = np.nan
+    for variant in constant:
+        predictions[variant]["prediction"] = 50.0
+    latency = make_latency(made, seed)
+    outcomes = [_outcome(variant, one, predictions.get(variant), latency.get(variant)) for variant, one in made.items()]
+    key = key_of("evaluate", "mean-predictor")
+    outcomes.append(
+        Outcome("mean-predictor", key, "baseline", "none", stage="baseline", predictions=predictions["mean-predictor"],
+                predictions_path=_predictions_path(key))
+    )  # fmt: skip
+    outcomes += [_trial(made, bits) for bits in (8, 4)]
+    facts = RunFacts("this host", "avx2 avx512_vnni", {"torch": "2.14.1", "qray": "0.1.0"},
+                     datetime(2026, 6, 1, tzinfo=UTC))  # fmt: skip
+    table = assemble(outcomes, study, facts)
+    if old_schema:
+        table = table.drop_columns([c for c in NEW_COLUMNS if c in table.column_names])
+    write_parquet(folder / "results.parquet", table)
+    write_text(folder / "study.yaml", dump_study(study))
+    rejected = pa.table({"row": [7, 90], "clip": ["clip-x", "clip-y"], "reason": ["no such file", "EF is no number"]})
+    write_parquet(folder / "rejected.parquet", rejected)
+    for variant, frame in predictions.items():
+        path = folder / _predictions_path(key_of("evaluate", variant))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path)
+    _write_units(folder, made, latency)
+    for unit, record in (units or {}).items():
+        write_json(folder / "units" / f"{unit}.json", dict(record))
+    return folder
+
+
+def _predictions_path(key: str) -> str:
+    return f"predictions/variant={key}/test.parquet"
+
+
+def _outcome(name: str, made: Made, predictions: pd.DataFrame | None, latency: Latency | None) -> Outcome:
+    shared: dict[str, Any] = {
+        "variant": name, "key": key_of("build", name), "method": made.method, "engine": made.engine,
+        "status": made.status, "reason": made.reason, "weight_bits": made.weight_bits,
+    }  # fmt: skip
+    if made.status != "ok":
+        return Outcome(**shared)
+    return Outcome(
+        **shared, predictions=predictions, predictions_path=_predictions_path(key_of("evaluate", name)),
+        size_bytes=made.size, weights_bytes=made.size - 100_000, int8_mac_share=made.int8,
+        artifact=f"artifacts/{key_of('build', name)}", latency={(1, 1): latency} if latency else {},
+        peak_rss_mb={(1, 1): made.rss}, train_s=120.0, build_s=5.0, evaluate_s=10.0,
+    )  # fmt: skip
+
+
+def _trial(made: Mapping[str, Made], bits: int) -> Outcome:
+    settings = {"weight_bits": bits, "lr": 1e-4, "epochs": 1, "observer": "minmax", "keep_fp32": []}
+    return Outcome(f"qat-w{bits}-abcdef", key_of("trial", str(bits)), "qat", "eager", stage="trial", settings=settings,
+                   weight_bits=bits, val_mae=5.0 + bits / 100, train_s=50.0)  # fmt: skip
+
+
+def _write_units(folder: Path, made: Mapping[str, Made], latency: Mapping[str, Latency]) -> None:
+    def unit(kind: str, name: str, at: float, seconds: float, **record: Any) -> None:
+        label = {} if kind == "trial" else {"label": f"{kind} {name}"}
+        content = record | label | {"started": BEGAN + at, "seconds": seconds}
+        write_json(folder / "units" / f"{kind}-{key_of(kind, name)}.json", content)
+
+    unit("train", "fp32", 10.0, 120.0)
+    for bits in (8, 4):
+        unit("trial", str(bits), 140.0, 50.0, status="ok", reason=None, val_mae=5.0 + bits / 100)
+    for at, name in enumerate(latency):
+        unit("build", name, 130.0 + 8 * at, 5.0, host="this host")
+        path = _predictions_path(key_of("evaluate", name))
+        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=[path], failed_clips=0, host="this host")
+        unit("memory", name, 280.0, 2.0, peak_rss_mb=made[name].rss)
+    by_key = {key_of("build", name): asdict(value) for name, value in latency.items()}
+    unit("measure", "latency", 260.0, 20.0, latency=by_key, host="this host")
+    phases = {"check the videos": 8.0, "start Ray": 4.0, "train, build and evaluate": 245.0,
+              "measure latency and memory": 30.0, "write the table": 3.0}  # fmt: skip
+    write_phases(folder, phases, sum(phases.values()), BEGAN)
