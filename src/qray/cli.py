@@ -99,6 +99,46 @@ def show(
 
 
 @app.command()
+def pick(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds per call, median.")] = None,
+    max_size_mb: Annotated[float | None, typer.Option(help="Most megabytes of the artifact as shipped.")] = None,
+    max_rss_mb: Annotated[float | None, typer.Option(help="Most megabytes of peak memory.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Another margin than the study declared.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Measured thread count; default: the first.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Measured batch size; default: the first.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Name the variant to ship, and why; exit code 3 if none qualifies.
+
+    Of the variants that are non-inferior and meet the bounds it is the fastest whose interval separates; ties go to
+    the smallest, then to the lowest MAE.
+    """
+    from qray.decisions import pick_variant
+
+    pick_variant(out, max_latency_ms, max_size_mb, max_rss_mb, margin, threads, batch, json_)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="Output folder of the run to compare with.")],
+    b: Annotated[Path, typer.Argument(help="Output folder of the newer run.")],
+    tolerance: Annotated[
+        float | None, typer.Option(help="Growth of MAE that is no regression; default: a tenth of A's margin.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what changed from run A to run B; exit code 4 on a regression.
+
+    A regression is a variant lost, a verdict that got worse, an MAE whose growth is over the tolerance with its
+    interval above 0, or an artifact over 5 % larger. Latency never is: two runs are not interleaved.
+    """
+    from qray.decisions import diff_outs
+
+    diff_outs(a, b, tolerance, json_)
+
+
+@app.command()
 def predict(
     artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
     videos: Annotated[list[Path], typer.Argument(help="Video files.")],
@@ -151,6 +191,29 @@ def main() -> None:
     try:
         app(args=arguments)
     except QrayError as error:
+@app.command()
+def card(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    variants: Annotated[list[str] | None, typer.Argument(help="Default: every variant with an artifact.")] = None,
+) -> None:
+    """Write a model card (Markdown) per artifact: OUT/cards/VARIANT.md."""
+    from qray.commands import write_model_cards
+
+    write_model_cards(out, variants or [])
+
+
+@app.command()
+def track(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    tracking_uri: Annotated[str | None, typer.Option(help="Default: MLFLOW_TRACKING_URI, else MLflow's own.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Default: MLFLOW_EXPERIMENT_NAME, else qray.")] = None,
+) -> None:
+    """Write a run to MLflow; the same run again is updated, never doubled."""
+    from qray.commands import track_run
+
+    track_run(out, tracking_uri, experiment)
+
+
         _fail(str(error), error.exit_code, debug)
     except SystemExit as ended:
         # Typer turns Ctrl-C into this code, without a word.

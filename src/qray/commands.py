@@ -19,7 +19,7 @@ from qray.study_files import load_study
 
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet", "report.html")  # fmt: skip
+                "rejected.parquet", "report.html", "cards")  # fmt: skip
 
 
 def _clear(out: Path) -> None:
@@ -181,3 +181,22 @@ def submit_job(address: str, wait: bool, arguments: Sequence[str]) -> None:
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()
+def write_model_cards(out: Path, names: Sequence[str]) -> None:
+    """`qray card`."""
+    from qray.results.evidence import read_evidence
+    from qray.results.model_card import write_cards
+
+    for path in write_cards(read_evidence(out), names):
+        print(path)
+
+
+def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
+    """`qray track`."""
+    from qray.results.evidence import read_evidence
+    from qray.trackers.mlflow import track
+
+    done = track(read_evidence(out), tracking_uri, experiment)
+    what = "updated" if done.updated else "made"
+    print(f"MLflow {done.uri}, experiment {done.experiment}: run {done.run_id} {what}, {done.rows} nested runs")
+
+

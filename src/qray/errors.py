@@ -17,3 +17,15 @@ class UsageError(QrayError):
 
 class Unavailable(QrayError):
     """A variant cannot be built on this machine (engine, compiler or CPU feature missing): a skipped row."""
+
+
+class NothingQualifies(QrayError):
+    """No variant of a run may be shipped under what was asked (exit code 3)."""
+
+    exit_code = 3
+
+
+class Regression(QrayError):
+    """A run is worse than the one it was compared with (exit code 4)."""
+
+    exit_code = 4

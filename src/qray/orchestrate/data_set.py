@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from qray.atomic import write_json
-from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
+from qray.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, write_rejected
 from qray.data.probe import Probe
 from qray.data.synth import is_complete, synthesize
 from qray.orchestrate.store import Store
@@ -51,4 +51,21 @@ def load_manifest(store: Store, root: Path, data: Data) -> Manifest:
         write_json(cache, {key: asdict(facts) for key, facts in manifest.probes.items()})
     write_rejected(manifest, store.out / "rejected.parquet")
     check_manifest(manifest, data)
+    _record(store, manifest)
     return manifest
+
+
+def _record(store: Store, manifest: Manifest) -> None:
+    """Keep what a model card says of the data set: the videos themselves may be gone when it is written."""
+    if store.get("data", manifest.digest) is not None:
+        return
+    # OUT has one data set; the record of one that it had before would be taken for it.
+    for path in (store.out / "units").glob("data-*.json"):
+        path.unlink()
+    splits: dict[str, dict[str, float]] = {}
+    for name in SPLITS:
+        target = manifest.split(name)["target"]
+        splits[name] = {"clips": len(target)}
+        if len(target):
+            splits[name] |= {"mean": float(target.mean()), "min": float(target.min()), "max": float(target.max())}
+    store.put("data", manifest.digest, {"digest": manifest.digest, "splits": splits})

@@ -1,0 +1,281 @@
+"""What changed between two runs, and which of it is a regression."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qray.results.comparison import MIN_CLIPS
+from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.pairwise import Estimate, margin_of
+from qray.results.statistics import VerdictWord, bootstrap_means, interval
+from qray.results.statistics import verdict as verdict_of
+from qray.study import Study, Verdict
+
+#: Share of the margin that the MAE may grow by from one run to the next. A verdict compares a variant with the FP32 of
+#: its own run and says nothing when both got worse; and were a whole margin allowed, each run could spend it anew.
+TOLERANCE_SHARE = 0.1
+#: Growth of an artifact's size that is a regression.
+SIZE_GROWTH = 0.05
+#: The two runs are compared pairwise where at least this share of the smaller one's clips is common to both.
+COMMON_SHARE = 0.5
+#: What is known of a variant, from good to bad; no verdict is no better than an inconclusive one.
+RANK: dict[str | None, int] = {"non-inferior": 0, "inconclusive": 1, None: 1, "inferior": 2}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key with its value in A and in B; None where a run does not have it."""
+
+    key: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Side:
+    """One variant in one run. verdict: at the margin that this run declared. latency_ms: median, first point."""
+
+    status: str
+    reason: str | None
+    mae: float | None
+    mae_low: float | None
+    mae_high: float | None
+    verdict: VerdictWord | None
+    size_bytes: int | None
+    latency_ms: float | None
+    host: str | None
+
+
+@dataclass(frozen=True)
+class VariantDiff:
+    """One variant in both runs; a or b is None where that run does not have it.
+
+    mae: MAE in B less MAE in A with its 95 % interval. paired: over the `n_common` clips that both predicted, else over
+    two samples of clips. verdict_b: B's verdict at A's margin. flipped: whether the verdict at A's margin changed.
+    latency: B's over A's, where both ran on one host. regressions, improvements: sentences.
+    """
+
+    name: str
+    a: Side | None
+    b: Side | None
+    mae: Estimate | None
+    paired: bool
+    n_common: int
+    verdict_b: VerdictWord | None
+    flipped: bool
+    latency: float | None
+    regressions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunDiff:
+    """Two runs. study, versions, host: what changed. regressions: every one, by its variant's name."""
+
+    a: str
+    b: str
+    study: tuple[Change, ...]
+    versions: tuple[Change, ...]
+    host: tuple[Change, ...]
+    variants: tuple[VariantDiff, ...]
+    margin: float | None
+    tolerance: float
+    regressions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def diff_runs(a: Evidence, b: Evidence, tolerance: float | None = None) -> RunDiff:
+    """Compare run B with run A, variant by variant of the same name.
+
+    A regression is a variant that A finished and B did not; a verdict that got worse, both held against A's margin; an
+    MAE that grew by more than `tolerance` (target units; default: a tenth of A's margin) with an interval wholly above
+    0; an artifact that grew by more than 5 %. Latency never is: two runs are not interleaved.
+    """
+    margin = margin_of(a) if margin_of(a) is not None else margin_of(b)
+    allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * (margin or 0.0)
+    settings = a.study.verdict if a.study is not None else Verdict()
+    names = list(dict.fromkeys(v.name for run in (a, b) for v in run.variants))
+    in_a, in_b = ({v.name: v for v in run.variants} for run in (a, b))
+    variants = tuple(_variant(name, in_a.get(name), in_b.get(name), margin, allowed, settings) for name in names)
+    return RunDiff(
+        a=str(a.out), b=str(b.out), study=tuple(_changes(_flat(a.study), _flat(b.study))),
+        versions=tuple(_changes(_versions(a), _versions(b))), host=tuple(_changes(_host(a), _host(b))),
+        variants=variants, margin=margin, tolerance=allowed,
+        regressions=tuple(f"{v.name}: {words}" for v in variants for words in v.regressions),
+        notes=tuple(_notes(a, b, variants)),
+    )  # fmt: skip
+
+
+def _variant(
+    name: str, a: VariantEvidence | None, b: VariantEvidence | None, margin: float | None, allowed: float,
+    settings: Verdict,
+) -> VariantDiff:  # fmt: skip
+    side_a, side_b = _side(a), _side(b)
+    mae, paired, common = (None, False, 0) if a is None or b is None else compare_clips(a, b, settings)
+    verdict_a, verdict_b = _verdict_at(a, margin), _verdict_at(b, margin)
+    both = side_a is not None and side_b is not None
+    same_host = both and side_a.host is not None and side_a.host == side_b.host  # type: ignore[union-attr]
+    latency = None
+    if side_a and side_b and same_host and side_a.latency_ms and side_b.latency_ms:
+        latency = side_b.latency_ms / side_a.latency_ms
+    return VariantDiff(
+        name, side_a, side_b, mae, paired, common, verdict_b, both and verdict_a != verdict_b, latency,
+        tuple(_regressions(side_a, side_b, verdict_a, verdict_b, mae, allowed)),
+    )  # fmt: skip
+
+
+def _side(variant: VariantEvidence | None) -> Side | None:
+    if variant is None:
+        return None
+    row, accuracy, compared = variant.row, variant.accuracy, variant.comparison
+    return Side(
+        status=str(row.get("status") or "not finished"), reason=row.get("reason"),
+        mae=accuracy.mae if accuracy else None, mae_low=accuracy.mae_low if accuracy else None,
+        mae_high=accuracy.mae_high if accuracy else None, verdict=compared.verdict if compared else None,
+        size_bytes=row.get("size_bytes"), latency_ms=row.get("latency_p50_ms"), host=row.get("host"),
+    )  # fmt: skip
+
+
+def _verdict_at(variant: VariantEvidence | None, margin: float | None) -> VerdictWord | None:
+    compared = variant.comparison if variant is not None else None
+    if compared is None or compared.verdict is None or compared.delta_low is None or compared.delta_high is None:
+        return None
+    return compared.verdict if margin is None else verdict_of(compared.delta_low, compared.delta_high, margin)
+
+
+def _clips(variant: VariantEvidence) -> pd.DataFrame | None:
+    """Frame indexed by clip with target and absolute error, of the clips with a finite prediction."""
+    if variant.clips is None:
+        return None
+    frame = variant.clips.set_index("clip")
+    frame = pd.DataFrame({"target": frame["target"], "error": (frame["prediction"] - frame["target"]).abs()})
+    frame = frame[np.isfinite(frame["error"])]
+    return frame if len(frame) and frame.index.is_unique else None
+
+
+def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> tuple[Estimate | None, bool, int]:
+    """MAE in B less MAE in A; whether it is paired; and how many clips of the same name and target both predicted.
+
+    Paired: bootstrap of the differences clip by clip (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 8). Else each run's clips are resampled by themselves (there, section 8.3: two samples), which is wider.
+    The interval is None below 10 clips.
+    """
+    first, second = _clips(a), _clips(b)
+    if first is None or second is None:
+        return None, False, 0
+    common = first.index.intersection(second.index)
+    common = common[np.isclose(first.loc[common, "target"], second.loc[common, "target"], rtol=0, atol=1e-6)]
+    smaller = min(len(first), len(second))
+    draws, seed = settings.bootstrap, settings.seed
+    if len(common) and len(common) >= COMMON_SHARE * smaller:
+        difference = (second.loc[common, "error"] - first.loc[common, "error"]).to_numpy()
+        value = float(difference.mean())
+        if len(common) < MIN_CLIPS:
+            return Estimate(value, None, None), True, len(common)
+        means = bootstrap_means(difference[:, None], draws, seed)[:, 0]
+        return Estimate(value, *interval(means, len(common))), True, len(common)
+    one, other = first["error"].to_numpy(), second["error"].to_numpy()
+    value = float(other.mean() - one.mean())
+    if smaller < MIN_CLIPS:
+        return Estimate(value, None, None), False, len(common)
+    # Different seeds, because the same would pair clips that have nothing in common.
+    means = bootstrap_means(other[:, None], draws, seed + 1)[:, 0] - bootstrap_means(one[:, None], draws, seed)[:, 0]
+    return Estimate(value, *interval(means, smaller)), False, len(common)
+
+
+def _regressions(
+    a: Side | None, b: Side | None, verdict_a: VerdictWord | None, verdict_b: VerdictWord | None,
+    mae: Estimate | None, allowed: float,
+) -> Iterator[str]:  # fmt: skip
+    if a is None or a.status != "ok":
+        return
+    if b is None:
+        yield "lost: it is not in B"
+        return
+    if b.status != "ok":
+        yield f"lost: {b.status} in B ({b.reason or 'no reason was recorded'})"
+        return
+    if RANK[verdict_b] > RANK[verdict_a]:
+        yield f"verdict went from {verdict_a or 'none'} to {verdict_b or 'none'} at A's margin"
+    if a.mae is not None and b.mae is None:
+        yield "its error is no longer known"
+    if mae is not None and mae.low is not None and mae.low > 0 and mae.value > allowed:
+        yield (
+            f"MAE grew by {mae.value:.3f} ({mae.low:+.3f} to {mae.high:+.3f}), more than the {allowed:g} that are "
+            "tolerated"
+        )
+    if a.size_bytes and b.size_bytes and b.size_bytes > a.size_bytes * (1 + SIZE_GROWTH):
+        growth = b.size_bytes / a.size_bytes - 1
+        yield f"size grew by {growth:.1%}, from {a.size_bytes / 1e6:.2f} to {b.size_bytes / 1e6:.2f} MB"
+
+
+def _flat(study: Study | None) -> dict[str, Any]:
+    """Dotted keys of a study; variants by their names, so that one added in between shifts no other."""
+    return {} if study is None else dict(_walk(study.canonical(), ""))
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _walk(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and node and all(isinstance(item, Mapping) and "name" in item for item in node):
+        for item in node:
+            yield from _walk({k: v for k, v in item.items() if k != "name"}, f"{path}.{item['name']}")
+    else:
+        yield path, node
+
+
+def _versions(evidence: Evidence) -> dict[str, Any]:
+    for variant in evidence.variants:
+        try:
+            found = json.loads(variant.row.get("versions") or "")
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _host(evidence: Evidence) -> dict[str, Any]:
+    rows = [v.row for v in evidence.variants]
+    row = next((r for r in rows if r.get("latency_p50_ms") is not None), rows[0] if rows else {})
+    return {key: row[key] for key in ("host", "cpu_flags", "device") if row.get(key) is not None}
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
+    for key in dict.fromkeys([*a, *b]):
+        if a.get(key) != b.get(key):
+            yield Change(key, a.get(key), b.get(key))
+
+
+def _notes(a: Evidence, b: Evidence, variants: tuple[VariantDiff, ...]) -> Iterator[str]:
+    for word, run in (("A", a), ("B", b)):
+        for note in run.notes:
+            yield f"{word}: {note}"
+        if run.study is None:
+            yield f"{word}: its study could not be read, so that changed settings are not known"
+    margins = margin_of(a), margin_of(b)
+    if None not in margins and margins[0] != margins[1]:
+        yield f"the margin changed from {margins[0]:g} to {margins[1]:g}: verdicts are compared at {margins[0]:g}"
+    both = [v for v in variants if v.mae is not None]
+    if not {v.name for v in a.variants} & {v.name for v in b.variants}:
+        yield "the runs have no variant in common"
+    if any(not v.paired for v in both):
+        yield (
+            "the runs did not predict the same clips: where it says unpaired, the interval is that of two samples and "
+            "much wider"
+        )
+    elif both:
+        yield (
+            "intervals are paired over clips and know nothing of what another training seed would have given: a "
+            "network trained anew can differ by chance"
+        )
+    if any(v.latency is not None for v in variants):
+        yield "latencies of two runs are not interleaved: on one host an indication, never a regression"
+    elif any(v.a and v.b and v.a.latency_ms and v.b.latency_ms for v in variants):
+        yield "latencies were taken on different hosts, and are not compared"

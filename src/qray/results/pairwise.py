@@ -1,0 +1,193 @@
+"""Any two variants of a run against each other, on the same clips and in the same rounds of latency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qray.errors import UsageError
+from qray.measure.latency import Latency
+from qray.results.comparison import MIN_CLIPS
+from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.speed import ratio
+from qray.results.statistics import LEVEL, bootstrap_means, interval
+from qray.study import Verdict
+
+#: (threads, batch) of a latency measurement.
+At = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval; the interval is None where the sample cannot carry one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval, where there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+def is_candidate(variant: VariantEvidence) -> bool:
+    """Whether this is a finished variant, neither the mean predictor nor a trial of the sweep."""
+    return variant.row.get("status") == "ok" and variant.row.get("stage", "variant") == "variant"
+
+
+def margin_of(evidence: Evidence) -> float | None:
+    """The margin that the run's study declared, in target units; from the table where study.yaml is lost."""
+    if evidence.study is not None:
+        return evidence.study.verdict.margin
+    return next((v.row["margin"] for v in evidence.variants if v.row.get("margin") is not None), None)
+
+
+def measured_points(evidence: Evidence) -> list[At]:
+    """Every (threads, batch) at which the run has rows."""
+    rows = [row for variant in evidence.variants for row in variant.rows]
+    return sorted({(row["threads"], row["batch"]) for row in rows if row.get("threads") and row.get("batch")})
+
+
+def choose_point(evidence: Evidence, threads: int | None = None, batch: int | None = None) -> At | None:
+    """The (threads, batch) to compare at: the first of the run that agrees with what is asked for.
+
+    Returns:
+        None where the run measured nothing and nothing was asked for.
+
+    Raises:
+        UsageError: nothing was measured there; names what was.
+    """
+    points = measured_points(evidence)
+    found = [p for p in points if threads in (None, p[0]) and batch in (None, p[1])]
+    if found:
+        return found[0]
+    if threads is None and batch is None:
+        return None
+    words = " ".join(f"--{n} {v}" for n, v in (("threads", threads), ("batch", batch)) if v is not None)
+    measured = ", ".join(f"{t} threads at batch {b}" for t, b in points) or "nothing"
+    raise UsageError(f"{words}: not measured in this run, which measured {measured}")
+
+
+class Pairs:
+    """Paired comparisons within one run at one (threads, batch).
+
+    All intervals are at 95 % and for one pair at a time: nothing is corrected for the number of pairs.
+    """
+
+    def __init__(self, evidence: Evidence, at: At | None) -> None:
+        self.evidence, self.at = evidence, at
+        self.variants = {v.name: v for v in evidence.variants}
+        self.settings = evidence.study.verdict if evidence.study is not None else Verdict()
+        self._errors = {name: _absolute_errors(v) for name, v in self.variants.items()}
+        self._replicates: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+        self._calls = self._interleaved_calls()
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The variant's row at this (threads, batch), or its first where it has none there, without latency."""
+        variant = self.variants[name]
+        if self.at is None:
+            return variant.row
+        for row in variant.rows:
+            if (row.get("threads"), row.get("batch")) == self.at:
+                return row
+        return variant.row | {"latency_p50_ms": None, "peak_rss_mb": None, "threads": None, "batch": None}
+
+    def error(self, name: str, other: str) -> Estimate | None:
+        """MAE of `name` less MAE of `other` on the clips that both predicted, with its paired bootstrap interval.
+
+        Both means are taken over the same resamples (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+        chapter 8), so that what makes a clip hard for both cancels. None where they share no clip; no interval from
+        fewer clips than carry one.
+        """
+        mine, theirs = self._errors[name], self._errors[other]
+        if mine is None or theirs is None:
+            return None
+        common = mine.index.intersection(theirs.index)
+        if len(common) == 0:
+            return None
+        delta = float(mine.loc[common].mean() - theirs.loc[common].mean())
+        if len(common) < MIN_CLIPS:
+            return Estimate(delta, None, None)
+        clips = tuple(common)
+        return Estimate(delta, *interval(self._means(name, clips) - self._means(other, clips), len(clips)))
+
+    def _means(self, name: str, clips: tuple[str, ...]) -> np.ndarray:
+        """Replicates of the MAE; the same seed and number of clips draw the same clips for every variant."""
+        if (name, clips) not in self._replicates:
+            errors = self._errors[name]
+            assert errors is not None
+            values = errors.loc[list(clips)].to_numpy()[:, None]
+            means = bootstrap_means(values, self.settings.bootstrap, self.settings.seed)[:, 0]
+            self._replicates[name, clips] = means
+        return self._replicates[name, clips]
+
+    def latency(self, name: str, other: str) -> Estimate | None:
+        """Latency of `name` over latency of `other`, from the rounds in which both were timed (speed.ratio)."""
+        if name not in self._calls or other not in self._calls:
+            return None
+        found = ratio(self._calls[name], self._calls[other])
+        return None if found is None else Estimate(found.value, found.low, found.high)
+
+    def p50(self, name: str) -> Estimate | None:
+        """Median latency in ms with a t interval of the rounds' medians on the log scale, which holds the median.
+
+        As in speed.ratio, the round is what is sampled. None where no latency was measured.
+        """
+        value = self.row(name).get("latency_p50_ms")
+        if value is None:
+            return None
+        blocks = [block for block in self._calls[name].blocks_ms if block] if name in self._calls else []
+        if len(blocks) < 2:
+            return Estimate(value, None, None)
+        from scipy.special import stdtrit
+
+        logs = np.log([np.median(block) for block in blocks])
+        half = float(stdtrit(len(logs) - 1, (1 + LEVEL) / 2) * logs.std(ddof=1) / math.sqrt(len(logs)))
+        mean = float(logs.mean())
+        return Estimate(value, min(value, math.exp(mean - half)), max(value, math.exp(mean + half)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the artifact as shipped."""
+        return self.row(name).get("size_bytes")
+
+    def _interleaved_calls(self) -> dict[str, Latency]:
+        """Calls by variant, of the one measurement that the rows come from: units may hold others, of older settings.
+
+        Older records do not name their (threads, batch): that the medians are the rows' tells whose they are.
+        """
+        rows = {name: self.row(name) for name in self.variants}
+        found: dict[str, Latency] = {}
+        for unit in self.evidence.units:
+            records = unit.get("latency")
+            if not isinstance(records, Mapping):
+                continue
+            calls = {name: _calls(records.get(row.get("key")), row.get("latency_p50_ms")) for name, row in rows.items()}
+            matched = {name: latency for name, latency in calls.items() if latency is not None}
+            if len(matched) > len(found):
+                found = matched
+        return found
+
+
+def _calls(record: Any, p50: float | None) -> Latency | None:
+    """The calls of one variant in a record, if their median is `p50`."""
+    if p50 is None or not isinstance(record, Mapping) or not record.get("blocks_ms"):
+        return None
+    latency = Latency(record["blocks_ms"])
+    median = latency.percentile(50)
+    return latency if median is not None and math.isclose(median, p50, rel_tol=1e-9) else None
+
+
+def _absolute_errors(variant: VariantEvidence) -> pd.Series | None:
+    """Absolute error by clip, of the clips with a finite prediction."""
+    if variant.clips is None:
+        return None
+    frame = variant.clips.set_index("clip")
+    errors = (frame["prediction"] - frame["target"]).abs()
+    errors = errors[np.isfinite(errors)]
+    return errors if len(errors) and errors.index.is_unique else None
