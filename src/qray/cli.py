@@ -152,6 +152,29 @@ def predict(
 
 
 @app.command()
+def card(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    variants: Annotated[list[str] | None, typer.Argument(help="Default: every variant with an artifact.")] = None,
+) -> None:
+    """Write a model card (Markdown) per artifact: OUT/cards/VARIANT.md."""
+    from qray.commands import write_model_cards
+
+    write_model_cards(out, variants or [])
+
+
+@app.command()
+def track(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    tracking_uri: Annotated[str | None, typer.Option(help="Default: MLFLOW_TRACKING_URI, else MLflow's own.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Default: MLFLOW_EXPERIMENT_NAME, else qray.")] = None,
+) -> None:
+    """Write a run to MLflow; the same run again is updated, never doubled."""
+    from qray.commands import track_run
+
+    track_run(out, tracking_uri, experiment)
+
+
+@app.command()
 def doctor(json_: JsonOption = False) -> None:
     """Say what this machine can do: engines, CPU, GPU, video, Ray."""
     from qray.commands import run_doctor
@@ -191,29 +214,6 @@ def main() -> None:
     try:
         app(args=arguments)
     except QrayError as error:
-@app.command()
-def card(
-    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
-    variants: Annotated[list[str] | None, typer.Argument(help="Default: every variant with an artifact.")] = None,
-) -> None:
-    """Write a model card (Markdown) per artifact: OUT/cards/VARIANT.md."""
-    from qray.commands import write_model_cards
-
-    write_model_cards(out, variants or [])
-
-
-@app.command()
-def track(
-    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
-    tracking_uri: Annotated[str | None, typer.Option(help="Default: MLFLOW_TRACKING_URI, else MLflow's own.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Default: MLFLOW_EXPERIMENT_NAME, else qray.")] = None,
-) -> None:
-    """Write a run to MLflow; the same run again is updated, never doubled."""
-    from qray.commands import track_run
-
-    track_run(out, tracking_uri, experiment)
-
-
         _fail(str(error), error.exit_code, debug)
     except SystemExit as ended:
         # Typer turns Ctrl-C into this code, without a word.

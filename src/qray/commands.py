@@ -98,8 +98,12 @@ def run_stage(
 
 
 def _print_timing(out: Path, console: Console) -> None:
+    from qray.results.costs import read_costs
     from qray.results.timing import read_timing, render_timing
 
+    costs = read_costs(out)
+    if costs is not None:
+        console.print(costs.sentence, highlight=False)
     timing = read_timing(out)
     if timing is not None:
         console.print()
@@ -158,6 +162,25 @@ def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json:
         raise QrayError(f"{failed} of {len(rows)} videos could not be predicted")
 
 
+def write_model_cards(out: Path, names: Sequence[str]) -> None:
+    """`qray card`."""
+    from qray.results.evidence import read_evidence
+    from qray.results.model_card import write_cards
+
+    for path in write_cards(read_evidence(out), names):
+        print(path)
+
+
+def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
+    """`qray track`."""
+    from qray.results.evidence import read_evidence
+    from qray.trackers.mlflow import track
+
+    done = track(read_evidence(out), tracking_uri, experiment)
+    what = "updated" if done.updated else "made"
+    print(f"MLflow {done.uri}, experiment {done.experiment}: run {done.run_id} {what}, {done.rows} nested runs")
+
+
 def run_doctor(as_json: bool) -> None:
     """`qray doctor`."""
     use_token_if_asked(os.environ.get("RAY_ADDRESS"))
@@ -181,22 +204,3 @@ def submit_job(address: str, wait: bool, arguments: Sequence[str]) -> None:
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()
-def write_model_cards(out: Path, names: Sequence[str]) -> None:
-    """`qray card`."""
-    from qray.results.evidence import read_evidence
-    from qray.results.model_card import write_cards
-
-    for path in write_cards(read_evidence(out), names):
-        print(path)
-
-
-def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
-    """`qray track`."""
-    from qray.results.evidence import read_evidence
-    from qray.trackers.mlflow import track
-
-    done = track(read_evidence(out), tracking_uri, experiment)
-    what = "updated" if done.updated else "made"
-    print(f"MLflow {done.uri}, experiment {done.experiment}: run {done.run_id} {what}, {done.rows} nested runs")
-
-
