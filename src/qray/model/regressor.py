@@ -101,7 +101,10 @@ class VideoRegressor(nn.Module):
 
     def regress(self, frames: Tensor, n_frames: int) -> Tensor:
         """float32 (B*T, 3, H, W) -> float32 (B,), standardised target."""
-        features = self.backbone(frames)
+        return self.read_out(self.backbone(frames), n_frames)
+
+    def read_out(self, features: Tensor, n_frames: int) -> Tensor:
+        """Pool over time, then the head: float32 (B*T, channels) -> float32 (B,), standardised target."""
         features = features.view(-1, n_frames, features.shape[1])
         if self.pooling == "mean":
             pooled = features.mean(1)

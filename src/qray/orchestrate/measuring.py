@@ -13,9 +13,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import QrayError
+from qray.measure.costs import PARTS
 from qray.measure.host import host_name
 from qray.measure.latency import measure_latency
 from qray.measure.memory import measure_memory
+from qray.orchestrate.costs import CostJob, measure_costs
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
 from qray.study import Measure
@@ -88,12 +90,19 @@ def pack_artifacts(store: Store, keys: list[str]) -> dict[str, dict[str, bytes]]
 
 @ray.remote
 def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -> dict[str, Any]:
-    """{"latency": {key: Latency as a dict}, "host"} of all artifacts, interleaved."""
+    """{"latency": {key: Latency as a dict}, "threads", "batch", "host"} of all artifacts, interleaved."""
     with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
         folders = _unpack(artifacts, Path(scratch))
         limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
         measured = measure_latency(folders, at[0], at[1], settings, limit)
-    return {"latency": {key: asdict(value) for key, value in measured.items()}, "host": host_name()}
+    calls = {key: asdict(value) for key, value in measured.items()}
+    return {"latency": calls, "threads": at[0], "batch": at[1], "host": host_name()}
+
+
+@ray.remote
+def costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
+    """What `measure_costs` returns, from a node that does nothing else."""
+    return measure_costs(job, checkpoint, len(PARTS) * (SECONDS_PER_ARTIFACT + 10 * job.settings.seconds))
 
 
 @ray.remote

@@ -14,6 +14,7 @@ from qray.errors import QrayError
 from qray.orchestrate import measuring
 from qray.orchestrate.collect import write_table
 from qray.orchestrate.context import RunContext
+from qray.orchestrate.costs import costs_key
 from qray.orchestrate.data_set import ensure_data, load_manifest
 from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.session import cluster_slots, ray_session
@@ -131,6 +132,7 @@ def wanted_units(store: Store, plan: Plan, stage: str) -> Iterator[tuple[str, st
     if stage in ("evaluate", "all"):
         yield from (("evaluate", key) for key in plan.evaluate.values())
     if stage in ("measure", "all"):
+        yield "costs", costs_key(plan)
         for at in measuring.points(plan.study.measure):
             yield "measure", measuring.latency_key(store, plan, at)
             yield from (("memory", measuring.memory_key(key, at)) for key in measuring.built_keys(store, plan))

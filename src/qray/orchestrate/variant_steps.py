@@ -11,6 +11,7 @@ import ray
 from qray.data.stream import put_clips
 from qray.orchestrate import measuring
 from qray.orchestrate.context import RunContext
+from qray.orchestrate.costs import cost_job, costs_key
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
 from qray.orchestrate.work import BuildJob, Evaluator, SplitClips, build
@@ -86,7 +87,8 @@ def save_baseline(run: RunContext) -> None:
 
 
 def add_measure_steps(run: RunContext) -> None:
-    """Latency and memory of all artifacts at every (threads, batch), to be run when nothing else does."""
+    """Latency and memory of all artifacts at every (threads, batch), and what a clip costs on its way through the
+    model; to be run when nothing else does."""
     keys = measuring.built_keys(run.store, run.plan)
     for at in measuring.points(run.study.measure):
         where = f"{at[0]} thread{'s' * (at[0] > 1)}, batch {at[1]}"
@@ -95,6 +97,16 @@ def add_measure_steps(run: RunContext) -> None:
         missing = [key for key in keys if run.store.get("memory", measuring.memory_key(key, at)) is None]
         if missing:
             run.runner.add(_memory_step(run, missing, at, where, after=latency.key))
+    run.runner.add(_costs_step(run))
+
+
+def _costs_step(run: RunContext) -> Step:
+    def start() -> Any:
+        options = measuring.exclusive_options("costs")
+        return measuring.costs.options(**options).remote(cost_job(run.plan), run.checkpoint(run.plan.train))
+
+    return Step("costs", costs_key(run.plan), "measure the costs of a clip", start, lambda value: value,
+                slots=run.slots.holders + 1)  # fmt: skip
 
 
 def _latency_step(run: RunContext, keys: list[str], at: measuring.At, where: str) -> Step:

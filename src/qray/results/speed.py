@@ -86,18 +86,21 @@ def ratio(above: Latency, below: Latency) -> Ratio | None:
     first, second = _medians(above), _medians(below)
     if first is None or second is None or len(first) != len(second):
         return None
-    logs = np.log(first) - np.log(second)
-    mean = float(logs.mean())
-    if len(logs) < 2:
+    mean, low, high = mean_interval(np.log(first) - np.log(second))
+    if low is None or high is None:
         return Ratio(math.exp(mean))
-    half = _t_quantile(len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return Ratio(math.exp(mean), math.exp(low), math.exp(high))
 
 
-def _t_quantile(freedom: int) -> float:
+def mean_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
+    """Mean of float64 (rounds,) and its 95 % interval, Student's t; (None, None) for a single round."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return mean, None, None
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * float(values.std(ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half
 
 
 def _medians(latency: Latency) -> np.ndarray | None:

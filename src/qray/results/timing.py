@@ -18,7 +18,7 @@ PHASES_FILE = "phases.json"
 PARALLEL_PHASE = "train, build and evaluate"
 KINDS = {
     PARALLEL_PHASE: ("train", "sweep", "trial", "finetune", "build", "evaluate"),
-    "measure latency and memory": ("measure", "memory"),
+    "measure latency and memory": ("measure", "memory", "costs"),
 }
 
 

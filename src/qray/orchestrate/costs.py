@@ -1,0 +1,123 @@
+"""The costs of decoding, preprocessing, backbone and head: which clips, whose weights, and the process that times."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qray.errors import QrayError
+from qray.measure.latency import pin_to_given_cores, run_subprocess
+from qray.orchestrate.store import unit_key
+from qray.study import ClipSpec, Measure, Model
+
+if TYPE_CHECKING:
+    # The process that times runs this file, and needs neither the plan nor Ray.
+    from qray.orchestrate.plan import Plan
+
+#: TEST clips that are decoded in turn, spread over the split.
+CLIPS = 16
+THREADS = 1
+
+
+@dataclass(frozen=True)
+class CostJob:
+    """What is timed: the FP32 model on one window of a clip, as latency is, and the videos, with their frame counts."""
+
+    model: Model
+    clip: ClipSpec
+    videos: tuple[tuple[str, int], ...]
+    settings: Measure
+
+
+def cost_job(plan: Plan) -> CostJob:
+    """The costs that a study asks for."""
+    test = plan.manifest.split("TEST")
+    chosen = test.iloc[np.unique(np.linspace(0, len(test) - 1, min(CLIPS, len(test))).round().astype(int))]
+    videos = tuple(zip(chosen["path"].tolist(), chosen["n_frames"].tolist(), strict=True))
+    return CostJob(plan.study.model, plan.study.clip.single_window(), videos, plan.study.measure)
+
+
+def costs_key(plan: Plan) -> str:
+    """Key of the measurement of what a clip costs. The weights are part of it: denormal numbers take longer."""
+    clip = plan.study.clip.model_dump(mode="json", exclude={"eval_windows"})
+    measure = plan.study.measure.model_dump(mode="json", exclude={"threads", "batches"})
+    return unit_key("costs", train=plan.train, clip=clip, test=plan.test_digest(), measure=measure)
+
+
+def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str, Any]:
+    """Time every part in a process of its own: {"blocks_ms": {part: blocks}, "clips", "frames", ... "load_average"}.
+
+    Raises:
+        QrayError: no clip could be decoded, or it took longer than `timeout_s`.
+    """
+    with tempfile.TemporaryDirectory(prefix="qray-costs-") as folder:
+        request, weights, response = (Path(folder) / name for name in ("request.json", "weights.pt", "response.json"))
+        content = {
+            "model": job.model.model_dump(mode="json"), "clip": job.clip.model_dump(mode="json"),
+            "videos": job.videos, "measure": job.settings.model_dump(mode="json"),
+        }  # fmt: skip
+        request.write_text(json.dumps(content), encoding="utf-8")
+        weights.write_bytes(checkpoint)
+        arguments = ["qray.orchestrate.costs", str(request), str(weights), str(response)]
+        run_subprocess(arguments, THREADS, timeout_s, "the costs of a clip")
+        measured: dict[str, Any] = json.loads(response.read_text(encoding="utf-8"))
+    return measured
+
+
+def _decoders(spec: ClipSpec, videos: list[tuple[str, int]]) -> list[Callable[[], np.ndarray]]:
+    """A call for each video that can be decoded."""
+    from qray.data.decode import ClipError, decode_frames, evaluation_indices
+
+    found: list[Callable[[], np.ndarray]] = []
+    reasons: list[str] = []
+    for path, n_frames in videos:
+        indices = evaluation_indices(n_frames, spec)
+
+        def call(path: str = path, indices: np.ndarray = indices) -> np.ndarray:
+            return decode_frames(path, indices, spec.image_size)[0]
+
+        try:
+            call()
+        except ClipError as error:
+            reasons.append(f"{path}: {error}")
+        else:
+            found.append(call)
+    if not found:
+        raise QrayError(f"none of {len(videos)} TEST clips could be decoded; the first: {reasons[0]}")
+    return found
+
+
+def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
+    """Body of the subprocess."""
+    import torch
+
+    from qray.measure.costs import time_parts
+    from qray.measure.host import cpu_flags, host_name, load_average
+    from qray.model.regressor import VideoRegressor
+    from qray.model.training import load_checkpoint
+
+    load = load_average()
+    torch.set_num_threads(THREADS)
+    spec = ClipSpec.model_validate(request["clip"])
+    model = VideoRegressor(Model.model_validate(request["model"]))
+    model.load_state_dict(load_checkpoint(checkpoint)["model"])
+    decoders = _decoders(spec, request["videos"])
+    return {
+        "blocks_ms": time_parts(decoders, model.eval(), Measure.model_validate(request["measure"])),
+        "clips": len(decoders), "frames": spec.frames, "image_size": spec.image_size,
+        "method": "fp32", "engine": "eager", "threads": THREADS, "batch": 1, "host": host_name(),
+        "cpu_flags": " ".join(sorted(cpu_flags())), "load_average": None if np.isnan(load) else load,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    pin_to_given_cores()
+    result = _measure_here(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]).read_bytes())
+    Path(sys.argv[3]).write_text(json.dumps(result), encoding="utf-8")
