@@ -92,7 +92,8 @@ class _Table:
         # One prediction that is not a number makes the whole variant a failed row.
         if frame is None or not len(frame) or not np.isfinite(frame[["prediction", "reference"]].to_numpy()).all():
             return None
-        return compare(*(frame[name].to_numpy() for name in ("target", "prediction", "reference")), self.study.verdict)
+        target, predicted, reference = (frame[name].to_numpy() for name in ("target", "prediction", "reference"))
+        return compare(target, predicted, reference, self.study.verdict)
 
     def _errors(self, outcome: Outcome | None) -> pd.Series | None:
         if outcome is None or outcome.predictions is None:
