@@ -33,6 +33,7 @@ STAGE_HELP = {
     "sweep": "Run the QAT sweep.",
     "evaluate": "Evaluate every variant on TEST.",
     "measure": "Measure latency and memory of every variant.",
+    "sensitivity": "Quantize each layer alone, and all but it: where the error comes from.",
     "table": "Write results.parquet anew from what OUT holds.",
 }
 

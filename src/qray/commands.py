@@ -85,6 +85,8 @@ def run_stage(
         print(to_json(result.table))
     elif stage in ("all", "evaluate", "measure", "table"):
         print_results(result.table, console)
+    if not as_json and stage in ("all", "sensitivity"):
+        _print_sensitivity(folder, console)
     _print_timing(folder, progress if as_json else console)
     progress.print(f"{total:.0f} s in all", highlight=False)
     progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`",
@@ -108,6 +110,15 @@ def _print_timing(out: Path, console: Console) -> None:
     if timing is not None:
         console.print()
         console.print(render_timing(timing))
+
+
+def _print_sensitivity(out: Path, console: Console) -> None:
+    from qray.results.sensitivity import newest_sensitivity, render_sensitivity
+
+    record = newest_sensitivity(out)
+    if record is not None:
+        console.print()
+        console.print(render_sensitivity(record))
 
 
 def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: bool) -> None:
@@ -143,6 +154,7 @@ def show_results(out: Path, as_json: bool) -> None:
     else:
         console = results_console()
         print_results(table, console)
+        _print_sensitivity(out, console)
         _print_timing(out, console)
 
 

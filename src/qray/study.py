@@ -205,6 +205,15 @@ class Measure(Section):
     warmup_calls: PositiveInt = 3
 
 
+class Sensitivity(Section):
+    """Per-layer sensitivity on VAL: each layer quantized alone, and all but it, by `tasks` tasks side by side."""
+
+    clips: PositiveInt = 64
+    weight_bits: Literal[8, 4] = 8
+    observer: Observer = "histogram"
+    tasks: PositiveInt = 2
+
+
 class Verdict(Section):
     """What is held against the evidence, declared before the run, and the bootstrap behind the intervals.
 
@@ -241,6 +250,7 @@ class Study(Section):
     sweep: Sweep | None = None
     evaluation: Evaluation = Evaluation()
     measure: Measure = Measure()
+    sensitivity: Sensitivity | None = None
     verdict: Verdict = Verdict()
 
     @model_validator(mode="after")

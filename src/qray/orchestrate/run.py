@@ -10,13 +10,14 @@ import pyarrow as pa
 from rich.console import Console
 
 from qray.data.manifest import SPLITS, Manifest
-from qray.errors import QrayError
+from qray.errors import QrayError, UsageError
 from qray.orchestrate import measuring
 from qray.orchestrate.collect import write_table
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import costs_key
 from qray.orchestrate.data_set import ensure_data, load_manifest
 from qray.orchestrate.plan import Plan, make_plan
+from qray.orchestrate.sensitivity import add_sensitivity_steps, sensitivity_key
 from qray.orchestrate.session import cluster_slots, ray_session
 from qray.orchestrate.steps import Result, Runner
 from qray.orchestrate.store import Store
@@ -57,7 +58,13 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
 
     Raises:
         QrayError: the data set is unusable, Ray cannot be had, or FP32 training failed.
+        UsageError: the study does not have what the stage is about.
     """
+    if stage == "sensitivity" and study.sensitivity is None:
+        raise UsageError(
+            f"study {study.name} has no `sensitivity:` section, so there are no layers to measure; add one, or "
+            "--set sensitivity.clips=64"
+        )
     phases = _Phases()
     store.out.mkdir(parents=True, exist_ok=True)
     store.write_study(dump_study(study))
@@ -110,6 +117,8 @@ def add_steps(run: RunContext, stage: str) -> None:
     runner, variants = run.runner, run.study.variants
     runner.add(train_step(run))
     trained = [v for v in variants if v.method in ("qat", "finetune")]
+    if stage == "sensitivity":
+        return add_sensitivity_steps(run)
     if stage == "sweep" or (stage != "train" and trained):
         runner.add(sweep_step(run))
     if stage in ("train", "sweep"):
@@ -120,12 +129,17 @@ def add_steps(run: RunContext, stage: str) -> None:
         if stage in ("evaluate", "all"):
             runner.add(evaluate_step(run, variant))
         runner.add(build_step(run, variant))
+    if stage == "all" and run.study.sensitivity is not None:
+        add_sensitivity_steps(run)
 
 
 def wanted_units(store: Store, plan: Plan, stage: str) -> Iterator[tuple[str, str]]:
     """(kind, key) of every unit that a stage leaves behind."""
     yield "train", plan.train
-    if stage == "sweep" or (stage != "train" and any(v.method in ("qat", "finetune") for v in plan.study.variants)):
+    if stage in ("sensitivity", "all") and (key := sensitivity_key(plan)):
+        yield "sensitivity", key
+    trained = any(v.method in ("qat", "finetune") for v in plan.study.variants)
+    if stage == "sweep" or (stage not in ("train", "sensitivity") and trained):
         yield "sweep", plan.sweep
     if stage in ("build", "evaluate", "measure", "all"):
         yield from (("build", key) for key in plan.build.values())

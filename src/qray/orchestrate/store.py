@@ -18,6 +18,7 @@ from qray.errors import QrayError
 #: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
 CODE_VERSIONS = {
     "train": 1, "sweep": 1, "trial": 1, "finetune": 1, "build": 1, "evaluate": 1, "measure": 1, "memory": 1, "costs": 1,
+    "layers": 1, "sensitivity": 1,
 }  # fmt: skip
 
 

@@ -146,6 +146,16 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
     yield {"failed": failed, "device": device, **whereabouts()}
 
 
+def calibration_batches(
+    calibration: SplitClips, clip: ClipSpec, batch_size: int, slot_cpus: float, timeout_s: float, name: str
+) -> list[torch.Tensor]:
+    """What observers see: one window of each clip, as training sees them, but fixed; uint8 (b, T, H, W, 3)."""
+    plan = StreamPlan(clip.single_window(), "eval", batch_size, cpus_per_task=slot_cpus, timeout_s=timeout_s)
+    dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
+    stream = stream_batches(dataset, plan, name)
+    return [torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1) for batch in stream if batch.ok.any()]
+
+
 @dataclass(frozen=True)
 class BuildJob:
     """A variant to build: its weights (an FP32 checkpoint, or a QAT trial's state) and its calibration clips."""
@@ -173,13 +183,9 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
     torch.manual_seed(0)
     batches: list[torch.Tensor] = []
     if calibration is not None:
-        # One window of each clip, as training sees them, but fixed.
-        spec = job.clip.single_window()
-        plan = StreamPlan(spec, "eval", job.calibration_batch, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s)
-        dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
-        for batch in stream_batches(dataset, plan, f"calibrate {job.variant.name}"):
-            if batch.ok.any():
-                batches.append(torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1))
+        batches = calibration_batches(
+            calibration, job.clip, job.calibration_batch, job.slot_cpus, job.timeout_s, f"calibrate {job.variant.name}"
+        )
     qat_state = load_checkpoint(qat_weights)["model"] if qat_weights is not None else None
     request = BuildRequest(
         variant=job.variant, model=model_from_state(job.model, load_checkpoint(weights)["model"]), clip=job.clip,

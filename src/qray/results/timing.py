@@ -17,7 +17,7 @@ PHASES_FILE = "phases.json"
 #: The phase in which units run side by side, and the kinds of units that each phase is made of.
 PARALLEL_PHASE = "train, build and evaluate"
 KINDS = {
-    PARALLEL_PHASE: ("train", "sweep", "trial", "finetune", "build", "evaluate"),
+    PARALLEL_PHASE: ("train", "sweep", "trial", "finetune", "build", "evaluate", "layers"),
     "measure latency and memory": ("measure", "memory", "costs"),
 }
 

@@ -75,8 +75,8 @@ def _quietly(function: Any, *arguments: Any, **named: Any) -> Any:
         return function(*arguments, **named)
 
 
-def quantize_static(request: BuildRequest) -> nn.Module:
-    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators."""
+def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
+    """The network with batch-norm folded and observers in place, which have seen the calibration clips."""
     variant = request.variant
     observer = HistogramObserver if variant.observer == "histogram" else MinMaxObserver
     config = _config(
@@ -90,7 +90,12 @@ def quantize_static(request: BuildRequest) -> nn.Module:
     with torch.no_grad():
         for clips in request.calibration:
             prepared(clips)
-    return strip_unused(_quietly(convert_pt2e, prepared))
+    return prepared
+
+
+def quantize_static(request: BuildRequest) -> nn.Module:
+    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators."""
+    return strip_unused(_quietly(convert_pt2e, observe_static(request)))
 
 
 def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSettings) -> torch.fx.GraphModule:
@@ -204,5 +209,6 @@ def quantized(request: BuildRequest) -> nn.Module:
 
 
 __all__: Sequence[str] = (
-    "QatSettings", "freeze_batch_norm", "freeze_observers", "prepare_qat", "quantized", "set_training",
+    "QatSettings", "freeze_batch_norm", "freeze_observers", "observe_static", "prepare_qat", "quantized",
+    "set_training",
 )  # fmt: skip

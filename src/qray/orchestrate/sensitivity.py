@@ -1,0 +1,158 @@
+"""Steps of the sensitivity analysis: layers are measured by tasks side by side, then put together into one record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import torch
+
+from qray.data.manifest import digest_of
+from qray.data.stream import StreamPlan, put_clips, stream_batches
+from qray.errors import QrayError
+from qray.model.regressor import VideoRegressor
+from qray.model.training import load_checkpoint
+from qray.orchestrate.context import RunContext
+from qray.orchestrate.plan import Plan
+from qray.orchestrate.steps import Step
+from qray.orchestrate.store import unit_key
+from qray.orchestrate.work import SplitClips, calibration_batches, model_from_state, whereabouts
+from qray.results.sensitivity import summarize
+from qray.study import ClipSpec, Model, Sensitivity, Variant
+
+
+def _depends_on(plan: Plan, settings: Sensitivity) -> dict[str, Any]:
+    """What the predictions of every layer depend on."""
+    study, manifest = plan.study, plan.manifest
+    return {
+        "train": plan.train, "calibration": study.calibration, "clips": digest_of(manifest.split("TRAIN")),
+        "val": digest_of(manifest.split("VAL")), "seed": study.seed,
+        # How many windows an evaluation averages has no part in this, nor how many tasks share the work.
+        "clip": study.clip.model_dump(mode="json", exclude={"eval_windows"}),
+        "settings": settings.model_dump(mode="json", exclude={"tasks"}),
+    }  # fmt: skip
+
+
+def sensitivity_key(plan: Plan) -> str | None:
+    """Key of the study's sensitivity analysis; None where the study has none."""
+    settings = plan.study.sensitivity
+    if settings is None:
+        return None
+    bootstrap = {"bootstrap": plan.study.verdict.bootstrap, "seed": plan.study.verdict.seed}
+    return unit_key("sensitivity", verdict=bootstrap, **_depends_on(plan, settings))
+
+
+def validation_clips(plan: Plan, count: int) -> pd.DataFrame:
+    """VAL clips that the layers are measured on, drawn by the study's seed."""
+    clips = plan.manifest.split("VAL")
+    chosen = np.random.default_rng((plan.study.seed, 2)).choice(len(clips), min(count, len(clips)), replace=False)
+    return clips.iloc[np.sort(chosen)].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class LayersJob:
+    """Layers to measure in one task, on the network that PTQ with these settings would ship."""
+
+    layers: tuple[str, ...]
+    model: Model
+    clip: ClipSpec
+    settings: Sensitivity
+    calibration_batch: int
+    plan: StreamPlan
+
+    @property
+    def title(self) -> str:
+        """The first and the last layer."""
+        return self.layers[0] if len(self.layers) == 1 else f"{self.layers[0]}..{self.layers[-1]}"
+
+
+@ray.remote(max_retries=0)
+def measure(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitClips) -> dict[str, Any]:
+    """What `measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
+    from qray.variants.artifact import BuildRequest
+    from qray.variants.sensitivity import layered, measure_layers
+
+    torch.set_num_threads(1)
+    variant = Variant(
+        name="sensitivity", method="ptq", engine="inductor", weight_bits=job.settings.weight_bits,
+        observer=job.settings.observer,
+    )  # fmt: skip
+    plan = job.plan
+    observed = calibration_batches(
+        calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"calibrate {job.title}"
+    )
+    model = model_from_state(job.model, load_checkpoint(weights)["model"])
+    network = layered(BuildRequest(variant, model, job.clip, observed))
+    failed: dict[int, str] = {}
+
+    def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        for batch in stream_batches(val.dataset(plan), plan, f"sensitivity {job.title}"):
+            for index, error in zip(batch.index, batch.errors, strict=True):
+                if error:
+                    failed[int(index)] = error
+            yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
+
+    measured = measure_layers(network, batches(), job.layers, len(val.clips))
+    return measured | {"failed": failed, **whereabouts()}
+
+
+def share_out(layers: Sequence[str], tasks: int) -> list[tuple[str, ...]]:
+    """Neighbouring layers to each task, as evenly as they go."""
+    return [tuple(part) for part in np.array_split(np.array(layers, dtype=object), min(tasks, len(layers)))]
+
+
+def add_sensitivity_steps(run: RunContext) -> None:
+    """Measure the layers that are not measured yet, and put them together.
+
+    Raises:
+        QrayError: the study has no `sensitivity` section.
+    """
+    from qray.variants.sensitivity import layer_names
+
+    study, plan, key = run.study, run.plan, sensitivity_key(run.plan)
+    settings = study.sensitivity
+    if settings is None or key is None:
+        raise QrayError(f"study {study.name} has no `sensitivity:` section, so there are no layers to measure")
+    if run.store.get("sensitivity", key) is not None:
+        return
+    with torch.device("meta"):
+        layers = layer_names(VideoRegressor(study.model))
+    clips, upstream = validation_clips(plan, settings.clips), _depends_on(plan, settings)
+    keys = []
+    for part in share_out(layers, settings.tasks):
+        keys.append(unit_key("layers", layers=part, **upstream))
+        job = LayersJob(
+            part, study.model, study.clip, settings, study.calibration.batch_size,
+            run.eval_plan(study.clip.single_window()),
+        )  # fmt: skip
+        run.runner.add(_layers_step(run, job, keys[-1], clips))
+
+    def finish(_: Any) -> dict[str, Any]:
+        parts = [run.runner.record(part) for part in keys]
+        target = clips["target"].to_numpy(np.float64)
+        record = summarize(parts, layers, target, study.verdict.bootstrap, study.verdict.seed)
+        facts = {"weight_bits": settings.weight_bits, "observer": settings.observer, "split": "VAL"}
+        return facts | record
+
+    # The driver's own work, in the form in which the loop takes it.
+    run.runner.add(Step("sensitivity", key, "sensitivity", lambda: ray.put(None), finish, after=keys, slots=0))
+
+
+def _layers_step(run: RunContext, job: LayersJob, key: str, val: pd.DataFrame) -> Step:
+    def start() -> Any:
+        observed = run.plan.calibration_clips()
+        calibration, clips = SplitClips(observed, put_clips(observed)), SplitClips(val, put_clips(val))
+        options = {"num_cpus": run.slots.slot_cpus, "name": f"sensitivity:{job.title}"}
+        return measure.options(**options).remote(job, run.checkpoint(run.plan.train), calibration, clips)
+
+    def finish(value: dict[str, Any]) -> dict[str, Any]:
+        failed = value.pop("failed")
+        for index, reason in failed.items():
+            run.runner.say(f"clip {val['clip'].iloc[index]} left out of sensitivity: {reason}", "yellow")
+        return value | {"failed_clips": len(failed)}
+
+    return Step("layers", key, f"sensitivity of {job.title}", start, finish, after=[run.plan.train])
