@@ -1,0 +1,295 @@
+"""Ratios of latencies: their intervals hold what they promise, and only what separates from 1 is called settled."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from evidence_runs import make_run
+from outcomes import FACTS, outcome
+from scipy import stats
+
+from qray.measure.latency import Latency
+from qray.results.speed import Ratio, Speed, Timed, ratio, settled, speed_of, speeds_of_run
+from qray.results.table import assemble
+from qray.study import Study
+
+ROUNDS, CALLS, RUNS = 10, 9, 400
+TRUTH = 2.0
+Interval = tuple[float, float]
+
+
+def measured(ms: float, rng: np.random.Generator, common: np.ndarray, spread: float = 0.02) -> Latency:
+    """A latency whose rounds are slowed by what is common to all, by own luck, and whose calls are never too fast."""
+    own = np.exp(common + rng.normal(0, spread, len(common)))
+    late = np.exp(np.abs(rng.normal(0, 0.05, (len(common), CALLS))))
+    return Latency((ms * own[:, None] * late).tolist())
+
+
+def _disturbed(latency: Latency, rng: np.random.Generator) -> Latency:
+    """One round in ten is slowed by another process, by a third or so."""
+    hit = np.exp((rng.random(ROUNDS) < 0.1) * rng.exponential(0.3, ROUNDS))
+    return Latency([[ms * by for ms in block] for block, by in zip(latency.blocks_ms, hit, strict=True)])
+
+
+def pair(seed: int, truth: float = TRUTH, bursts: bool = False) -> tuple[Latency, Latency]:
+    """Two variants in the same rounds of a machine that becomes slower and faster; one takes `truth` times as long."""
+    rng = np.random.default_rng(seed)
+    common = np.cumsum(rng.normal(0, 0.05, ROUNDS))
+    slow, fast = measured(truth, rng, common), measured(1.0, rng, common)
+    if bursts:
+        slow, fast = (_disturbed(latency, rng) for latency in (slow, fast))
+    return slow, fast
+
+
+def student(slow: Latency, fast: Latency) -> Interval:
+    found = ratio(slow, fast)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
+def percentile_bootstrap(slow: Latency, fast: Latency) -> Interval:
+    logs = np.log(np.median(slow.blocks_ms, axis=1) / np.median(fast.blocks_ms, axis=1))
+    drawn = np.random.default_rng(0).integers(0, ROUNDS, (500, ROUNDS))
+    low, high = np.exp(np.quantile(logs[drawn].mean(1), [0.025, 0.975]))
+    return float(low), float(high)
+
+
+def coverage(interval: Callable[[Latency, Latency], Interval], **of: Any) -> float:
+    held = [low <= TRUTH <= high for low, high in (interval(*pair(seed, **of)) for seed in range(RUNS))]
+    return sum(held) / RUNS
+
+
+def test_the_interval_holds_the_truth_in_95_of_100_runs_while_the_machine_drifts() -> None:
+    assert 0.925 <= coverage(student) <= 0.975
+
+
+def test_the_interval_holds_the_truth_where_other_processes_get_in_the_way_of_some_rounds() -> None:
+    assert coverage(student, bursts=True) >= 0.94
+
+
+def test_a_percentile_bootstrap_of_ten_rounds_would_be_too_narrow() -> None:
+    assert coverage(percentile_bootstrap) < 0.925
+
+
+def test_the_interval_is_students_of_the_logarithms() -> None:
+    slow, fast = pair(1)
+    logs = np.log(np.median(slow.blocks_ms, axis=1) / np.median(fast.blocks_ms, axis=1))
+    expected = stats.ttest_1samp(logs, 0.0).confidence_interval(0.95)
+    assert student(slow, fast) == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
+
+
+def test_the_value_is_the_geometric_mean_over_the_rounds() -> None:
+    slow, fast = pair(1)
+    found = ratio(slow, fast)
+    assert found is not None
+    expected = stats.gmean(np.median(slow.blocks_ms, axis=1) / np.median(fast.blocks_ms, axis=1))
+    assert found.value == pytest.approx(expected)
+
+
+def test_what_slows_a_whole_round_leaves_the_interval_as_it_is() -> None:
+    slow, fast = pair(2)
+    factors = np.linspace(1, 5, ROUNDS)
+
+    def slowed(of: Latency) -> Latency:
+        return Latency([[ms * factor for ms in block] for block, factor in zip(of.blocks_ms, factors, strict=True)])
+
+    assert student(slowed(slow), slowed(fast)) == pytest.approx(student(slow, fast))
+
+
+def test_a_ratio_and_its_inverse_agree() -> None:
+    slow, fast = pair(4)
+    low, high = student(slow, fast)
+    assert student(fast, slow) == pytest.approx((1 / high, 1 / low))
+
+
+def test_one_round_gives_a_value_and_no_interval() -> None:
+    found = ratio(Latency([[6.0] * 5]), Latency([[3.0] * 5]))
+    assert found is not None
+    assert (found.value, found.low, found.high) == (pytest.approx(2.0), None, None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Latency(),
+        Latency([[1.0] * 9] * (ROUNDS - 1)),
+        Latency([[1.0] * 9] * (ROUNDS - 1) + [[]]),
+        Latency([[1.0]]),
+        Latency([[0.0] * 9] * ROUNDS),
+        Latency([[float("nan")] * 9] * ROUNDS),
+        Latency(error="it broke"),
+    ],
+    ids=["not measured", "other rounds", "an empty round", "one call", "no time", "not a number", "failed"],
+)
+def test_what_cannot_be_compared_has_no_ratio(other: Latency) -> None:
+    own = Latency([[1.0] * 9] * ROUNDS)
+    assert (ratio(own, other), ratio(other, own)) == (None, None)
+
+
+def fleet(seed: int = 0, **ms: float) -> list[Timed]:
+    """Variants by "method_engine" and milliseconds, measured in the same drifting rounds."""
+    rng = np.random.default_rng(seed)
+    common = np.cumsum(rng.normal(0, 0.05, ROUNDS))
+    named = [(name.split("_"), value) for name, value in ms.items()]
+    return [Timed(f"{m}-{e}", m, e, measured(value, rng, common, 0.005)) for (m, e), value in named]
+
+
+def speed(name: str, of: list[Timed]) -> Speed:
+    return speed_of(next(t for t in of if t.name == name), of, (1, 1), "fp32-eager")
+
+
+USUAL = fleet(
+    fp32_eager=8.0, fp32_openvino=4.0, fp32_onnxruntime=3.4, ptq_openvino=1.5, ptq_onnxruntime=3.8,
+    bf16_eager=6.0, finetune_eager=8.0,
+)  # fmt: skip
+
+
+def test_the_speed_up_is_that_of_the_engine_times_that_of_the_precision() -> None:
+    found = speed("ptq-openvino", USUAL)
+    assert found.total is not None
+    assert found.engine is not None
+    assert found.precision is not None
+    assert found.engine.value * found.precision.value == pytest.approx(found.total.value)
+
+
+def test_the_part_of_the_engine_comes_from_fp32_on_the_same_engine() -> None:
+    found = speed("ptq-openvino", USUAL).engine
+    assert found is not None
+    assert found.value == pytest.approx(2.0, rel=0.05)
+
+
+def test_without_fp32_on_its_engine_a_speed_up_has_no_parts() -> None:
+    found = speed("ptq-openvino", [t for t in USUAL if t.name != "fp32-openvino"])
+    assert (found.engine, found.precision, found.total is None) == (None, None, False)
+
+
+def test_the_best_fp32_is_the_fastest_of_all_engines() -> None:
+    assert {speed(t.name, USUAL).best_fp32 for t in USUAL} == {"fp32-onnxruntime"}
+
+
+@pytest.mark.parametrize(("name", "pays"), [("ptq-openvino", True), ("ptq-onnxruntime", False), ("bf16-eager", False)])
+def test_fewer_bits_pay_where_they_are_faster_than_the_fastest_fp32(name: str, pays: bool) -> None:
+    assert speed(name, USUAL).pays is pays
+
+
+@pytest.mark.parametrize("name", ["fp32-eager", "fp32-openvino", "finetune-eager"])
+def test_of_fp32_it_is_not_asked_whether_it_pays(name: str) -> None:
+    found = speed(name, USUAL)
+    assert (found.pays, found.sentence) == (None, None)
+
+
+def test_a_variant_that_does_not_pay_is_said_so() -> None:
+    words = speed("ptq-onnxruntime", USUAL).sentence or ""
+    assert words.startswith("INT8 does not pay here: 0.")
+    assert words.endswith("the speed of fp32-onnxruntime, the fastest FP32 engine")
+
+
+def test_bf16_is_not_called_int8() -> None:
+    assert (speed("bf16-eager", USUAL).sentence or "").startswith("bf16 does not pay here")
+
+
+def test_what_the_interval_does_not_separate_is_not_settled() -> None:
+    tie = speed("ptq-openvino", fleet(seed=1, fp32_eager=8.0, ptq_openvino=8.0))
+    assert tie.pays is None
+    assert "not settled" in (tie.sentence or "")
+
+
+def test_equal_speeds_are_rarely_called_different() -> None:
+    wrong = sum(
+        speed("ptq-openvino", fleet(seed, fp32_eager=8.0, ptq_openvino=8.0)).pays is not None for seed in range(RUNS)
+    )
+    assert wrong / RUNS < 0.08
+
+
+def test_without_any_fp32_it_is_not_known_whether_int8_pays() -> None:
+    found = speed("ptq-openvino", fleet(ptq_openvino=1.5))
+    assert (found.pays, found.best_fp32) == (None, None)
+    assert "not known" in (found.sentence or "")
+
+
+def test_one_round_settles_nothing() -> None:
+    once = [Timed("fp32-eager", "fp32", "eager", Latency([[8.0] * 9])),
+            Timed("ptq-openvino", "ptq", "openvino", Latency([[1.0] * 9]))]  # fmt: skip
+    found = speed("ptq-openvino", once)
+    assert found.pays is None
+    assert "two blocks or more" in (found.sentence or "")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1.01, 1.2, True), (0.8, 0.99, False), (0.9, 1.1, None), (1.0, 1.2, None), (None, None, None)],
+)
+def test_a_ratio_is_settled_once_its_interval_leaves_1(low: float, high: float, expected: bool | None) -> None:
+    assert settled(low, high) is expected
+
+
+@pytest.mark.parametrize(("of", "text"), [(Ratio(1.5, 1.4, 1.61), "1.50x (1.40, 1.61)"), (Ratio(2.0), "2.00x")])
+def test_a_ratio_in_words_has_its_interval_where_there_is_one(of: Ratio, text: str) -> None:
+    assert str(of) == text
+
+
+VARIANTS = (("fp32", "fp32", "eager"), ("fp32-ov", "fp32", "openvino"), ("int8", "ptq", "openvino"))
+STUDY = Study.model_validate(
+    {
+        "name": "s", "variants": [{"name": n, "method": m, "engine": e} for n, m, e in VARIANTS],
+        "verdict": {"bootstrap": 100},
+    }
+)  # fmt: skip
+
+
+def finished(seed: int = 0, **record: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of results.parquet and the measure unit that they come from."""
+    of = fleet(seed, fp32_eager=8.0, fp32_openvino=4.0, ptq_openvino=1.5)
+    made = [
+        outcome(name, method, engine, latency={(1, 1): timed.latency})
+        for (name, method, engine), timed in zip(VARIANTS, of, strict=True)
+    ]
+    calls = {o.key: {"blocks_ms": o.latency[1, 1].blocks_ms, "host": "h"} for o in made}
+    return assemble(made, STUDY, FACTS).to_pylist(), {"kind": "measure", "latency": calls, **record}
+
+
+def test_the_columns_of_a_row_are_the_speed_read_from_the_calls() -> None:
+    rows, unit = finished(threads=1, batch=1)
+    found = speeds_of_run(rows, [unit], "fp32")["int8", 1, 1]
+    row = next(r for r in rows if r["variant"] == "int8")
+    columns = found.columns()
+    assert {name: row[name] for name in columns} == columns
+
+
+def test_a_unit_of_other_calls_is_not_taken_for_the_rows_own() -> None:
+    rows, own = finished(threads=1, batch=1)
+    _, other = finished(seed=5, threads=1, batch=1)
+    assert speeds_of_run(rows, [other, own], "fp32") == speeds_of_run(rows, [own], "fp32")
+
+
+def test_a_unit_of_another_point_is_not_taken_for_the_rows_own() -> None:
+    rows, unit = finished(threads=4, batch=1)
+    assert speeds_of_run(rows, [unit], "fp32") == {}
+
+
+def test_an_older_unit_that_does_not_name_its_point_is_known_by_its_calls() -> None:
+    rows, unit = finished()
+    assert set(speeds_of_run(rows, [unit], "fp32")) == {(name, 1, 1) for name, _, _ in VARIANTS}
+
+
+@pytest.mark.parametrize("unit", [{}, {"latency": None}, {"latency": {}}, {"latency": {"key of int8": {}}}])
+def test_a_record_without_calls_is_no_error(unit: dict[str, Any]) -> None:
+    rows, _ = finished()
+    assert speeds_of_run(rows, [unit], "fp32") == {}
+
+
+def test_of_a_whole_run_every_variant_with_a_latency_has_a_speed(tmp_path: Path) -> None:
+    out = make_run(tmp_path / "out")
+    rows = pq.read_table(out / "results.parquet", partitioning=None).to_pylist()
+    units = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "units").glob("measure-*.json")]
+    timed = {row["variant"] for row in rows if row["latency_p50_ms"] is not None}
+    assert {name for name, _, _ in speeds_of_run(rows, units, "fp32")} == timed
