@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from qray.measure.costs import PARTS
 from qray.results.speed import mean_interval
 
-#: The parts of a clip's way, in order; those that are not the network's.
-PARTS = ("decode", "preprocessing", "backbone", "head")
-OUTSIDE = PARTS[:2]
+#: The parts of a clip's way that are not the network's.
+OUTSIDE = ("decode", "preprocessing")
 
 
 @dataclass(frozen=True)
