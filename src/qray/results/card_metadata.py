@@ -17,8 +17,8 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The data set of a run. digest and splits (name -> clips, mean, min and max of the target) are empty where the
-    run was made by a version that did not record them."""
+    """The data set of a run. digest is None, and splits (name -> clips, mean, min and max of the target) lack what was
+    not recorded, where an earlier version made the run."""
 
     name: str
     synthetic: bool
@@ -33,13 +33,13 @@ def data_facts(evidence: Evidence) -> DataFacts:
     data = evidence.study.data if evidence.study else None
     name, synthetic = UNKNOWN, False
     if data is not None:
-        synthetic = data.dir is None
-        s = data.synthetic
+        s, synthetic = data.synthetic, data.dir is None
         name = f"qray synthetic apical four-chamber clips (seed {s.seed})" if synthetic else Path(str(data.dir)).name
     splits = record.get("splits")
-    return DataFacts(
-        name, synthetic, record.get("digest"), splits if isinstance(splits, dict) else {}, len(evidence.rejected)
-    )
+    if not isinstance(splits, dict):
+        # The synthetic set is as the study says; of any other only its record tells.
+        splits = {"TRAIN": {"clips": s.train}, "VAL": {"clips": s.val}, "TEST": {"clips": s.test}} if synthetic else {}
+    return DataFacts(name, synthetic, record.get("digest"), splits, len(evidence.rejected))
 
 
 def artifact_facts(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def _metrics(variant: VariantEvidence) -> list[dict[str, Any]]:
     for kind, name, value, low, high in figures:
         if value is None:
             continue
-        metric: dict[str, Any] = {"type": kind, "name": name, "value": round(value, 4)}
         if low is not None and high is not None:
-            metric["args"] = {"interval_95": [round(low, 4), round(high, 4)]}
-        found.append(metric)
+            # Their schema has no field for an interval; the name is what is shown beside the value.
+            name += f" (95 % {low:.3f} to {high:.3f})"
+        found.append({"type": kind, "name": name, "value": round(value, 4)})
     return found

@@ -79,11 +79,15 @@ def agreement_words(variant: VariantEvidence) -> list[str]:
             words += f"; slope {plot.slope:+.3f}, which {depends} (p = {plot.slope_p:.2g})"
         found.append(words + ".")
     for turned in variant.reclassified:
-        found.append(
+        words = (
             f"At {turned.threshold:g}, {turned.up + turned.down} of {turned.n} clips ({turned.share:.1%}, 95 % "
             f"{turned.share_low:.1%} to {turned.share_high:.1%}) lie on another side than FP32 puts them: "
-            f"{turned.up} up, {turned.down} down."
+            f"{turned.up} up, {turned.down} down"
         )
+        if turned.sensitivity is not None and turned.reference_sensitivity is not None:
+            own, other = turned.sensitivity, turned.reference_sensitivity
+            words += f"; of those labelled below it finds {own:.1%} (FP32: {other:.1%})"
+        found.append(f"{words}.")
     return found
 
 

@@ -182,13 +182,13 @@ def _data(evidence: Evidence, data: DataFacts, splits: Sequence[str]) -> str:
              f"Data set: {data.name}; its digest is {NOT_KNOWN} (made by an earlier qray)"]  # fmt: skip
     for split in splits:
         facts = data.splits.get(split)
-        if facts and "mean" in facts:
-            items.append(
-                f"{split}: {facts['clips']:g} clips, {_unit(evidence)} {facts['mean']:.1f} on average "
-                f"({facts['min']:.1f} to {facts['max']:.1f})"
-            )
-        else:
+        if facts is None:
             items.append(f"{split}: number of clips {NOT_KNOWN}")
+            continue
+        words = f"{split}: {facts['clips']:.0f} clips"
+        if "mean" in facts:
+            words += f", {_unit(evidence)} {facts['mean']:.1f} on average ({facts['min']:.1f} to {facts['max']:.1f})"
+        items.append(words)
     if "TEST" in splits:
         items.append("TEST was used once, by the evaluation of the finished artifact; tuning saw VAL only.")
     else:
@@ -237,7 +237,7 @@ def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
     missing = None if artifact else "artifact.json could not be read, so what it says of the build is missing here."
     return _list([
         *variant.notes, *evidence.notes, f"{variant.row.get('status')}: {reason}" if reason else None, missing,
-        "One training, one seed: another seed gives another model, by more than the intervals over clips say.",
+        "One training, one seed: how much another seed would change is not in the intervals, which are over clips.",
         "Evaluate it on clips of your own before you rely on it.",
     ])  # fmt: skip
 

@@ -1,0 +1,43 @@
+"""What OUT keeps of the data set, so that a model card can name it when the videos are gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qray.orchestrate.data_set import load_manifest
+from qray.orchestrate.store import Store
+from qray.study import Data
+
+
+def record(store: Store) -> dict[str, object]:
+    (path,) = (store.out / "units").glob("data-*.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_manifest_leaves_its_digest_and_counts(tiny_dataset: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    manifest = load_manifest(store, tiny_dataset, Data(dir=str(tiny_dataset)))
+    splits = record(store)["splits"]
+    assert isinstance(splits, dict)
+    counts = {name: facts["clips"] for name, facts in splits.items()}
+    assert (record(store)["digest"], counts) == (manifest.digest, {"TRAIN": 24, "VAL": 8, "TEST": 12})
+
+
+def test_the_range_of_targets_is_that_of_the_split(tiny_dataset: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    target = load_manifest(store, tiny_dataset, Data(dir=str(tiny_dataset))).split("VAL")["target"]
+    facts = record(store)["splits"]["VAL"]  # type: ignore[index]
+    assert (facts["min"], facts["mean"], facts["max"]) == pytest.approx((target.min(), target.mean(), target.max()))
+
+
+def test_a_changed_data_set_takes_the_place_of_the_one_before(tiny_dataset: Path, tmp_path: Path) -> None:
+    store, copy = Store(tmp_path / "out"), Path(shutil.copytree(tiny_dataset, tmp_path / "set"))
+    load_manifest(store, copy, Data(dir=str(copy)))
+    listed = (copy / "FileList.csv").read_text(encoding="utf-8").splitlines()
+    (copy / "FileList.csv").write_text("\n".join(listed[:-1]) + "\n", encoding="utf-8")
+    manifest = load_manifest(store, copy, Data(dir=str(copy)))
+    assert record(store)["digest"] == manifest.digest
