@@ -150,6 +150,17 @@ def predict(
     from qray.commands import predict_files
 
     predict_files(artifact, videos, threads, json_)
+@app.command()
+def seeds(
+    outs: Annotated[list[Path], typer.Argument(help="Output folders of runs that differ in their seed.")],
+    json_: JsonOption = False,
+) -> None:
+    """Put runs of one study with several seeds together: verdicts on the method, not on one training."""
+    from qray.commands import show_seeds
+
+    show_seeds(outs, json_)
+
+
 
 
 @app.command()

@@ -161,6 +161,20 @@ def show_results(out: Path, as_json: bool) -> None:
 def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json: bool) -> None:
     """`qray predict`."""
     from qray.predict import predict_videos
+def show_seeds(outs: Sequence[Path], as_json: bool) -> None:
+    """`qray seeds`."""
+    from qray.results.evidence import read_evidence
+    from qray.results.seeds import over_seeds
+    from qray.results.show import results_console
+    from qray.results.show_seeds import print_seeds, seeds_to_json
+
+    found = over_seeds([read_evidence(out) for out in outs])
+    if as_json:
+        print(seeds_to_json(found))
+    else:
+        print_seeds(found, results_console())
+
+
 
     rows, failed = [], 0
     for video, value, reason in predict_videos(artifact, videos, threads):

@@ -189,6 +189,7 @@ def print_results(table: pa.Table, console: Console) -> None:
             style = "red" if row["status"] == "failed" or row["beats_baseline"] is False else "yellow"
             word = f"{row['status']}: " if row["status"] != "ok" else ""
             console.print(f"{row['variant']}: {word}{row['reason']}", style=style, highlight=False, markup=False)
+    _print_what_would_settle(rows, console)
     _print_what_does_not_pay(rows, console)
     trials = [row for row in rows if row["stage"] == "trial"]
     if trials:
@@ -199,6 +200,19 @@ def print_results(table: pa.Table, console: Console) -> None:
             tail = f" ({row['reason']})" if row["reason"] else ""
             console.print(f"  {_number(row['mae'], 3)}  {row['variant']}: {words}{tail}", style="dim", highlight=False,
                           markup=False)  # fmt: skip
+
+
+def _print_what_would_settle(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """The variants without a clear verdict, and how many clips would give one."""
+    lines = []
+    for row in rows:
+        if row["verdict"] == "inconclusive":
+            clips = row["clips_to_settle"]
+            needed = f"about {clips:,} clips would settle it" if clips else "no number of clips would settle it"
+            lines.append(f"{row['variant']}: inconclusive on {row['n_clips']:,} clips; {needed}")
+    # A variant measured at several points has a row for each.
+    for line in dict.fromkeys(lines):
+        console.print(line, style="yellow", highlight=False, markup=False)
 
 
 def _print_what_does_not_pay(rows: Sequence[dict[str, Any]], console: Console) -> None:

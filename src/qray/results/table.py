@@ -136,7 +136,10 @@ class _Table:
                     )
         if outcome is self.reference and len(errors) > 1:
             row |= {"delta_mae": 0.0, "delta_low": 0.0, "delta_high": 0.0}
-        return row | self._difference(outcome)
+        compared = self._difference(outcome)
+        if row.get("reason") and compared.get("reason"):
+            compared["reason"] = f"{row['reason']}; {compared['reason']}"
+        return row | compared
 
     def _difference(self, outcome: Outcome) -> dict[str, Any]:
         """Columns that come from predictions beside FP32's on the same clips."""
@@ -147,6 +150,8 @@ class _Table:
             "moved_share": found.moved_share, "moved_low": found.moved_low, "moved_high": found.moved_high,
             "max_moved": found.max_moved,
         }  # fmt: skip
+        if found.verdict is None:
+            row["reason"] = f"no verdict: {'; '.join(found.notes)}"
         if found.delta_low is None:
             return row
         frame = self.pairs[outcome.variant]
