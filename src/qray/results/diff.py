@@ -57,8 +57,8 @@ class VariantDiff:
     """One variant in both runs; a or b is None where that run does not have it.
 
     mae: MAE in B less MAE in A with its 95 % interval. paired: over the `n_common` clips that both predicted, else over
-    two samples of clips. verdict_b: B's verdict at A's margin. flipped: whether the verdict at A's margin changed.
-    latency: B's over A's, where both ran on one host. regressions, improvements: sentences.
+    two samples of clips. verdict_a, verdict_b: both at A's margin. flipped: whether they differ. latency: B's over A's,
+    where both ran on one host. regressions: sentences.
     """
 
     name: str
@@ -67,6 +67,7 @@ class VariantDiff:
     mae: Estimate | None
     paired: bool
     n_common: int
+    verdict_a: VerdictWord | None
     verdict_b: VerdictWord | None
     flipped: bool
     latency: float | None
@@ -124,7 +125,7 @@ def _variant(
     if side_a and side_b and same_host and side_a.latency_ms and side_b.latency_ms:
         latency = side_b.latency_ms / side_a.latency_ms
     return VariantDiff(
-        name, side_a, side_b, mae, paired, common, verdict_b, both and verdict_a != verdict_b, latency,
+        name, side_a, side_b, mae, paired, common, verdict_a, verdict_b, both and verdict_a != verdict_b, latency,
         tuple(_regressions(side_a, side_b, verdict_a, verdict_b, mae, allowed)),
     )  # fmt: skip
 
@@ -270,7 +271,7 @@ def _notes(a: Evidence, b: Evidence, variants: tuple[VariantDiff, ...]) -> Itera
             "the runs did not predict the same clips: where it says unpaired, the interval is that of two samples and "
             "much wider"
         )
-    elif both:
+    elif any(v.mae is not None and v.mae.bounds not in (None, (0.0, 0.0)) for v in both):
         yield (
             "intervals are paired over clips and know nothing of what another training seed would have given: a "
             "network trained anew can differ by chance"

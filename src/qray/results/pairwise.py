@@ -48,6 +48,11 @@ def margin_of(evidence: Evidence) -> float | None:
     return next((v.row["margin"] for v in evidence.variants if v.row.get("margin") is not None), None)
 
 
+def point(at: At) -> str:
+    """A (threads, batch) in words."""
+    return f"{at[0]} thread{'s' if at[0] > 1 else ''}, batch {at[1]}"
+
+
 def measured_points(evidence: Evidence) -> list[At]:
     """Every (threads, batch) at which the run has rows."""
     rows = [row for variant in evidence.variants for row in variant.rows]
@@ -70,7 +75,7 @@ def choose_point(evidence: Evidence, threads: int | None = None, batch: int | No
     if threads is None and batch is None:
         return None
     words = " ".join(f"--{n} {v}" for n, v in (("threads", threads), ("batch", batch)) if v is not None)
-    measured = ", ".join(f"{t} threads at batch {b}" for t, b in points) or "nothing"
+    measured = "; ".join(map(point, points)) or "nothing"
     raise UsageError(f"{words}: not measured in this run, which measured {measured}")
 
 

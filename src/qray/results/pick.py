@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qray.results.bounds import Bounds, Failure, failures
 from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.pairwise import At, Estimate, Pairs, choose_point, is_candidate, margin_of
+from qray.results.pairwise import At, Estimate, Pairs, choose_point, is_candidate, margin_of, point
 from qray.results.statistics import VerdictWord
 from qray.results.statistics import verdict as verdict_of
 
@@ -47,8 +47,8 @@ class Candidate:
 class Choice:
     """What to ship. picked is None where nothing qualifies, and `why` then says which bound fails by how much.
 
-    runner_up: second by the same rules. others: the rest, each with `out` or, if it qualifies, the reason in
-    `passed_over` by name. notes: what limits this choice.
+    runner_up: second by the same rules. others: the rest, those that qualify first, each with `out` or,
+    if it qualifies, the reason in `passed_over` by name. notes: what limits this choice.
     """
 
     out: Path
@@ -93,14 +93,35 @@ def choose(
                       tuple(candidates), {}, tuple(notes))  # fmt: skip
     picked, why = _best(qualified, pairs)
     if picked.artifact is not None and not picked.artifact.is_dir():
-        notes.append(f"{picked.artifact} is not there any more; `qray run build` makes it again")
+        notes.append(f"{picked.artifact} is not there; `qray run build` makes it again")
     rest = [c for c in qualified if c is not picked]
     runner_up, runner_up_why = _best(rest, pairs) if rest else (None, None)
     passed_over = {c.name: _against(c, picked, pairs) for c in rest}
+    notes += _multiplicity(evidence, picked, bounds)
     return Choice(
         evidence.out, at, bounds, margin, picked, why, runner_up, runner_up_why,
-        tuple(c for c in candidates if c is not picked and c is not runner_up), passed_over, tuple(notes),
+        tuple(sorted((c for c in candidates if c not in (picked, runner_up)), key=_by_latency)),
+        passed_over, tuple(notes),
     )  # fmt: skip
+
+
+def _by_latency(candidate: Candidate) -> tuple[bool, float]:
+    """Those that qualify first, the fastest first among them; the others as they come."""
+    if candidate.out is not None or candidate.latency_ms is None:
+        return candidate.out is not None, 0.0
+    return False, candidate.latency_ms.value
+
+
+def _multiplicity(evidence: Evidence, picked: Candidate, bounds: Bounds) -> list[str]:
+    """What is left of the verdict when it is asked of all variants at once, which is known at the declared margin."""
+    compared = next(v.comparison for v in evidence.variants if v.name == picked.name)
+    if compared is None or bounds.margin is not None or compared.verdict_holm in (None, compared.verdict):
+        return []
+    tested = sum(v.comparison is not None and v.comparison.verdict is not None for v in evidence.variants)
+    return [
+        f"{picked.name} is {compared.verdict} by itself, but {compared.verdict_holm} once Holm's correction for the "
+        f"{tested} variants compared is applied"
+    ]
 
 
 def _candidate(
@@ -165,7 +186,9 @@ def _best(qualified: Sequence[Candidate], pairs: Pairs) -> tuple[Candidate, str]
     else:
         lead = min(qualified, key=lambda c: c.latency_ms.value if c.latency_ms else float("inf"))
         tied = [c for c in qualified if c is lead or not _separated(pairs.latency(c.name, lead.name))]
-        why = "the fastest" if len(tied) == 1 else f"as fast as any ({', '.join(c.name for c in tied)} do not separate)"
+        why = f"the fastest of the {len(qualified)} that qualify, and no interval reaches it"
+        if len(tied) > 1:
+            why = f"as fast as any of the {len(qualified)} ({', '.join(c.name for c in tied)} do not separate)"
     if len(tied) == 1:
         return tied[0], "the only one that qualifies" if len(qualified) == 1 else why
     smallest = min((c.size_bytes for c in tied if c.size_bytes is not None), default=None)
@@ -252,5 +275,5 @@ def _notes(evidence: Evidence, bounds: Bounds, at: At | None, timed: bool) -> li
             "sight is not declared beforehand, and its verdicts are not the study's"
         )
     if not timed:
-        notes.append("latency was not measured" + (f" at {at[0]} threads, batch {at[1]}" if at else " in this run"))
+        notes.append("latency was not measured" + (f" at {point(at)}" if at else " in this run"))
     return notes

@@ -28,9 +28,8 @@ def print_diff(diff: RunDiff, console: Console) -> None:
     say("")
     console.print(_grid(diff.variants))
     for variant in diff.variants:
-        for word, side in (("A", variant.a), ("B", variant.b)):
-            if side is not None and side.status != "ok":
-                say(f"{variant.name} in {word}: {side.status}: {side.reason or 'no reason was recorded'}", "yellow")
+        for where, words in _missing(variant):
+            say(f"{variant.name} in {where}: {words}", "yellow")
     for note in diff.notes:
         say(f"Note: {note}", "dim")
     say("")
@@ -38,6 +37,16 @@ def print_diff(diff: RunDiff, console: Console) -> None:
         say(f"Regression: {regression}", "red")
     if not diff.regressions:
         say(f"No regression (an MAE may grow by {diff.tolerance:g}).", "green")
+
+
+def _missing(variant: VariantDiff) -> list[tuple[str, str]]:
+    """Where the variant has no result, and why; once where it is the same in both runs."""
+    found = [
+        (word, f"{side.status}: {side.reason or 'no reason was recorded'}")
+        for word, side in (("A", variant.a), ("B", variant.b))
+        if side is not None and side.status != "ok"
+    ]
+    return [("both", found[0][1])] if len(found) == 2 and found[0][1] == found[1][1] else found
 
 
 def _print_changes(title: str, changes: Sequence[Change], console: Console) -> None:
@@ -68,9 +77,9 @@ def _cells(variant: VariantDiff) -> list[str]:
     a, b = variant.a, variant.b
     status = _two(a.status if a else "not in A", b.status if b else "not in B")
     figures = [
-        (side.mae, side.verdict, None if side.size_bytes is None else side.size_bytes / 1e6, side.latency_ms)
+        (side.mae, verdict, None if side.size_bytes is None else side.size_bytes / 1e6, side.latency_ms)
         if side else (None, None, None, None)
-        for side in (a, b)
+        for side, verdict in ((a, variant.verdict_a), (b, variant.verdict_b))
     ]  # fmt: skip
     (mae_a, word_a, size_a, ms_a), (mae_b, word_b, size_b, ms_b) = figures
     change = NOT_MEASURED

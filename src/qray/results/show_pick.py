@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from qray.results.pairwise import Estimate
+from qray.results.pairwise import Estimate, point
 from qray.results.pick import Candidate, Choice
 
 
@@ -72,7 +72,7 @@ def print_choice(choice: Choice, reference: str, console: Console) -> None:
     for other in choice.others:
         say(f"  {other.name}: {other.out or choice.passed_over[other.name]}", "" if other.out is None else "dim")
     if choice.at is not None:
-        say(f"\nLatency and memory at {choice.at[0]} threads, batch {choice.at[1]}; intervals are 95 %.", "dim")
+        say(f"\nLatency and memory at {point(choice.at)}; intervals are 95 %.", "dim")
     for note in choice.notes:
         say(f"Note: {note}", "yellow")
 
