@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from runs import lines_with, qray, results, run_tiny, unit_times
 
+from qray.measure.costs import PARTS
+
 CPUS = (1, 2, 4)
 
 
@@ -49,6 +51,24 @@ def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str]) -> N
     assert variants[["mae", "delta_mae", "latency_p50_ms", "peak_rss_mb", "size_bytes"]].notna().all().all()
     assert (rows["stage"] == "trial").sum() == 2
     assert (rows["stage"] == "baseline").sum() == 1
+
+
+def test_a_full_pass_knows_how_certain_its_speed_ups_are(finished: tuple[Path, str]) -> None:
+    rows = results(finished[0])
+    variants = rows[rows["stage"] == "variant"]
+    assert (variants["speedup_low"] <= variants["speedup"]).all()
+    assert (variants["speedup"] <= variants["speedup_high"]).all()
+    assert set(variants["best_fp32"]) == {"fp32"}
+
+
+def test_a_full_pass_names_the_point_of_each_measurement(finished: tuple[Path, str]) -> None:
+    units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (finished[0] / "units").glob("measure-*.json")]
+    assert sorted((unit["threads"], unit["batch"]) for unit in units) == [(1, 1), (1, 2)]
+
+
+def test_a_full_pass_knows_what_a_clip_costs(finished: tuple[Path, str]) -> None:
+    (unit,) = (finished[0] / "units").glob("costs-*.json")
+    assert set(json.loads(unit.read_text(encoding="utf-8"))["blocks_ms"]) == set(PARTS)
 
 
 def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, str]) -> None:
@@ -91,6 +111,7 @@ def test_show_prints_the_table_of_a_finished_run(one: Path) -> None:
     shown = qray("show", one)
     assert shown.code == 0
     assert "ptq-onnxruntime" in shown.stdout
+    assert "of the time is outside the network" in shown.stdout.replace("\n", " ")
     as_json = json.loads(qray("show", one, "--json").stdout)
     assert as_json[0]["variant"] == "fp32"
 

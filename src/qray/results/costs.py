@@ -71,9 +71,9 @@ def costs_of(record: Mapping[str, Any]) -> Costs | None:
     if len({len(blocks[part]) for part in PARTS}) > 1 or not all(map(len, (b for p in PARTS for b in blocks[p]))):
         return None
     medians = {part: np.array([np.median(block) for block in blocks[part]]) for part in PARTS}
-    total = sum(medians.values(), np.zeros(1))
-    if not (np.isfinite(total).all() and (total > 0).all()):
+    if not all(np.isfinite(values).all() and (values > 0).all() for values in medians.values()):
         return None
+    total = sum(medians.values(), np.zeros(1))
     outside = sum((medians[part] for part in OUTSIDE), np.zeros(1)) / total
     return Costs(
         {part: Mean(*mean_interval(values)) for part, values in medians.items()}, Mean(*mean_interval(outside)),

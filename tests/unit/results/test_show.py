@@ -16,6 +16,7 @@ from outcomes import baseline, fp32, latency, outcome, predictions, table, trial
 from rich.console import Console
 
 from qray.errors import QrayError
+from qray.measure.latency import Latency
 from qray.results.show import print_results, read_results, render, results_console, sorted_rows, to_json
 
 LONG = [
@@ -23,7 +24,7 @@ LONG = [
     for method, noise, ms in (("fp32", 1.0, 68.0), ("ptq", 1.1, 20.6), ("bf16", 3.0, 300.25))
 ]
 TABLE = table(fp32(), *LONG, baseline(), trial(4.25), trial(4.0))
-RED = "\x1b[31m"
+RED, YELLOW = "\x1b[31m", "\x1b[33m"
 
 
 def lines(of: pa.Table, width: int, terminal: bool = False) -> list[str]:
@@ -165,3 +166,32 @@ def test_results_with_a_further_column_are_read(tmp_path: Path) -> None:
     further = TABLE.append_column("later", pa.array([1] * TABLE.num_rows))
     pq.write_table(further, tmp_path / "results.parquet")
     assert read_results(tmp_path).num_rows == TABLE.num_rows
+
+
+def int8_at(ms: float) -> list[str]:
+    """What is printed of a run in which FP32 takes 8 ms on its fastest engine and INT8 takes `ms`, give or take 1 %."""
+
+    def at(of: float) -> Any:
+        return {(1, 1): Latency([[of * (1 + 0.01 * i)] * 20 for i in range(3)])}
+
+    quick = Latency([[ms * by] * 20 for by in (1.02, 1.0, 1.01)])
+    made = table(
+        fp32(latency=at(16.0)), outcome("fp32-ov", "fp32", "openvino", latency=at(8.0)),
+        outcome("int8", "ptq", "openvino", latency={(1, 1): quick}),
+    )  # fmt: skip
+    return lines(made, 140, terminal=True)
+
+
+def test_int8_that_is_slower_than_the_fastest_fp32_is_printed_in_yellow() -> None:
+    (line,) = [line for line in int8_at(10.0) if "int8:" in line]
+    assert line.startswith(YELLOW)
+    assert "INT8 does not pay here: 0.80x (0.77, 0.83) the speed of fp32-ov, the fastest FP32 engine" in line
+
+
+def test_int8_that_may_be_as_fast_as_the_fastest_fp32_is_said_to_be_open() -> None:
+    (line,) = [line for line in int8_at(8.0) if "int8:" in line]
+    assert "whether INT8 pays here is not settled: 1.00x" in line
+
+
+def test_of_int8_that_is_faster_nothing_is_said() -> None:
+    assert not [line for line in int8_at(2.0) if "int8:" in line]
