@@ -100,6 +100,17 @@ def show(
 
 
 @app.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    data: Annotated[Path | None, typer.Option(help="Data set folder, for pictures of clips.")] = None,
+) -> None:
+    """Write what a run proves, for people: OUT/report.html, report.md and report/*.png."""
+    from qray.reporting import report_run
+
+    report_run(out, data)
+
+
+@app.command()
 def pick(
     out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds per call, median.")] = None,

@@ -19,7 +19,7 @@ from qray.study_files import load_study
 
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet", "report.html", "cards")  # fmt: skip
+                "rejected.parquet", "report.html", "report.md", "report", "cards")  # fmt: skip
 
 
 def _clear(out: Path) -> None:
@@ -71,6 +71,7 @@ def run_stage(
     use_token_if_asked(os.environ.get("RAY_ADDRESS"))
     from qray.orchestrate.run import run_study
     from qray.orchestrate.store import Store
+    from qray.reporting import report_finished_run
     from qray.results.show import print_results, results_console, to_json
     from qray.results.timing import write_phases
 
@@ -91,6 +92,8 @@ def run_stage(
     progress.print(f"{total:.0f} s in all", highlight=False)
     progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`",
                    markup=False, highlight=False)  # fmt: skip
+    if stage == "all":
+        report_finished_run(folder, study, progress)
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
     rows = result.table.to_pylist()
     if stage == "all" and not any(row["stage"] == "variant" and row["status"] == "ok" for row in rows):

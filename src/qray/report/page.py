@@ -1,0 +1,53 @@
+"""The report as one HTML file that needs nothing from outside: styles, plots, pictures and a script are in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from qray.report.document import Block, Document
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def to_html(document: Document) -> str:
+    """The whole page.
+
+    A Content-Security-Policy forbids every request and every script but the page's own, named by its hash (W3C,
+    Content Security Policy Level 3, section 6.7.3).
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    environment.filters["kind"] = _kind
+    environment.filters["prose"] = _prose
+    # What is marked as safe is our own or matplotlib's: it escapes what it writes, and so does `theme.inline`.
+    environment.filters["ours"] = Markup
+    script, style = _text("sort.js"), _text("report.css")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    page = environment.get_template("report.html.j2").render(
+        document=document, script=Markup(script), style=Markup(style), script_hash=digest
+    )
+    return page.rstrip() + "\n"
+
+
+def _text(name: str) -> str:
+    return resources.files("qray.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _kind(block: Block | Any) -> str:
+    return type(block).__name__.lower()
+
+
+def _prose(text: str) -> Markup:
+    """A sentence; what stands between backticks is a command or a file."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -1,0 +1,144 @@
+"""Parts of the report on where the error comes from: layers, deployment, and the sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Section
+from qray.report.numbers import known, number, percent, signed, spread
+from qray.report.plots_layers import by_harm, parity_plot, ranges_plot, sensitivity_plot
+from qray.report.plots_tradeoff import trials_plot
+from qray.results.evidence import Evidence
+
+#: Layers whose ranges are shown: the most harmful ones.
+WORST_LAYERS = 6
+
+
+def layers_section(evidence: Evidence) -> Section:
+    """Per-layer sensitivity, and the ranges of the worst layers."""
+    title = "Where the error comes from: layers"
+    record = evidence.sensitivity
+    layers = [layer for layer in (record or {}).get("layers", []) if isinstance(layer, Mapping) and "layer" in layer]
+    if record is None or not layers:
+        text = "Per-layer sensitivity was not measured: `qray run sensitivity` does, for a study with that section."
+        return Section("layers", title, (Paragraph(text, "dim"),))
+    worst = by_harm(layers)
+    split, clips = record.get("split", "VAL"), record.get("n_clips")
+    where = f"{clips} {split} clips" if clips is not None else f"{split} clips"
+    alone = worst[0].get("alone") or {}
+    words = (
+        f"Each layer quantized alone, and all but it, on {where}. Most harm alone: {worst[0]['layer']}, change of MAE "
+        f"{signed(alone.get('delta_mae'), 3)} {spread(alone.get('delta_low'), alone.get('delta_high'), 3, sign=True)}, "
+        f"SQNR {number(alone.get('sqnr_db'), 1)} dB."
+    )
+    rows = tuple(_layer_row(layer) for layer in worst)
+    header = (
+        "layer",
+        "Δ MAE alone (95 %)",
+        "SQNR alone, dB",
+        "Δ MAE all but it (95 %)",
+        "SQNR all but it, dB",
+        "clipped",
+    )
+    grid = Grid(header, rows, "Layers by harm", frozenset(range(1, 6)))
+    plots = tuple(p for p in (sensitivity_plot(layers), ranges_plot(worst[:WORST_LAYERS])) if p is not None)
+    return Section("layers", title, (Paragraph(words), Gallery(plots, wide=True), Fold("Figures", (grid,))))
+
+
+def _layer_row(layer: Mapping[str, Any]) -> tuple[Cell, ...]:
+    cells = [Cell(str(layer["layer"]))]
+    for part in ("alone", "all_but"):
+        found = layer.get(part) or {}
+        delta, sqnr = found.get("delta_mae"), found.get("sqnr_db")
+        between = spread(found.get("delta_low"), found.get("delta_high"), 3, sign=True)
+        cells.append(Cell(f"{signed(delta, 3)} {between}".strip(), order=delta))
+        cells.append(Cell(number(sqnr, 1), order=sqnr))
+    share = (layer.get("range") or {}).get("clipped_share")
+    cells.append(Cell(percent(share, 2), order=share))
+    return tuple(cells)
+
+
+def parity_blocks(evidence: Evidence) -> list[Block]:
+    """Deployed predictions against those of the simulated model, from the artifacts' own records."""
+    plots, said = [], []
+    for variant in evidence.variants:
+        notes = _artifact_notes(evidence, variant.row.get("artifact"))
+        parity = notes.get("parity")
+        if isinstance(parity, Mapping) and (pair := _pair(parity)) is not None:
+            plots.append(parity_plot(variant.name, *pair))
+        elif isinstance(parity, str):
+            said.append(f"{variant.name}: {parity}")
+        largest = variant.row.get("parity_max_abs")
+        if isinstance(largest, float) and not any(plot.name == f"parity-{variant.name}" for plot in plots):
+            said.append(f"{variant.name}: deployed and simulated predictions are at most {number(largest, 3)} apart")
+    blocks: list[Block] = []
+    if plots or said:
+        blocks.append(Paragraph("The deployed artifact is what is evaluated. Here it is held against the model with "
+                                "simulated quantization that it was made from, on calibration clips."))  # fmt: skip
+    if plots:
+        blocks.append(Gallery(tuple(plots)))
+    if said:
+        blocks.append(Bullets(tuple(said)))
+    return blocks
+
+
+def _pair(parity: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    try:
+        simulated = np.asarray(parity["simulated"], float)
+        deployed = np.asarray(parity["deployed"], float)
+    except (KeyError, TypeError, ValueError):
+        return None
+    usable = simulated.shape == deployed.shape and simulated.ndim == 1 and len(simulated) > 0
+    return (simulated, deployed) if usable and np.isfinite(simulated).all() and np.isfinite(deployed).all() else None
+
+
+def _artifact_notes(evidence: Evidence, folder: Any) -> Mapping[str, Any]:
+    if not isinstance(folder, str):
+        return {}
+    try:
+        record = json.loads((evidence.out / folder / "artifact.json").read_text(encoding="utf-8"))
+        notes = record["built"]["notes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return notes if isinstance(notes, Mapping) else {}
+
+
+def sweep_section(evidence: Evidence) -> Section | None:
+    """The QAT sweep's trials by VAL MAE."""
+    if not evidence.trials:
+        return None
+    trials = sorted(
+        evidence.trials, key=lambda t: (not known(t.get("mae")), t.get("mae") or 0.0, str(t.get("variant")))
+    )
+    settings = [_settings(trial) for trial in trials]
+    names = [name for name in dict.fromkeys(key for found in settings for key in found)
+             if len({json.dumps(found.get(name)) for found in settings}) > 1]  # fmt: skip
+    rows = tuple(
+        (
+            Cell(str(trial.get("variant"))), Cell(number(trial.get("mae"), 3), order=trial.get("mae")),
+            *(Cell(_setting(found.get(name))) for name in names), Cell(str(trial.get("reason") or trial.get("status"))),
+        )
+        for trial, found in zip(trials, settings, strict=True)
+    )  # fmt: skip
+    grid = Grid(("trial", "MAE on VAL", *names, "state"), rows, "Trials of the sweep", frozenset({1}))
+    plot = trials_plot(trials, None)
+    words = "Trials are chosen by VAL alone; TEST has no part in it. Only settings that differ are shown."
+    return Section("sweep", "QAT sweep", (Paragraph(words), *([plot] if plot is not None else []), grid))
+
+
+def _settings(trial: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found = json.loads(trial.get("settings") or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

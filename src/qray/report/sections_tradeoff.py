@@ -1,0 +1,156 @@
+"""Parts of the report on the choice itself: the table, the Pareto front, and where the speed comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qray.errors import QrayError
+from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section
+from qray.report.numbers import NOT_MEASURED, listed, megabytes, number, percent, signed, spread, with_interval
+from qray.report.plots_tradeoff import costs_plot, forest_plot, pareto_plot, speed_plot
+from qray.report.words import how_to_read, remarks, tone_of, verdict_key, verdict_words
+from qray.results.costs import costs_of
+from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.pairwise import margin_of
+from qray.results.pareto import Front, pareto_front
+from qray.results.pick import Choice
+
+
+def table_section(evidence: Evidence, choice: Choice | None) -> Section:
+    """Every variant that finished, and what must be known of each."""
+    picked = choice.picked.name if choice is not None and choice.picked is not None else None
+    points = {(row.get("threads"), row.get("batch")) for v in evidence.variants for row in v.rows}
+    several = len({point for point in points if None not in point}) > 1
+    header = ["variant", "verdict", "p50 ms", "speed-up", "MAE", "Δ to FP32 (95 %)", "MB", "RSS MB", "INT8", "moved",
+              "equivalent", "R²"]  # fmt: skip
+    if several:
+        header.insert(1, "threads/batch")
+    rows, strong = [], set()
+    shown = [*evidence.variants, *([evidence.baseline] if evidence.baseline is not None else [])]
+    for variant in shown:
+        for row in variant.rows or (variant.row,):
+            if variant.name == picked:
+                strong.add(len(rows))
+            rows.append(_row(variant, row, several))
+    if not rows:
+        return Section("table", "The table", (Paragraph("The run holds no variant.", "unsure"),))
+    grid = Grid(
+        tuple(header), tuple(rows), "All variants", frozenset(range(2 + several, len(header))), frozenset(strong)
+    )
+    said = tuple(text for variant in evidence.variants for text in remarks(variant))
+    reading = Fold("How to read this", (Bullets(tuple(how_to_read(evidence))),))
+    remarked = [Bullets(said)] if said else []
+    return Section("table", "The table", (grid, *remarked, Paragraph(verdict_key(evidence), "dim"), reading))
+
+
+def _row(variant: VariantEvidence, row: Mapping[str, Any], several: bool) -> tuple[Cell, ...]:
+    figures, compared = variant.accuracy, variant.comparison
+    mae = figures.mae if figures is not None else None
+    delta = compared.delta if compared is not None else None
+    between = spread(compared.delta_low, compared.delta_high, sign=True) if compared is not None else ""
+    size = row.get("size_bytes")
+    speedup = row.get("speedup")
+    moved = compared.moved_share if compared is not None else None
+    cells = [
+        Cell(variant.name),
+        Cell(verdict_words(variant), tone_of(variant)),
+        Cell(number(row.get("latency_p50_ms")), order=row.get("latency_p50_ms")),
+        Cell(number(speedup, unit="x"), order=speedup),
+        Cell(number(mae), "bad" if row.get("beats_baseline") is False else "", mae),
+        Cell(f"{signed(delta)} {between}".strip(), order=delta),
+        Cell(megabytes(size), order=size),
+        Cell(number(row.get("peak_rss_mb"), 0), order=row.get("peak_rss_mb")),
+        Cell(percent(row.get("int8_mac_share")), order=row.get("int8_mac_share")),
+        Cell(percent(moved, 1), order=moved),
+        Cell(_yes_no(compared.equivalent if compared is not None else None)),
+        Cell(number(figures.r2 if figures is not None else None), order=figures.r2 if figures is not None else None),
+    ]
+    if several:
+        at = f"{row['threads']}/{row['batch']}" if row.get("threads") else "–"
+        cells.insert(1, Cell(at))
+    return tuple(cells)
+
+
+def _yes_no(value: bool | None) -> str:
+    return NOT_MEASURED if value is None else "yes" if value else "no"
+
+
+def tradeoff_section(evidence: Evidence, choice: Choice | None) -> Section:
+    """The Pareto front, every difference with its interval, and why each variant is where it is."""
+    title = "Accuracy against latency"
+    margin = margin_of(evidence)
+    picked = choice.picked.name if choice is not None and choice.picked is not None else None
+    target = evidence.study.data.target_column if evidence.study is not None else "target units"
+    front: Front | None = None
+    try:
+        front = pareto_front(evidence)
+    except QrayError:
+        front = None
+    drawn = [pareto_plot(front, margin, picked, target) if front is not None else None,
+             forest_plot(evidence.variants, margin)]  # fmt: skip
+    plots = tuple(plot for plot in drawn if plot is not None)
+    blocks: list[Block] = [Gallery(plots, wide=True)] if plots else []
+    if drawn[0] is None:
+        blocks.append(Paragraph("There is no Pareto plot: fewer than two variants have both a latency and a difference "
+                                "to FP32."))  # fmt: skip
+    if front is not None:
+        blocks += [Paragraph(note, "unsure") for note in front.notes if note not in evidence.notes]
+        said = tuple(f"{place.name}: {place.why}" for place in front.places)
+        if said:
+            blocks.append(Fold("Why each variant is on or off the front", (Bullets(said),)))
+    return Section("front", title, tuple(blocks))
+
+
+def speed_section(evidence: Evidence) -> Section:
+    """Speed-up as engine times precision, what does not pay, and what else a clip costs."""
+    timed = [v for v in evidence.variants if v.speed is not None and v.speed.total is not None]
+    blocks: list[Block] = []
+    plot: Picture | None = speed_plot(evidence.variants)
+    costs = costs_of(evidence.costs) if evidence.costs is not None else None
+    plots = tuple(p for p in (plot, costs_plot(costs) if costs is not None else None) if p is not None)
+    if plots:
+        blocks.append(Gallery(plots, wide=True))
+    else:
+        blocks.append(Paragraph("Latency was not measured in interleaved blocks, so no speed-up can be given."))
+    said = _who_pays(timed)
+    if said:
+        blocks.append(Bullets(said))
+    if costs is not None:
+        most = f"; however fast the network becomes, the whole is at most {number(costs.limit)}x as fast"
+        blocks.append(Paragraph(f"{costs.sentence[:1].upper()}{costs.sentence[1:]}{most}."))
+    else:
+        blocks.append(Paragraph("What decoding, preprocessing, backbone and head cost apart was not measured.", "dim"))
+    if timed:
+        rows = tuple(_speed_row(v) for v in timed)
+        header = ("variant", "speed-up (95 %)", "engine", "precision", "fastest FP32", "against it (95 %)")
+        blocks.append(Fold("Figures", (Grid(header, rows, "Speed-up by cause", frozenset({1, 2, 3, 5})),)))
+    return Section("speed", "Where the speed comes from", tuple(blocks))
+
+
+def _who_pays(timed: Sequence[VariantEvidence]) -> tuple[str, ...]:
+    """Variants of fewer bits by whether they beat the fastest FP32 engine."""
+    words = {
+        True: "Faster than FP32 on its fastest engine",
+        False: "Fewer bits do not pay here, slower than FP32 on its fastest engine",
+        None: "Not settled against FP32 on its fastest engine",
+    }
+    found = []
+    for pays, word in words.items():
+        names = [v.name for v in timed if v.speed is not None and v.speed.sentence and v.speed.pays is pays]
+        if names:
+            found.append(f"{word}: {listed(names)}.")
+    return tuple(found)
+
+
+def _speed_row(variant: VariantEvidence) -> tuple[Cell, ...]:
+    speed = variant.speed
+    assert speed is not None
+
+    def cell(found: Any) -> Cell:
+        if found is None:
+            return Cell("–")
+        return Cell(with_interval(found.value, found.low, found.high), order=found.value)
+
+    return (Cell(variant.name), cell(speed.total), cell(speed.engine), cell(speed.precision),
+            Cell(speed.best_fp32 or "–"), cell(speed.against_best))  # fmt: skip

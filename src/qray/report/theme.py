@@ -1,0 +1,106 @@
+"""One look for all plots, and the same drawing in the light and the dark scheme of a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qray.report.document import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Colours of the light scheme by the CSS variable that replaces them on a page; no two may be the same.
+LIGHT = {
+    "ink": "#1c2430", "muted": "#5a6472", "grid": "#dfe3e8", "paper": "#fefefe",
+    "blue": "#2868c8", "green": "#17803f", "red": "#c03030", "amber": "#b06d00", "violet": "#7650b8",
+    "teal": "#107f8c", "grey": "#8b95a3", "wash": "#f8e4e2",
+}  # fmt: skip
+INK, MUTED, GRID, PAPER = LIGHT["ink"], LIGHT["muted"], LIGHT["grid"], LIGHT["paper"]
+BLUE, GREEN, RED, AMBER = LIGHT["blue"], LIGHT["green"], LIGHT["red"], LIGHT["amber"]
+VIOLET, TEAL, GREY, WASH = LIGHT["violet"], LIGHT["teal"], LIGHT["grey"], LIGHT["wash"]
+#: A phone of 390 px shows a full plot at its own size, so that 9 pt stays legible.
+WIDTH_IN, SMALL_IN = 4.7, 3.3
+#: Margins of small plots.
+LEFT_IN, RIGHT_IN, BOTTOM_IN, TOP_IN = 0.62, 0.1, 0.5, 0.28
+PNG_DPI = 160
+
+STYLE: dict[str, Any] = {
+    "font.size": 9.5, "font.family": "sans-serif", "axes.titlesize": 10, "axes.labelsize": 9.5, "xtick.labelsize": 9,
+    "ytick.labelsize": 9, "legend.fontsize": 9, "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK,
+    "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": MUTED, "axes.linewidth": 0.8, "axes.grid": True,
+    "grid.color": GRID, "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": PAPER, "legend.frameon": False,
+    "svg.fonttype": "none", "path.simplify": False, "savefig.facecolor": "auto",
+}  # fmt: skip
+
+
+def draw(
+    name: str, alt: str, paint: Callable[[Figure], None], height_in: float, width_in: float = WIDTH_IN,
+    caption: str = "",
+) -> Picture:  # fmt: skip
+    """A plot as SVG and PNG. The same call gives the same bytes.
+
+    Small plots have fixed margins: there are dozens of them, and a layout costs as much as the drawing.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # The salt names clip paths and markers; the plot's name in it keeps those of two plots on a page apart.
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        small = width_in <= SMALL_IN
+        figure = Figure(figsize=(width_in, height_in), layout=None if small else "constrained")
+        if small:
+            figure.subplots_adjust(
+                left=LEFT_IN / width_in, right=1 - RIGHT_IN / width_in, bottom=BOTTOM_IN / height_in,
+                top=1 - TOP_IN / height_in,
+            )  # fmt: skip
+        paint(figure)
+        png, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        # Laid out once: the second drawing takes the first one's places.
+        figure.set_layout_engine("none")
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Picture(name, alt, inline(svg.getvalue(), name, alt), png.getvalue(), caption)
+
+
+def inline(svg: str, name: str, alt: str) -> str:
+    """An SVG file as an element of a page: colours as CSS variables, ids of its own, no metadata, fewer digits."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style type=\"text/css\">.*?</style>", "", body, flags=re.S)
+    for variable, colour in LIGHT.items():
+        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r'id="', f'id="{name}-', body)
+    body = re.sub(r"url\(#", f"url(#{name}-", body)
+    body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", body)
+    # In coordinates alone: the text of a tick has the digits that it needs.
+    body = re.sub(r'\b(d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), body)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
+    assert box is not None, "matplotlib writes a viewBox"
+    opening = f'<svg viewBox="{box[0][9:-1]}" role="img" aria-label="{_attribute(alt)}" class="plot">'
+    return opening + re.sub(r"^<svg[^>]*>", "", body)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def dots(axes: Any, x: Any, y: Any, colour: str, size_pt: float = 3.2, alpha: float = 0.55) -> None:
+    """Points as one path: thousands of markers would make the page megabytes. The axes' limits must be set before.
+
+    A dot is a dash too short to be seen, with round ends.
+    """
+    import numpy as np
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    low, high = axes.get_xlim()
+    dash = (high - low) * 1e-3
+    corners = np.stack([np.stack([x, y], 1), np.stack([np.asarray(x) + dash, y], 1)], 1).reshape(-1, 2)
+    codes = np.tile([Path.MOVETO, Path.LINETO], len(x))
+    patch = PathPatch(Path(corners, codes), fill=False, edgecolor=colour, linewidth=size_pt, capstyle="round",
+                      alpha=alpha)  # fmt: skip
+    axes.add_patch(patch)

@@ -1,0 +1,104 @@
+"""The clips on which the variant to ship errs most, and how they look. The only part of a report that opens videos."""
+
+from __future__ import annotations
+
+import io
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from qray.report.document import Block, ClipCard, Clips, Paragraph
+from qray.report.numbers import listed, number, signed
+from qray.results.evidence import VariantEvidence
+from qray.study import Study
+
+WORST, FRAMES, SIZE_PX, QUALITY = 4, 3, 112, 80
+#: Looking at a clip takes no more than this many of its frames.
+MOST_FRAMES = 600
+
+
+def worst_clips(variant: VariantEvidence, study: Study | None, data: Path | None) -> list[Block]:
+    """Cards of the largest errors, and of the largest moves from FP32; data: the folder of the data set, if known."""
+    clips = variant.clips
+    if clips is None or clips.empty:
+        return [Paragraph(f"{variant.name} has no predictions to look at.")]
+    table = clips.assign(
+        error=(clips["prediction"] - clips["target"]).abs(), move=(clips["prediction"] - clips["reference"]).abs()
+    )
+    blocks: list[Block] = []
+    missing: list[str] = []
+    for column, words in (("error", "Largest errors of {}:"), ("move", "Largest moves of {} from FP32:")):
+        # The name settles ties, so that the same run shows the same clips.
+        worst = table.sort_values([column, "clip"], ascending=[False, True]).head(WORST)
+        if column == "move" and not (worst["move"] > 0).any():
+            continue
+        cards = []
+        for _, row in worst.iterrows():
+            frames, reason = _frames(str(row["clip"]), study, data)
+            if reason:
+                missing.append(reason)
+            cards.append(ClipCard(str(row["clip"]), frames, _lines(variant.name, row)))
+        blocks += [Paragraph(words.format(variant.name)), Clips(tuple(cards))]
+    if missing:
+        blocks.append(Paragraph(f"No pictures: {listed(list(dict.fromkeys(missing)))}.", "dim"))
+    return blocks
+
+
+def _lines(name: str, row: pd.Series) -> tuple[str, ...]:
+    target, own, reference = float(row["target"]), float(row["prediction"]), float(row["reference"])
+    lines = [f"Label {number(target, 1)}"]
+    if np.isfinite(reference):
+        lines.append(f"FP32 {number(reference, 1)} ({signed(reference - target, 1)})")
+    lines.append(f"{name} {number(own, 1)} ({signed(own - target, 1)})")
+    if np.isfinite(reference):
+        lines.append(f"moved by {signed(own - reference, 1)}")
+    return tuple(lines)
+
+
+def _frames(clip: str, study: Study | None, data: Path | None) -> tuple[tuple[bytes, ...], str]:
+    """JPEG of some frames, evenly spread; or none and the reason."""
+    if study is None or data is None:
+        return (), "the data set is not known; name its folder with --data"
+    folder = data / study.data.videos
+    if not folder.is_dir():
+        return (), f"{folder} is not there; name the data set's folder with --data"
+    path = find_video(folder, clip)
+    if path is None:
+        return (), f"{clip} is not in {folder}"
+
+    from qray.data.decode import ClipError, all_frames, decode_frames, open_video
+
+    try:
+        with open_video(path) as (container, stream):
+            count = sum(1 for _ in islice(all_frames(container, stream), MOST_FRAMES))
+        if count == 0:
+            return (), f"{clip} holds no frame"
+        wanted = np.linspace(0, count - 1, FRAMES + 2).round().astype(np.int64)[1:-1][None]
+        pictures = decode_frames(path, wanted, SIZE_PX)[0]
+    except ClipError as error:
+        return (), f"{clip}: {error}"
+    return tuple(_jpeg(picture) for picture in pictures), ""
+
+
+def find_video(folder: Path, clip: str) -> Path | None:
+    """The file of a clip, whose name comes with or without its ending; None if there is none inside the folder."""
+    from qray.data.manifest import VIDEO_ENDINGS
+
+    pure = PurePosixPath(clip)
+    if pure.is_absolute() or ".." in pure.parts:
+        return None
+    for ending in ("", *VIDEO_ENDINGS, *(ending.upper() for ending in VIDEO_ENDINGS)):
+        path = folder / f"{clip}{ending}"
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            return path
+    return None
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
