@@ -233,10 +233,13 @@ def _ethics(data: DataFacts) -> str:
 
 
 def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
-    reason = variant.row.get("reason")
+    status, reason = variant.row.get("status"), variant.row.get("reason")
+    # The table's reason may hold a note word for word.
+    told = reason is None or any(note in reason for note in variant.notes)
+    said = None if told else str(reason) if status == "ok" else f"{status}: {reason}"
     missing = None if artifact else "artifact.json could not be read, so what it says of the build is missing here."
     return _list([
-        *variant.notes, *evidence.notes, f"{variant.row.get('status')}: {reason}" if reason else None, missing,
+        *variant.notes, *evidence.notes, said, missing,
         "One training, one seed: how much another seed would change is not in the intervals, which are over clips.",
         "Evaluate it on clips of your own before you rely on it.",
     ])  # fmt: skip

@@ -191,13 +191,17 @@ def test_a_variant_that_was_skipped_has_no_card_and_says_why(out: Path) -> None:
         ({"without": ["fp32"]}, "there is no FP32 row"),
         ({"clips": 1}, "one clip"),
         ({"nan": {"ptq-openvino": 200}}, "no accuracy"),
-        ({"constant": ["fp32"]}, "it has learned nothing"),
+        ({"constant": ["fp32"]}, "learned nothing"),
     ],
     ids=["no FP32 row", "one clip", "NaN predictions", "constant FP32"],
 )
 def test_a_verdict_that_the_data_cannot_carry_is_not_given(tmp_path: Path, how: dict[str, Any], words: str) -> None:
     summary = card_of(tmp_path, **how).split("## Model details")[0]
     assert ("It has no verdict: " in summary, words in summary) == (True, True)
+
+
+def test_a_reason_that_is_a_note_already_is_said_once(tmp_path: Path) -> None:
+    assert section(card_of(tmp_path, clips=1), "Caveats and recommendations").count("one clip: ") == 1
 
 
 def test_a_run_of_the_first_version_gets_its_cards(tmp_path: Path) -> None:
