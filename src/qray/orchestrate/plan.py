@@ -11,7 +11,8 @@ import pandas as pd
 from qray.data.manifest import Manifest, digest_of
 from qray.orchestrate.store import unit_key
 from qray.orchestrate.sweep import trial_settings
-from qray.study import Study, Variant
+from qray.study import INT8_METHODS, Study, Variant
+from qray.variants.parity import PARITY_CLIPS
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ def make_plan(study: Study, manifest: Manifest) -> Plan:
             upstream["sweep"] = sweep
         elif variant.method == "finetune":
             upstream = {"finetune": finetune[variant.weight_bits]}
-        elif variant.method == "ptq":
+        if variant.method in INT8_METHODS:
+            # QAT observes none of these clips, but like PTQ it is compared on them with its simulated model.
             upstream |= {"calibration": study.calibration, "clips": train_digest, "seed": study.seed}
+            upstream["parity_clips"] = PARITY_CLIPS
         build[variant.name] = unit_key("build", variant=_without_name(variant), clip=frames, **upstream)
     test = digest_of(manifest.split("TEST"))
     evaluate = {name: unit_key("evaluate", build=key, clip=study.clip, test=test) for name, key in build.items()}

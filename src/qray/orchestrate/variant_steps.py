@@ -15,7 +15,7 @@ from qray.orchestrate.costs import cost_job, costs_key
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
 from qray.orchestrate.work import BuildJob, Evaluator, SplitClips, build
-from qray.study import Variant
+from qray.study import INT8_METHODS, Variant
 
 
 def build_step(run: RunContext, variant: Variant) -> Step:
@@ -26,10 +26,10 @@ def build_step(run: RunContext, variant: Variant) -> Step:
     def start() -> Any:
         weights = run.checkpoint(source if variant.method == "finetune" else plan.train)
         calibration, qat_weights, qat_settings = None, None, None
-        if variant.method == "ptq":
+        if variant.method in INT8_METHODS:
             clips = plan.calibration_clips()
             calibration = SplitClips(clips, put_clips(clips))
-        elif variant.method == "qat":
+        if variant.method == "qat":
             best = run.best_trial(variant.weight_bits)
             qat_weights, qat_settings = run.checkpoint(best["key"]), best["qat"]
         job = BuildJob(

@@ -66,11 +66,10 @@ def summarize(
 
 def _differences(differences: np.ndarray, replicates: int, seed: int) -> list[dict[str, float | None]]:
     """Mean and paired interval of each row of (states, clips); all rows share their draws."""
-    if differences.shape[1] > 1:
+    bounds: list[tuple[float | None, float | None]] = [(None, None)] * len(differences)
+    if (n := differences.shape[1]) > 1:
         means = bootstrap_means(np.ascontiguousarray(differences.T), replicates, seed)
-        bounds: list[tuple[float | None, float | None]] = [interval(column) for column in means.T]
-    else:
-        bounds = [(None, None)] * len(differences)
+        bounds = [interval(column, n) for column in means.T]
     return [
         {"delta_mae": float(row.mean()), "delta_low": low, "delta_high": high}
         for row, (low, high) in zip(differences, bounds, strict=True)

@@ -29,9 +29,10 @@ Predict = Callable[[np.ndarray], np.ndarray]
 class BuildRequest:
     """What a variant is made of.
 
-    model: trained, on the CPU, in eval mode. calibration: uint8 (b, T, H, W, 3) batches of TRAIN clips, empty for
-    methods that observe nothing. qat_state and qat_settings: state_dict of the trained QAT module and the
-    `pt2e.QatSettings` it was prepared with, for method `qat`.
+    model: trained, on the CPU, in eval mode. calibration: uint8 (b, T, H, W, 3) batches of TRAIN clips, which ptq
+    observes and on which INT8 methods compare what is deployed with what was simulated; empty for other methods.
+    qat_state and qat_settings: state_dict of the trained QAT module and the `pt2e.QatSettings` it was prepared with,
+    for method `qat`.
     """
 
     variant: Variant
@@ -58,7 +59,8 @@ class Built:
     scales and biases). int8_mac_share: share of multiply-accumulates that the engine executes in INT8, read from the
     graph it executes; macs_per_clip: all multiply-accumulates of convolutions and linear layers for one clip.
     notes: JSON-ready facts worth a column or a log line, such as "parity_max_abs": largest difference in target units
-    between the simulated (fake-quantized) and the deployed model on the same clips.
+    between the simulated (fake-quantized) and the deployed model on the same clips, and "parity": both predictions by
+    clip, or a sentence where an engine has no simulated model.
     """
 
     model_file: str

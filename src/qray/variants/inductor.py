@@ -17,6 +17,7 @@ from qray.measure.host import cpu_flags
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+from qray.variants.parity import parity_notes
 from qray.variants.torch_export import export, runner, tensor_bytes, to_bf16
 
 MODEL_FILE = "model.pt2"
@@ -55,10 +56,13 @@ def build(request: BuildRequest, folder: Path) -> Built:
         keep = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else variant.keep_fp32
         kept = resolve_keep_fp32(request.model, tuple(keep))
         share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
-        clips = request.calibration[0] if request.calibration else request.example()
-        deployed = torch.from_numpy(load(folder, Built(MODEL_FILE, 0, 0.0, 0), torch.get_num_threads())(clips.numpy()))
-        with torch.no_grad():
-            notes["parity_max_abs"] = float((deployed - module(clips)).abs().max())
+        threads = torch.get_num_threads()
+        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), threads)
+        found = parity_notes(runner(module, threads), deployed, request.calibration or [request.example()])
+        if not request.calibration:
+            # Noise shows whether the kernels agree, but it is no clip that anybody would plot.
+            del found["parity"]
+        notes |= found
         notes["int8_layers"], notes["int8_residual_adds"] = len(layers), adds
     return Built(MODEL_FILE, tensor_bytes(program), share, sum(macs.values()), notes)
 

@@ -108,6 +108,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
     from qray.measure.coverage_onnx import executed_int8, initializer_bytes
     from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
     from qray.variants.onnx_export import export_onnx
+    from qray.variants.parity import parity_notes
 
     macs = layer_macs(request.model, request.example(1))
     target = folder / MODEL_FILE
@@ -125,11 +126,10 @@ def build(request: BuildRequest, folder: Path) -> Built:
         layers, adds = executed_int8(optimized)
     kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
-    clips = request.calibration[0].numpy()
-    simulated = _session(target, 1, optimize=False).run([OUTPUT], {INPUT: clips})[0]
-    deployed = _session(target, 1).run([OUTPUT], {INPUT: clips})[0]
+    # Unoptimized, the graph computes in FP32 between its quantize/dequantize pairs: that is the simulated model.
+    simulated, deployed = _runner(_session(target, 1, optimize=False)), _runner(_session(target, 1))
     notes = {
-        "parity_max_abs": float(np.abs(simulated - deployed).max()),
+        **parity_notes(simulated, deployed, request.calibration),
         "reduce_range": reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
     }  # fmt: skip
     return Built(MODEL_FILE, initializer_bytes(target), share, sum(macs.values()), notes)
@@ -137,8 +137,10 @@ def build(request: BuildRequest, folder: Path) -> Built:
 
 def load(folder: Path, built: Built, threads: int) -> Predict:
     """Run the model with `threads` intra-op threads."""
-    session = _session(folder / built.model_file, threads)
+    return _runner(_session(folder / built.model_file, threads))
 
+
+def _runner(session: Any) -> Predict:
     def predict(clips: np.ndarray) -> np.ndarray:
         return session.run([OUTPUT], {INPUT: clips})[0]
 
