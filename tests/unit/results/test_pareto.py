@@ -121,7 +121,7 @@ def test_errors_are_compared_clip_by_clip_where_marginal_intervals_overlap(tmp_p
 
 
 def test_a_loss_that_may_be_over_the_margin_dominates_nothing(tmp_path: Path) -> None:
-    # Half as slow and a seventh of the size, but on 20 clips its loss may be anything from none to 1.2.
+    # An eighth of the time and a seventh of the size, but on 20 clips its loss may be anything from none to 1.2.
     out = make_run(tmp_path, clips=20, variants=FP32 | {"a": Made("ptq", "openvino", 0.3, 1.9, ms=1.0, size=500_000)})
     assert place(pareto_front(read_evidence(out)), "fp32").on_front
 
