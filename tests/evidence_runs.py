@@ -97,7 +97,7 @@ def make_study(
                 for variant, made in listed.items()
             ],
             "sweep": {"trials": 2},
-            "verdict": {"margin": MARGIN, "bootstrap": 2000} | dict(verdict or {}),
+            "verdict": {"margin": MARGIN, "bootstrap": 1000} | dict(verdict or {}),
         }
     )  # fmt: skip
 
