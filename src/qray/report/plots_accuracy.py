@@ -41,7 +41,7 @@ def scatter(variant: VariantEvidence, target: str, thresholds: Sequence[float]) 
     low, high = _limits(truth, predicted)
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot(title=variant.name, xlabel=f"{target}, label", ylabel=f"{target}, predicted")
+        axes = figure.add_subplot(title=variant.name, xlabel=f"{target}: label →, predicted ↑")
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         for threshold in thresholds:
             axes.axvline(threshold, color=GREY, linewidth=0.6, linestyle=":")
@@ -69,8 +69,7 @@ def bland_altman_plot(variant: VariantEvidence, of: BlandAltman | None, against:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(
-            title=f"{variant.name} − {named.removeprefix('the ')}", xlabel=f"{target}, mean of both",
-            ylabel="difference",
+            title=f"{variant.name} − {named.removeprefix('the ')}", xlabel=f"{target}: mean of both →, difference ↑",
         )  # fmt: skip
         axes.set(xlim=_limits(mean), ylim=_limits(difference, edges))
         axes.axhline(0, color=MUTED, linewidth=0.8)

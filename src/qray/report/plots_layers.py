@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qray.report.document import Picture
-from qray.report.numbers import number, signed
+from qray.report.numbers import number
 from qray.report.theme import BLUE, GREY, INK, MUTED, RED, SMALL_IN, VIOLET, draw
 
 if TYPE_CHECKING:
@@ -43,28 +43,10 @@ def sensitivity_plot(layers: Sequence[Mapping[str, Any]]) -> Picture:
             left.plot([], [], marker, color=colour, markersize=4, label=label)
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper right", ncols=2)
 
-    worst = max(layers, key=lambda layer: _harm(layer))
-    alt = (
-        f"Change of MAE and signal-to-noise ratio of {len(layers)} layers, each quantized alone and left out. "
-        f"Most harm alone: {worst['layer']}, {signed((worst.get('alone') or {}).get('delta_mae'), 3)}."
-    )
+    said = "; ".join(f"{layer['layer']} {number((layer.get('alone') or {}).get('sqnr_db'), 1)} dB" for layer in layers)
+    alt = f"Change of MAE and SQNR of {len(layers)} layers, each quantized alone and left out. SQNR alone: {said}."
     return draw("sensitivity", alt, paint, 0.9 + ROW_IN * len(layers), caption=(
         "Higher SQNR is better. Bars are 95 % intervals of the paired difference to FP32."))  # fmt: skip
-
-
-def _harm(layer: Mapping[str, Any]) -> float:
-    value = (layer.get("alone") or {}).get("delta_mae")
-    return -np.inf if value is None else float(value)
-
-
-def by_harm(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Layers, the most harmful alone first: by change of MAE, then by the lower SQNR."""
-
-    def key(layer: Mapping[str, Any]) -> tuple[float, float]:
-        sqnr = (layer.get("alone") or {}).get("sqnr_db")
-        return -_harm(layer), np.inf if sqnr is None else float(sqnr)
-
-    return sorted(layers, key=key)
 
 
 def ranges_plot(layers: Sequence[Mapping[str, Any]]) -> Picture | None:
@@ -101,7 +83,7 @@ def parity_plot(name: str, simulated: np.ndarray, deployed: np.ndarray) -> Pictu
     worst = float(np.abs(difference).max())
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot(title=name, xlabel="simulated prediction", ylabel="deployed − simulated")
+        axes = figure.add_subplot(title=name, xlabel="simulated →, deployed − simulated ↑")
         reach = max(worst * 1.2, 1e-6)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.plot(simulated, difference, "o", color=BLUE, markersize=3.5, alpha=0.7, markeredgewidth=0)

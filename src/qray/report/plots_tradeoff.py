@@ -146,8 +146,8 @@ def speed_plot(variants: Sequence[VariantEvidence]) -> Picture | None:
             if total.low is not None and total.high is not None:
                 axes.plot([total.low, total.high], [row, row], color=INK, linewidth=1.2)
             axes.plot([total.value], [row], "|", color=INK, markersize=11, markeredgewidth=1.6)
-            values = [v for v in (middle, total.value, total.low, total.high) if known(v)]
-            low, high = min(low, *values), max(high, *values)  # type: ignore[type-var]
+            values = [v for v in (middle, total.value, total.low, total.high) if v is not None]
+            low, high = min(low, *values), max(high, *values)
         axes.plot([], [], color=VIOLET, linewidth=4, label="precision")
         axes.plot([], [], "|", color=INK, markersize=11, markeredgewidth=1.6, label="both")
         axes.set_xlim(low / 1.15, high * 1.15)

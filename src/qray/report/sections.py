@@ -12,7 +12,7 @@ from qray.report.sections_predictions import classes_section, decisions_section,
 from qray.report.sections_tradeoff import speed_section, table_section, tradeoff_section
 from qray.report.thumbnails import worst_clips
 from qray.report.timeline import spans, timeline_of, timeline_plot
-from qray.report.words import choice_of, headline
+from qray.report.words import choice_of, headline, own_paths
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.pick import Choice
 from qray.study_files import dump_study
@@ -40,7 +40,7 @@ def compose(evidence: Evidence, data: Path | None = None) -> Document:
         _rejected_section(evidence),
         _facts_section(evidence),
     ]
-    notes = choice.notes if choice is not None else evidence.notes
+    notes = [own_paths(evidence, note) for note in (choice.notes if choice is not None else evidence.notes)]
     name = evidence.study.name if evidence.study is not None else evidence.out.name
     return Document(
         title=f"qray report: {name}", about=_about(evidence), headline=headline(evidence, choice),

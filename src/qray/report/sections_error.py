@@ -10,9 +10,10 @@ import numpy as np
 
 from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Section
 from qray.report.numbers import known, number, percent, signed, spread
-from qray.report.plots_layers import by_harm, parity_plot, ranges_plot, sensitivity_plot
+from qray.report.plots_layers import parity_plot, ranges_plot, sensitivity_plot
 from qray.report.plots_tradeoff import trials_plot
 from qray.results.evidence import Evidence
+from qray.results.sensitivity import by_harm
 
 #: Layers whose ranges are shown: the most harmful ones.
 WORST_LAYERS = 6
@@ -22,18 +23,18 @@ def layers_section(evidence: Evidence) -> Section:
     """Per-layer sensitivity, and the ranges of the worst layers."""
     title = "Where the error comes from: layers"
     record = evidence.sensitivity
-    layers = [layer for layer in (record or {}).get("layers", []) if isinstance(layer, Mapping) and "layer" in layer]
+    layers = [layer for layer in (record or {}).get("layers") or [] if _is_layer(layer)]
     if record is None or not layers:
         text = "Per-layer sensitivity was not measured: `qray run sensitivity` does, for a study with that section."
         return Section("layers", title, (Paragraph(text, "dim"),))
-    worst = by_harm(layers)
+    worst = by_harm({"layers": layers})
     split, clips = record.get("split", "VAL"), record.get("n_clips")
     where = f"{clips} {split} clips" if clips is not None else f"{split} clips"
     alone = worst[0].get("alone") or {}
     words = (
-        f"Each layer quantized alone, and all but it, on {where}. Most harm alone: {worst[0]['layer']}, change of MAE "
-        f"{signed(alone.get('delta_mae'), 3)} {spread(alone.get('delta_low'), alone.get('delta_high'), 3, sign=True)}, "
-        f"SQNR {number(alone.get('sqnr_db'), 1)} dB."
+        f"Each layer quantized alone, and all but it, on {where}. Most sensitive: {worst[0]['layer']}, which alone "
+        f"leaves an SQNR of {number(alone.get('sqnr_db'), 1)} dB and changes MAE by "
+        f"{signed(alone.get('delta_mae'), 3)} {spread(alone.get('delta_low'), alone.get('delta_high'), 3, sign=True)}."
     )
     rows = tuple(_layer_row(layer) for layer in worst)
     header = (
@@ -47,6 +48,17 @@ def layers_section(evidence: Evidence) -> Section:
     grid = Grid(header, rows, "Layers by harm", frozenset(range(1, 6)))
     plots = tuple(p for p in (sensitivity_plot(layers), ranges_plot(worst[:WORST_LAYERS])) if p is not None)
     return Section("layers", title, (Paragraph(words), Gallery(plots, wide=True), Fold("Figures", (grid,))))
+
+
+def _is_layer(layer: Any) -> bool:
+    """Whether a record is whole: OUT may hold one of another make."""
+    parts = ("alone", "all_but", "range")
+    return (
+        isinstance(layer, Mapping)
+        and "layer" in layer
+        and all(isinstance(layer.get(p), Mapping) for p in parts)
+        and ("sqnr_db" in layer["alone"])
+    )
 
 
 def _layer_row(layer: Mapping[str, Any]) -> tuple[Cell, ...]:

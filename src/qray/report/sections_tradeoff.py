@@ -26,7 +26,8 @@ def table_section(evidence: Evidence, choice: Choice | None) -> Section:
               "equivalent", "R²"]  # fmt: skip
     if several:
         header.insert(1, "threads/batch")
-    rows, strong = [], set()
+    rows: list[tuple[Cell, ...]] = []
+    strong: set[int] = set()
     shown = [*evidence.variants, *([evidence.baseline] if evidence.baseline is not None else [])]
     for variant in shown:
         for row in variant.rows or (variant.row,):

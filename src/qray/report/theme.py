@@ -23,7 +23,7 @@ BLUE, GREEN, RED, AMBER = LIGHT["blue"], LIGHT["green"], LIGHT["red"], LIGHT["am
 VIOLET, TEAL, GREY, WASH = LIGHT["violet"], LIGHT["teal"], LIGHT["grey"], LIGHT["wash"]
 #: A phone of 390 px shows a full plot at its own size, so that 9 pt stays legible.
 WIDTH_IN, SMALL_IN = 4.7, 3.3
-#: Margins of small plots.
+#: Margins of small plots: a tick label of eight characters fits on the left, a label of the axis does not.
 LEFT_IN, RIGHT_IN, BOTTOM_IN, TOP_IN = 0.62, 0.1, 0.5, 0.28
 PNG_DPI = 160
 
@@ -49,7 +49,11 @@ def draw(
     from matplotlib.figure import Figure
 
     # The salt names clip paths and markers; the plot's name in it keeps those of two plots on a page apart.
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+    style: Any = STYLE | {"svg.hashsalt": name}
+    with matplotlib.rc_context():
+        # Whatever the user's own matplotlibrc says, the same run gives the same plots.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
         small = width_in <= SMALL_IN
         figure = Figure(figsize=(width_in, height_in), layout=None if small else "constrained")
         if small:

@@ -32,9 +32,9 @@ def headline(evidence: Evidence, choice: Choice | None) -> Headline:
     if picked is None:
         judged = any(v.comparison is not None and v.comparison.verdict is not None for v in evidence.variants)
         title = "Ship none of these variants" if judged else "No verdict: this run cannot name one to ship"
-        why = _own_paths(evidence, choice.why)
+        why = own_paths(evidence, choice.why)
         return Headline(title, (_sentence(why), *counted), "bad" if judged else "unsure")
-    where = f"; it is in `{_own_paths(evidence, str(picked.artifact))}`" if picked.artifact is not None else ""
+    where = f"; it is in `{own_paths(evidence, str(picked.artifact))}`" if picked.artifact is not None else ""
     sentences = [_case(evidence, picked, choice), f"Chosen as {choice.why.removesuffix('.')}{where}."]
     if choice.runner_up is not None:
         reason = choice.passed_over.get(choice.runner_up.name, "").removeprefix("qualifies; ")
@@ -54,7 +54,7 @@ def _sentence(text: str) -> str:
     return f"{stripped[:1].upper()}{stripped[1:]}." if stripped else ""
 
 
-def _own_paths(evidence: Evidence, text: str) -> str:
+def own_paths(evidence: Evidence, text: str) -> str:
     """Paths inside OUT as seen from it, so that the report of a copied OUT is the same."""
     return text.replace(f"{evidence.out}/", "")
 
@@ -101,7 +101,7 @@ def _counted(evidence: Evidence) -> list[str]:
     stopped = Counter(v.row.get("status") for v in evidence.variants if v.row.get("status") in ("skipped", "failed"))
     parts = [f"{words[word]} {word}" for word in ("non-inferior", "inconclusive", "inferior") if words[word]]
     parts += [f"{stopped[word]} {word}" for word in ("skipped", "failed") if stopped[word]]
-    return [f"Of the variants compared with FP32: {listed(parts)}."] if parts else []
+    return [f"Besides FP32: {listed(parts)}."] if parts else []
 
 
 def tone_of(variant: VariantEvidence) -> Tone:

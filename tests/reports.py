@@ -1,0 +1,100 @@
+"""A hand-made run with everything that a report can show, for its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evidence_runs import BEGAN, make_run
+from videos import numbered_frames, write_video
+
+from qray.atomic import write_json
+from qray.report.document import Block, Document, Fold
+from qray.report.sections import compose
+from qray.results.evidence import read_evidence
+
+COSTS = {
+    "blocks_ms": {
+        "decode": [[4.0, 4.2], [4.1, 4.0]], "preprocessing": [[0.5, 0.6], [0.5, 0.5]],
+        "backbone": [[6.5, 6.6], [6.4, 6.5]], "head": [[0.1, 0.1], [0.1, 0.1]],
+    },
+    "frames": 16, "image_size": 64, "threads": 1, "label": "costs of a clip", "started": BEGAN + 281, "seconds": 4.0,
+}  # fmt: skip
+CLIPS = 200
+
+
+def layer(name: str, sqnr_db: float, harm: float) -> dict[str, Any]:
+    """One layer of a sensitivity record."""
+
+    def state(delta: float, sqnr: float) -> dict[str, float]:
+        return {"sqnr_db": sqnr, "delta_mae": delta, "delta_low": delta - 0.02, "delta_high": delta + 0.02}
+
+    seen = {"observer_low": 0.0, "observer_high": 4.0, "seen_low": 0.0, "seen_high": 4.5, "clipped_share": 0.001}
+    return {
+        "layer": name,
+        "macs": 1000,
+        "alone": state(harm, sqnr_db),
+        "all_but": state(0.1 - harm, 24.0),
+        "range": seen,
+    }
+
+
+SENSITIVITY = {
+    "weight_bits": 8, "n_clips": 64, "split": "VAL", "fp32_mae": 5.0, "all_sqnr_db": 25.0, "started": BEGAN + 290,
+    "seconds": 9.0, "label": "sensitivity of 20 layers",
+    "layers": [layer(f"layer{1 + n // 4}.{n % 4 // 2}.conv{1 + n % 2}", 30.0 + n, 0.05 / (1 + n)) for n in range(20)],
+}  # fmt: skip
+
+
+def full_run(folder: Path, **changes: Any) -> Path:
+    """OUT with costs, sensitivity, parity, and videos of all its clips in OUT/../set."""
+    data = folder.parent / "set"
+    names = [f"clip-{number:03d}" for number in range(CLIPS)]
+    if not data.is_dir():
+        first = write_video(data / "Videos" / f"{names[0]}.avi", numbered_frames(12))
+        for name in names[1:]:
+            (data / "Videos" / f"{name}.avi").hardlink_to(first)
+    units = {"costs-abc": COSTS, "sensitivity-abc": SENSITIVITY}
+    out = make_run(folder, **({"clips": CLIPS, "clip_names": names, "data_dir": data, "units": units} | changes))
+    evidence = read_evidence(out)
+    for variant in evidence.variants:
+        if variant.row["artifact"] and variant.row["method"] in ("ptq", "qat"):
+            write_artifact(out / variant.row["artifact"], variant.name)
+    return out
+
+
+def write_artifact(folder: Path, name: str) -> None:
+    """What the report reads of an artifact: the notes of its build."""
+    simulated = np.linspace(30, 70, 16)
+    parity: Any = {"simulated": simulated.tolist(), "deployed": (simulated + 0.02 * np.sin(simulated)).tolist()}
+    if "openvino" in name:
+        parity = "OpenVINO has no simulated model of its own"
+    write_json(folder / "artifact.json", {"built": {"notes": {"parity": parity}}})
+
+
+def report_of(out: Path, data: Path | None = None) -> Document:
+    """The report of a run, not written."""
+    return compose(read_evidence(out), data)
+
+
+def texts(blocks: tuple[Block, ...]) -> str:
+    """All that the blocks of a section say, as one text."""
+    said: list[str] = []
+    for block in blocks:
+        match block:
+            case Fold():
+                said += [block.summary, texts(block.blocks)]
+            case _:
+                said.append(str(_public(block)))
+    return "\n".join(said)
+
+
+def _public(block: Any) -> Mapping[str, Any]:
+    return {name: value for name, value in vars(block).items() if name not in ("svg", "png")}
+
+
+def section(document: Document, anchor: str) -> str:
+    """What one section says."""
+    return next(texts(found.blocks) for found in document.sections if found.anchor == anchor)
