@@ -45,6 +45,8 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
         ({"data": {"split_fractions": [0.5, 0.5, 0.5]}}, "must sum to 1"),
         ({"model": {"weights": "imagenet", "width": 16}}, "only for width: 64"),
         ({"verdict": {"margin": 0}}, "greater than 0"),
+        ({"verdict": {"moved": 0}}, "greater than 0"),
+        ({"verdict": {"thresholds": [float("nan")]}}, "finite"),
         ({"training": {"lr": float("nan")}}, "finite"),
         ({"name": "../x"}, "pattern"),
     ],
@@ -52,6 +54,11 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
 def test_a_study_that_cannot_be_run_is_refused_with_its_reason(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         study(**changes)
+
+
+@pytest.mark.parametrize("thresholds", [[], [2.5]])
+def test_thresholds_are_the_studys_own(thresholds: list[float]) -> None:
+    assert study(verdict={"thresholds": thresholds}).verdict.thresholds == tuple(thresholds)
 
 
 def test_the_control_of_4_bit_qat_is_a_variant_of_its_own() -> None:

@@ -90,6 +90,17 @@ def test_a_finished_variant_has_its_own_predictions(store: Store, plan: Plan) ->
     assert np.allclose(found["prediction"] - found["target"], 1.0)
 
 
+@pytest.mark.parametrize("name", ["fp32", "mean-predictor"])
+def test_a_finished_variant_names_its_predictions(store: Store, plan: Plan, name: str) -> None:
+    path = outcomes(store, plan)[name].predictions_path
+    assert path is not None
+    assert (store.out / path).is_file()
+
+
+def test_a_variant_without_predictions_names_none(store: Store, plan: Plan) -> None:
+    assert outcomes(store, plan)["int8"].predictions_path is None
+
+
 def test_a_finished_variant_has_the_size_of_its_files(store: Store, plan: Plan) -> None:
     found = outcomes(store, plan)["fp32"]
     assert found.size_bytes == (store.artifact_folder(plan.build["fp32"]) / "model.pt2").stat().st_size

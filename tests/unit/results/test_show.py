@@ -107,6 +107,23 @@ def test_what_is_missing_is_printed_with_its_reason(status: str) -> None:
     assert f"gone: {status}: no [engine] here" in lines(table(fp32(), gone), 140)
 
 
+def test_an_inconclusive_verdict_says_how_many_clips_would_settle_it() -> None:
+    text = lines(table(fp32(), outcome("unclear", "ptq", "openvino", noise=1.4)), 140)
+    (line,) = [line for line in text if line.startswith("unclear: inconclusive on 60 clips")]
+    assert line.endswith(" clips would settle it")
+
+
+def test_an_inconclusive_verdict_is_said_once_for_all_points() -> None:
+    at = {(1, 1): latency(80.0), (4, 8): latency(400.0)}
+    of = table(fp32(latency=at), outcome("unclear", "ptq", "openvino", noise=1.4, latency=at))
+    assert sum("would settle it" in line for line in lines(of, 140)) == 1
+
+
+def test_a_clear_verdict_says_nothing_of_further_clips() -> None:
+    clear = table(fp32(), outcome("clear", "ptq", "openvino"))
+    assert not [line for line in lines(clear, 140) if "would settle it" in line]
+
+
 def test_one_clip_can_be_shown() -> None:
     one = table(fp32(predictions=predictions([58.0], np.array([55.0]))))
     assert any("1 clips" in line for line in lines(one, 140))
@@ -185,7 +202,7 @@ def int8_at(ms: float) -> list[str]:
 def test_int8_that_is_slower_than_the_fastest_fp32_is_printed_in_yellow() -> None:
     (line,) = [line for line in int8_at(10.0) if "int8:" in line]
     assert line.startswith(YELLOW)
-    assert "INT8 does not pay here: 0.80x (0.77, 0.83) the speed of fp32-ov, the fastest FP32 engine" in line
+    assert "INT8 does not pay here: 0.80x (0.75, 0.85) the speed of fp32-ov, the fastest FP32 engine" in line
 
 
 def test_int8_that_may_be_as_fast_as_the_fastest_fp32_is_said_to_be_open() -> None:

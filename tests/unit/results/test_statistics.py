@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import r2_score, root_mean_squared_error
 
-from qray.results.statistics import accuracy, bootstrap_means, interval, paired_difference, paired_ratio, verdict
+from qray.results.statistics import (
+    accuracy,
+    bootstrap_means,
+    interval,
+    paired_difference,
+    paired_ratio,
+    tail_probability,
+    verdict,
+)
 
 RNG = np.random.default_rng(0)
 TARGET = RNG.normal(55, 12, 80)
@@ -21,6 +32,11 @@ def scipy_interval(values: np.ndarray) -> tuple[float, float]:
     return result.confidence_interval.low, result.confidence_interval.high
 
 
+def expanded_level(n: int) -> float:
+    """Confidence level at which SciPy's percentile interval is the expanded one (Hesterberg 2015)."""
+    return float(1 - 2 * stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)))
+
+
 def close(ours: tuple[float | None, float | None], theirs: tuple[float, float]) -> bool:
     return bool(np.allclose(np.array(ours, float), theirs, atol=TOLERANCE * (theirs[1] - theirs[0])))
 
@@ -28,6 +44,56 @@ def close(ours: tuple[float | None, float | None], theirs: tuple[float, float]) 
 def test_the_interval_of_the_mae_is_scipys() -> None:
     ours = accuracy(TARGET, GOOD, 20_000, 0)
     assert close((ours.mae_low, ours.mae_high), scipy_interval(np.abs(GOOD - TARGET)))
+
+
+@pytest.mark.parametrize("n", [10, 30, 80])
+def test_the_interval_is_scipys_at_the_expanded_level(n: int) -> None:
+    values = np.abs(GOOD - TARGET)[:n]
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=7, confidence_level=expanded_level(n)
+    ).confidence_interval
+    assert close(interval(bootstrap_means(values[:, None], 20_000, 0), n), (theirs.low, theirs.high))
+
+
+def test_few_clips_have_a_wider_interval_than_the_plain_percentile() -> None:
+    values = bootstrap_means(np.abs(GOOD - TARGET)[:10, None], 20_000, 0)
+    (low, high), (lower, higher) = interval(values), interval(values, 10)
+    assert (higher - lower) / (high - low) == pytest.approx(2.262 * np.sqrt(10 / 9) / 1.96, abs=0.06)
+
+
+def test_the_interval_of_a_skewed_mean_is_nearly_scipys_bca_with_many_clips() -> None:
+    values = RNG.gamma(2.0, 1.0, 2_000)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=5_000, method="BCa", rng=7).confidence_interval
+    assert close(interval(bootstrap_means(values[:, None], 20_000, 0), 2_000), (theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize(("figure", "score"), [("rmse", root_mean_squared_error), ("r2", r2_score)])
+def test_the_intervals_of_rmse_and_r2_are_scipys_on_resampled_clips(
+    figure: str, score: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
+    ours = vars(accuracy(TARGET, GOOD, 20_000, 0))
+    theirs = stats.bootstrap(
+        (TARGET, GOOD), score, paired=True, vectorized=False, n_resamples=5_000, method="percentile", rng=7,
+        confidence_level=expanded_level(len(TARGET)),
+    ).confidence_interval  # fmt: skip
+    assert close((ours[f"{figure}_low"], ours[f"{figure}_high"]), (theirs.low, theirs.high))
+
+
+def test_r2_has_no_interval_where_a_resample_may_have_one_target_alone() -> None:
+    ours = accuracy(np.array([50.0, 60.0]), np.array([51.0, 58.0]), 200, 0)
+    assert (ours.r2 is not None, ours.r2_low, ours.rmse_low is not None) == (True, None, True)
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_the_tail_beyond_the_end_of_the_interval_is_2_5_percent(above: bool) -> None:
+    values = bootstrap_means(np.abs(GOOD - TARGET)[:20, None], 20_000, 0)[:, 0]
+    low, high = interval(values, 20)
+    assert tail_probability(values, high if above else low, 20, above=above) == pytest.approx(0.025, abs=0.0005)
+
+
+def test_no_tail_is_smaller_than_the_replicates_can_show() -> None:
+    values = bootstrap_means(GOOD[:, None], 100, 0)[:, 0]
+    assert tail_probability(values, 1e9, len(GOOD), above=True) > 0.005
 
 
 def test_the_interval_of_the_difference_is_scipys_on_paired_errors() -> None:

@@ -106,6 +106,58 @@ def test_one_clip_has_an_error_but_neither_interval_nor_verdict() -> None:
     assert [found[name] for name in ("mae", "mae_low", "delta_low", "verdict")] == [3.0, None, None, None]
 
 
+def test_a_verdict_that_the_data_cannot_carry_is_null_with_a_reason() -> None:
+    one = predictions([58.0], np.array([55.0]))
+    found = row("b", fp32(predictions=one), outcome("b", "ptq", "openvino", predictions=one))
+    assert (found["status"], found["verdict_holm"], found["equivalent"]) == ("ok", None, None)
+    assert found["reason"].startswith("no verdict: one clip")
+
+
+def test_a_verdict_comes_with_its_p_values_and_equivalence() -> None:
+    found = row("same", fp32(), outcome("same", "fp32", "openvino"))
+    assert found["p_noninferior"] < 0.025
+    assert (found["verdict_holm"], found["equivalent"], found["clips_to_settle"]) == ("non-inferior", True, None)
+
+
+def test_more_variants_raise_the_adjusted_p_value_and_not_its_own() -> None:
+    own, others = outcome("a", "ptq", "openvino"), [outcome(name, "fp32", "openvino") for name in "bcd"]
+    alone, among = row("a", fp32(), own), row("a", fp32(), own, *others)
+    assert among["p_noninferior"] == alone["p_noninferior"]
+    assert among["p_holm"] == pytest.approx(4 * alone["p_holm"])
+
+
+def test_an_inconclusive_verdict_says_how_many_clips_would_settle_it() -> None:
+    found = row("x", fp32(), outcome("x", "ptq", "openvino", noise=1.4))
+    assert found["verdict"] == "inconclusive"
+    assert found["clips_to_settle"] > CLIPS
+
+
+def test_agreement_with_fp32_stands_in_the_row() -> None:
+    shifted = predictions(TARGET + NOISE + 2.0)
+    found = row("x", fp32(), outcome("x", "ptq", "openvino", predictions=shifted))
+    assert [found[name] for name in ("bias_to_fp32", "loa_low", "loa_high", "max_moved")] == pytest.approx([2] * 4)
+
+
+def test_clips_that_moved_are_a_share_with_its_interval() -> None:
+    moved = (TARGET + NOISE).copy()
+    moved[:6] += 7.0
+    found = row("x", fp32(), outcome("x", "ptq", "openvino", predictions=predictions(moved)))
+    assert found["moved_share"] == pytest.approx(6 / CLIPS)
+    assert found["moved_low"] < found["moved_share"] < found["moved_high"]
+
+
+def test_fp32_has_intervals_and_no_comparison() -> None:
+    found = row("fp32", fp32())
+    assert found["rmse_low"] < found["rmse"] < found["rmse_high"]
+    assert found["r2_low"] < found["r2"] < found["r2_high"]
+    assert [found[name] for name in ("p_holm", "moved_share", "bias_to_fp32")] == [None, None, None]
+
+
+def test_a_row_names_its_predictions() -> None:
+    path = "predictions/variant=x/test.parquet"
+    assert row("x", fp32(), outcome("x", "ptq", "openvino", predictions_path=path))["predictions"] == path
+
+
 def test_a_variant_without_a_reference_has_no_difference() -> None:
     found = row("ptq", fp32(predictions=None, status="failed", reason="x"), outcome("ptq", "ptq", "openvino"))
     assert (found["mae"] is not None, found["delta_mae"], found["verdict"]) == (True, None, None)
