@@ -43,7 +43,8 @@ class Speed:
     """How fast one variant is at one (threads, batch), in ratios that are over 1 where it is the faster.
 
     total: to FP32 eager; it is engine (FP32 on this variant's engine to FP32 eager) times precision (this variant to
-    FP32 on its engine). best_fp32: the fastest FP32 variant, whatever its engine; against_best: the ratio to it. pays:
+    FP32 on its engine). best_fp32: the fastest FP32 variant, whatever its engine; against_best: the ratio to it, whose
+    interval allows for its having been chosen among all of them. pays:
     whether computing in fewer bits is faster than that, None where that is not settled or not the question (FP32).
     sentence: the same in words; None where it is not the question.
     """
@@ -71,7 +72,7 @@ class Speed:
         } | parts("speedup", self.total) | parts("speedup_best_fp32", self.against_best)  # fmt: skip
 
 
-def ratio(above: Latency, below: Latency) -> Ratio | None:
+def ratio(above: Latency, below: Latency, comparisons: int = 1) -> Ratio | None:
     """Latency `above` over latency `below`: geometric mean over the rounds of the ratio of the two blocks' medians.
 
     The interval is Student's t on the logarithms of these ratios. Block i of both ran in the same round, so that
@@ -81,25 +82,27 @@ def ratio(above: Latency, below: Latency) -> Ratio | None:
     percentile bootstrap is too narrow (Hesterberg, What Teachers Should Know About the Bootstrap, The American
     Statistician 69, 2015); the tests simulate the coverage of both.
 
-    None where either was not measured, or the two are not of the same rounds.
+    comparisons: of how many ratios this is one whose intervals are to hold together (Bonferroni). None where either was
+    not measured, or the two are not of the same rounds.
     """
     first, second = _medians(above), _medians(below)
     if first is None or second is None or len(first) != len(second):
         return None
-    mean, low, high = mean_interval(np.log(first) - np.log(second))
+    mean, low, high = mean_interval(np.log(first) - np.log(second), comparisons)
     if low is None or high is None:
         return Ratio(math.exp(mean))
     return Ratio(math.exp(mean), math.exp(low), math.exp(high))
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
+def mean_interval(values: np.ndarray, comparisons: int = 1) -> tuple[float, float | None, float | None]:
     """Mean of float64 (rounds,) and its 95 % interval, Student's t; (None, None) for a single round."""
     from scipy.special import stdtrit
 
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, None, None
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * float(values.std(ddof=1)) / math.sqrt(n)
+    quantile = float(stdtrit(n - 1, 1 - (1 - LEVEL) / (2 * comparisons)))
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
     return mean, mean - half, mean + half
 
 
@@ -136,8 +139,13 @@ def _over(above: Timed | None, below: Timed | None) -> Ratio | None:
 
 
 def _best(own: Timed, fp32: Sequence[Timed]) -> tuple[str | None, Ratio | None]:
-    """The FP32 variant that this one is the least ahead of, which is the fastest of them; and the ratio to it."""
-    found = [(t.name, r) for t in fp32 if (r := ratio(t.latency, own.latency)) is not None]
+    """The FP32 variant that this one is the least ahead of, which is the fastest of them; and the ratio to it.
+
+    It is chosen by the same calls that it is compared by, so that of several equal ones the luckiest is taken: the
+    interval is the widest that all of them need together (Hsu, Multiple Comparisons: Theory and Methods, 1996, ch. 4).
+    """
+    others = [t for t in fp32 if t.name != own.name]
+    found = [(t.name, r) for t in fp32 if (r := ratio(t.latency, own.latency, max(1, len(others)))) is not None]
     return min(found, key=lambda pair: pair[1].value, default=(None, None))
 
 
