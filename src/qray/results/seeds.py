@@ -140,7 +140,7 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
 def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
     if len(runs) < 2:
         raise QrayError("seeds: name the outputs of two runs or more, of one study with different `seed`")
-    seeds = []
+    seeds: list[int] = []
     for run in runs:
         if run.study is None or run.reference is None or run.reference.accuracy is None:
             raise QrayError(f"{run.out}: {run.notes[0] if run.notes else 'no FP32 predictions'}; leave this run out")

@@ -120,9 +120,9 @@ class _Table:
         if base is not None:
             base_errors = base.loc[frame["clip"]].to_numpy()
             row["baseline_mae"] = float(base_errors.mean())
-            compared = paired_ratio(errors, base_errors, boot, seed) if outcome is not self.baseline else None
-            if compared is not None:
-                ratio, (low, high) = compared
+            against = paired_ratio(errors, base_errors, boot, seed) if outcome is not self.baseline else None
+            if against is not None:
+                ratio, (low, high) = against
                 row |= {
                     "ratio_to_baseline": ratio,
                     "ratio_low": low,
