@@ -23,6 +23,7 @@ from qray.orchestrate.store import unit_key
 from qray.orchestrate.work import SplitClips, calibration_batches, model_from_state, whereabouts
 from qray.results.sensitivity import summarize
 from qray.study import ClipSpec, Model, Sensitivity, Variant
+from qray.variants.layers import layer_names
 
 
 def _depends_on(plan: Plan, settings: Sensitivity) -> dict[str, Any]:
@@ -111,8 +112,6 @@ def add_sensitivity_steps(run: RunContext) -> None:
     Raises:
         QrayError: the study has no `sensitivity` section.
     """
-    from qray.variants.sensitivity import layer_names
-
     study, plan, key = run.study, run.plan, sensitivity_key(run.plan)
     settings = study.sensitivity
     if settings is None or key is None:

@@ -10,39 +10,20 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torchao.quantization.pt2e import ObserverBase
-from torchvision.models.resnet import BasicBlock
 
 from qray.errors import QrayError
-from qray.model.regressor import VideoRegressor
 from qray.variants.artifact import BuildRequest
+from qray.variants.layers import AVERAGE_POOL, layer_names
 from qray.variants.macs import layer_macs
 from qray.variants.pt2e import observe_static
 
 #: Clips that go through the network at once: every activation of both whole passes is kept while they do.
 CLIPS_AT_ONCE = 2
-AVERAGE_POOL = "avgpool"
 #: An exported graph keeps in-place operators, which would overwrite activations that later passes start from.
 OUT_OF_PLACE = {
     torch.ops.aten.relu_.default: torch.ops.aten.relu.default,
     torch.ops.aten.add_.Tensor: torch.ops.aten.add.Tensor,
 }
-
-
-def layer_names(model: VideoRegressor) -> tuple[str, ...]:
-    """What can be quantized by itself, in the order of the network; `keep_fp32` takes the convolutions' names.
-
-    Every convolution (its input and its weights), every residual addition ("layer1.0.add": the operand that is not
-    accumulated in FP32) and the average pool at the end.
-    """
-
-    def convolutions(root: nn.Module, prefix: str) -> list[str]:
-        return [prefix + name for name, module in root.named_modules() if isinstance(module, nn.Conv2d)]
-
-    names = ["conv1"]
-    for block, module in model.backbone.named_modules():
-        if isinstance(module, BasicBlock):
-            names += [*convolutions(module, f"{block}."), f"{block}.add"]
-    return (*names, AVERAGE_POOL)
 
 
 class Switch(nn.Module):

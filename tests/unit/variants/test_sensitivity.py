@@ -18,8 +18,9 @@ from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.study import Variant
 from qray.variants.artifact import BuildRequest
+from qray.variants.layers import layer_names
 from qray.variants.pt2e import SCALE_EPSILON, _config, quantize_static
-from qray.variants.sensitivity import LayeredNetwork, layer_names, layered, measure_layers
+from qray.variants.sensitivity import LayeredNetwork, layered, measure_layers
 from qray.variants.torch_export import export
 
 CLIPS = smooth_clips(5, seed=7)
