@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from qray.results.changes import Change, host_changes, study_changes, version_changes
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.pairwise import Estimate, margin_of
 from qray.results.statistics import VerdictWord, bootstrap_means, interval
 from qray.results.statistics import verdict as verdict_of
-from qray.study import Study, Verdict
+from qray.study import Verdict
 
 #: Share of the margin that the MAE may grow by from one run to the next. A verdict compares a variant with the FP32 of
 #: its own run and says nothing when both got worse; and were a whole margin allowed, each run could spend it anew.
@@ -26,15 +25,6 @@ SIZE_GROWTH = 0.05
 COMMON_SHARE = 0.5
 #: What is known of a variant, from good to bad; no verdict is no better than an inconclusive one.
 RANK: dict[str | None, int] = {"non-inferior": 0, "inconclusive": 1, None: 1, "inferior": 2}
-
-
-@dataclass(frozen=True)
-class Change:
-    """A key with its value in A and in B; None where a run does not have it."""
-
-    key: str
-    a: Any
-    b: Any
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,11 @@ class VariantDiff:
 
 @dataclass(frozen=True)
 class RunDiff:
-    """Two runs. study, versions, host: what changed. regressions: every one, by its variant's name."""
+    """Two runs. study, versions, host: what changed.
+
+    regressions: every one, by its variant's name. unchecked: comparisons that could not be made, by variant; where
+    there are any, the absence of regressions says less.
+    """
 
     a: str
     b: str
@@ -87,6 +81,7 @@ class RunDiff:
     margin: float | None
     tolerance: float
     regressions: tuple[str, ...]
+    unchecked: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -95,7 +90,8 @@ def diff_runs(a: Evidence, b: Evidence, tolerance: float | None = None) -> RunDi
 
     A regression is a variant that A finished and B did not; a verdict that got worse, both held against A's margin; an
     MAE that grew by more than `tolerance` (target units; default: a tenth of A's margin) with an interval wholly above
-    0; an artifact that grew by more than 5 %. Latency never is: two runs are not interleaved.
+    0; an artifact that grew by more than 5 %; an error or a size that A knew and B does not. Latency never is: two
+    runs are not interleaved. What A does not know cannot get worse: it is `unchecked`.
     """
     margin = margin_of(a) if margin_of(a) is not None else margin_of(b)
     allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * (margin or 0.0)
@@ -104,11 +100,11 @@ def diff_runs(a: Evidence, b: Evidence, tolerance: float | None = None) -> RunDi
     in_a, in_b = ({v.name: v for v in run.variants} for run in (a, b))
     variants = tuple(_variant(name, in_a.get(name), in_b.get(name), margin, allowed, settings) for name in names)
     return RunDiff(
-        a=str(a.out), b=str(b.out), study=tuple(_changes(_flat(a.study), _flat(b.study))),
-        versions=tuple(_changes(_versions(a), _versions(b))), host=tuple(_changes(_host(a), _host(b))),
+        a=str(a.out), b=str(b.out), study=study_changes(a, b),
+        versions=version_changes(a, b), host=host_changes(a, b),
         variants=variants, margin=margin, tolerance=allowed,
         regressions=tuple(f"{v.name}: {words}" for v in variants for words in v.regressions),
-        notes=tuple(_notes(a, b, variants)),
+        unchecked=tuple(words for v in variants for words in _unchecked(v)), notes=tuple(_notes(a, b, variants)),
     )  # fmt: skip
 
 
@@ -120,9 +116,8 @@ def _variant(
     mae, paired, common = (None, False, 0) if a is None or b is None else compare_clips(a, b, settings)
     verdict_a, verdict_b = _verdict_at(a, margin), _verdict_at(b, margin)
     both = side_a is not None and side_b is not None
-    same_host = both and side_a.host is not None and side_a.host == side_b.host  # type: ignore[union-attr]
     latency = None
-    if side_a and side_b and same_host and side_a.latency_ms and side_b.latency_ms:
+    if side_a and side_b and side_a.host == side_b.host is not None and side_a.latency_ms and side_b.latency_ms:
         latency = side_b.latency_ms / side_a.latency_ms
     return VariantDiff(
         name, side_a, side_b, mae, paired, common, verdict_a, verdict_b, both and verdict_a != verdict_b, latency,
@@ -210,48 +205,24 @@ def _regressions(
             f"MAE grew by {mae.value:.3f} ({mae.low:+.3f} to {mae.high:+.3f}), more than the {allowed:g} that are "
             "tolerated"
         )
+    if a.size_bytes and not b.size_bytes:
+        yield "its size is no longer known"
     if a.size_bytes and b.size_bytes and b.size_bytes > a.size_bytes * (1 + SIZE_GROWTH):
         growth = b.size_bytes / a.size_bytes - 1
         yield f"size grew by {growth:.1%}, from {a.size_bytes / 1e6:.2f} to {b.size_bytes / 1e6:.2f} MB"
 
 
-def _flat(study: Study | None) -> dict[str, Any]:
-    """Dotted keys of a study; variants by their names, so that one added in between shifts no other."""
-    return {} if study is None else dict(_walk(study.canonical(), ""))
-
-
-def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _walk(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list) and node and all(isinstance(item, Mapping) and "name" in item for item in node):
-        for item in node:
-            yield from _walk({k: v for k, v in item.items() if k != "name"}, f"{path}.{item['name']}")
-    else:
-        yield path, node
-
-
-def _versions(evidence: Evidence) -> dict[str, Any]:
-    for variant in evidence.variants:
-        try:
-            found = json.loads(variant.row.get("versions") or "")
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _host(evidence: Evidence) -> dict[str, Any]:
-    rows = [v.row for v in evidence.variants]
-    row = next((r for r in rows if r.get("latency_p50_ms") is not None), rows[0] if rows else {})
-    return {key: row[key] for key in ("host", "cpu_flags", "device") if row.get(key) is not None}
-
-
-def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
-    for key in dict.fromkeys([*a, *b]):
-        if a.get(key) != b.get(key):
-            yield Change(key, a.get(key), b.get(key))
+def _unchecked(variant: VariantDiff) -> Iterator[str]:
+    """What could not be compared of a variant that both runs finished, and is no regression for that."""
+    a, b = variant.a, variant.b
+    if a is None or b is None or a.status != "ok" or b.status != "ok":
+        return
+    if variant.mae is None and a.mae is None:
+        yield f"{variant.name}: A has no error that could have grown"
+    elif variant.mae is not None and variant.mae.low is None:
+        yield f"{variant.name}: too few clips for an interval of the error's growth"
+    if not a.size_bytes:
+        yield f"{variant.name}: A has no size that could have grown"
 
 
 def _notes(a: Evidence, b: Evidence, variants: tuple[VariantDiff, ...]) -> Iterator[str]:

@@ -94,6 +94,10 @@ def choose(
     picked, why = _best(qualified, pairs)
     if picked.artifact is not None and not picked.artifact.is_dir():
         notes.append(f"{picked.artifact} is not there; `qray run build` makes it again")
+    if bounds.max_latency_ms is not None and picked.latency_ms is not None and picked.latency_ms.bounds is None:
+        notes.append(
+            "the latency has no interval, because its calls are not in units/: the median alone meets the bound"
+        )
     rest = [c for c in qualified if c is not picked]
     runner_up, runner_up_why = _best(rest, pairs) if rest else (None, None)
     passed_over = {c.name: _against(c, picked, pairs) for c in rest}
@@ -186,7 +190,7 @@ def _best(qualified: Sequence[Candidate], pairs: Pairs) -> tuple[Candidate, str]
     else:
         lead = min(qualified, key=lambda c: c.latency_ms.value if c.latency_ms else float("inf"))
         tied = [c for c in qualified if c is lead or not _separated(pairs.latency(c.name, lead.name))]
-        why = f"the fastest of the {len(qualified)} that qualify, and no interval reaches it"
+        why = f"the fastest of the {len(qualified)} that qualify, separated from every other"
         if len(tied) > 1:
             why = f"as fast as any of the {len(qualified)} ({', '.join(c.name for c in tied)} do not separate)"
     if len(tied) == 1:

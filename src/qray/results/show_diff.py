@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qray.results.diff import Change, RunDiff, VariantDiff
+from qray.results.changes import Change
+from qray.results.diff import RunDiff, VariantDiff
 from qray.results.show import NOT_MEASURED
 
 
@@ -35,8 +36,11 @@ def print_diff(diff: RunDiff, console: Console) -> None:
     say("")
     for regression in diff.regressions:
         say(f"Regression: {regression}", "red")
+    for unchecked in diff.unchecked:
+        say(f"Not compared: {unchecked}", "yellow")
     if not diff.regressions:
-        say(f"No regression (an MAE may grow by {diff.tolerance:g}).", "green")
+        within = " in what could be compared" if diff.unchecked else ""
+        say(f"No regression{within} (an MAE may grow by {diff.tolerance:g}).", "yellow" if within else "green")
 
 
 def _missing(variant: VariantDiff) -> list[tuple[str, str]]:

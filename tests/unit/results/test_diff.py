@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,34 @@ def test_predictions_that_are_not_finite_any_more_are_a_regression(old: Evidence
 def test_one_clip_carries_no_growth_of_error(run: Make) -> None:
     a, b = (run(name, clips=1, change={"ptq-openvino": {"delta": delta}}) for name, delta in (("a", 0.0), ("b", 2.0)))
     assert diff_runs(a, b).regressions == ()
+
+
+def test_one_clip_is_said_to_be_too_few(run: Make) -> None:
+    a = run("a", clips=1)
+    assert "ptq-openvino: too few clips for an interval of the error's growth" in diff_runs(a, a).unchecked
+
+
+def test_predictions_that_a_lost_are_said_to_be_unchecked(run: Make, old: Evidence) -> None:
+    a = run("a")
+    shutil.rmtree(a.out / "predictions")
+    diff = diff_runs(read_evidence(a.out), old)
+    assert "ptq-openvino: A has no error that could have grown" in diff.unchecked
+
+
+def test_predictions_that_b_lost_are_a_regression(run: Make, old: Evidence) -> None:
+    b = run("b")
+    shutil.rmtree(b.out / "predictions")
+    assert "ptq-openvino: its error is no longer known" in diff_runs(old, read_evidence(b.out)).regressions
+
+
+def test_sizes_that_b_lost_are_a_regression(run: Make, old: Evidence) -> None:
+    b = run("b")
+    (b.out / "results.parquet").write_bytes(b"damaged")
+    assert "ptq-openvino: its size is no longer known" in diff_runs(old, read_evidence(b.out)).regressions
+
+
+def test_a_run_compared_with_itself_leaves_nothing_unchecked(old: Evidence) -> None:
+    assert diff_runs(old, old).unchecked == ()
 
 
 def test_a_table_of_an_older_version_compares_like_a_new_one(run: Make, old: Evidence) -> None:

@@ -10,12 +10,15 @@ from evidence_runs import VARIANTS, Made, make_run
 from qray.results.evidence import read_evidence
 from qray.results.pairwise import Estimate, Pairs
 from qray.results.pareto import (
+    Axis,
     Front,
     Place,
+    Standing,
     _settle,
     compare_error,
     compare_latency,
     compare_size,
+    dominates,
     pareto_front,
 )
 
@@ -68,6 +71,22 @@ def test_latency_stands_by_the_interval_of_the_ratio(low: float, high: float, st
 
 def test_a_byte_less_is_smaller() -> None:
     assert compare_size(999, 1000).standing == "better"
+
+
+@pytest.mark.parametrize(
+    ("standings", "expected"),
+    [
+        (("as good", "better", "as good"), True),
+        (("as good", "as good", "as good"), False),
+        (("worse", "better", "better"), False),
+        (("open", "better", "better"), False),
+    ],
+)
+def test_dominating_takes_better_in_something_and_worse_in_nothing(
+    standings: tuple[Standing, ...], expected: bool
+) -> None:
+    axes = {axis: Axis(one, "") for axis, one in zip(("error", "latency", "size"), standings, strict=True)}
+    assert dominates(axes) is expected
 
 
 def test_the_front_of_the_made_run_is_the_fast_the_small_and_the_accurate(front: Front) -> None:

@@ -1,0 +1,74 @@
+"""What changed around two runs: the keys of their studies, the versions, and the host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qray.results.evidence import Evidence
+from qray.study import Study
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key with its value in A and in B; None where a run does not have it."""
+
+    key: str
+    a: Any
+    b: Any
+
+
+def study_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
+    """Keys of the studies, dotted, whose values differ."""
+    return tuple(_changes(_flat(a.study), _flat(b.study)))
+
+
+def version_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
+    """Packages whose versions differ."""
+    return tuple(_changes(_versions(a), _versions(b)))
+
+
+def host_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
+    """The machine that latency was measured on, its flags and device, where they differ."""
+    return tuple(_changes(_host(a), _host(b)))
+
+
+def _flat(study: Study | None) -> dict[str, Any]:
+    """Dotted keys of a study; variants by their names, so that one added in between shifts no other."""
+    return {} if study is None else dict(_walk(study.canonical(), ""))
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _walk(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and node and all(isinstance(item, Mapping) and "name" in item for item in node):
+        for item in node:
+            yield from _walk({k: v for k, v in item.items() if k != "name"}, f"{path}.{item['name']}")
+    else:
+        yield path, node
+
+
+def _versions(evidence: Evidence) -> dict[str, Any]:
+    for variant in evidence.variants:
+        try:
+            found = json.loads(variant.row.get("versions") or "")
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _host(evidence: Evidence) -> dict[str, Any]:
+    rows = [v.row for v in evidence.variants]
+    row = next((r for r in rows if r.get("latency_p50_ms") is not None), rows[0] if rows else {})
+    return {key: row[key] for key in ("host", "cpu_flags", "device") if row.get(key) is not None}
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
+    for key in dict.fromkeys([*a, *b]):
+        if a.get(key) != b.get(key):
+            yield Change(key, a.get(key), b.get(key))
