@@ -14,6 +14,7 @@ from evidence_runs import key_of, make_run
 
 from qray.errors import QrayError
 from qray.results.evidence import Evidence, read_evidence
+from qray.trackers import fields
 from qray.trackers import mlflow as tracker
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def test_metrics_are_the_figures_of_the_row_without_its_nulls(client: MlflowClie
     figures = {name: value for name, value in row.items()
                if isinstance(value, int | float) and not isinstance(value, bool)}  # fmt: skip
     metrics = nested(client, "once", variant).data.metrics
-    assert metrics == {name: value for name, value in figures.items() if name not in tracker.PARAMS}
+    assert metrics == {name: value for name, value in figures.items() if name not in fields.PARAMS}
 
 
 @installed
@@ -222,8 +223,16 @@ def test_a_deleted_experiment_is_a_sentence(evidence: Evidence, client: MlflowCl
 @installed
 def test_a_server_that_does_not_answer_is_a_sentence(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(QrayError, match=r"^MLflow at http://127\.0\.0\.1:9: "):
+    with pytest.raises(QrayError, match=r"^MLflow at http://127\.0\.0\.1:9: no answer; is a server running"):
         tracker.track(evidence, "http://127.0.0.1:9", "x")
+
+
+@installed
+@pytest.mark.parametrize("uri", ["ftp://nowhere", "sqlite:///plain.txt/mlflow.db", "sqlite:///plain.txt"])
+def test_a_store_that_cannot_be_opened_is_a_sentence(workplace: Path, evidence: Evidence, uri: str) -> None:
+    (workplace / "plain.txt").write_text("this is no database")
+    with pytest.raises(QrayError, match=f"^MLflow at {uri}: "):
+        tracker.track(evidence, uri, "x")
 
 
 def test_without_mlflow_a_sentence_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

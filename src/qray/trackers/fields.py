@@ -1,0 +1,107 @@
+"""A run as names and values, which is what a tracker takes: parameters, tags and metrics of rows and study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from qray.results.evidence import Evidence, VariantEvidence
+
+#: Columns that say which row it is. They are fixed by the digest, as parameters in MLflow have to be.
+PARAMS = (
+    "variant", "key", "method", "engine", "backbone", "seed", "device", "threads", "batch", "frames", "image_size",
+    "split", "stage", "weight_bits",
+)  # fmt: skip
+
+
+def rows(evidence: Evidence) -> list[dict[str, Any]]:
+    names, base = [v.name for v in evidence.variants], evidence.baseline
+    others = [base] if base is not None and base.name not in names else []
+    return [row for v in [*evidence.variants, *others] for row in v.rows] + list(evidence.trials)
+
+
+def digest(evidence: Evidence) -> str:
+    """Digest of the study and of the keys of all rows: what makes two OUTs the same run on the same host."""
+    keys = sorted({str(row.get("key")) for row in rows(evidence)})
+    study = evidence.study.canonical() if evidence.study else None
+    text = json.dumps({"study": study, "keys": keys}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def point(row: Mapping[str, Any]) -> str:
+    return "" if row.get("threads") is None else f"threads={row['threads']} batch={row['batch']}"
+
+
+def time_ms(row: Mapping[str, Any]) -> int:
+    created = row.get("created_at")
+    return int(1000 * created.timestamp()) if isinstance(created, datetime) else 0
+
+
+def latency_host(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where latencies were measured: the same study on two hosts is two runs."""
+    return next((str(row["host"]) for row in rows if row.get("latency_p50_ms") is not None and row.get("host")), "")
+
+
+def versions(row: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        found = json.loads(row.get("versions") or "{}")
+    except ValueError:
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a row, by their columns' names. What was not measured is left out."""
+    numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: float(v) for k, v in numbers.items() if k not in PARAMS and math.isfinite(v)}
+
+
+def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
+    """The words of a row; an empty one takes back what an earlier table said."""
+    tags = {}
+    for name, value in row.items():
+        if name in PARAMS or name == "versions":
+            continue
+        if isinstance(value, str | bool):
+            tags[name] = str(value)
+        elif value is None and name in ("reason", "verdict", "verdict_holm"):
+            tags[name] = ""
+    return tags
+
+
+def study_params(evidence: Evidence) -> dict[str, str]:
+    """The study, flat: dotted keys, its variants by name rather than by number."""
+    if evidence.study is None:
+        return {}
+    tree = evidence.study.canonical()
+    tree["variants"] = {v["name"]: {k: v[k] for k in v if k != "name"} for v in tree["variants"]}
+    flat: dict[str, str] = {}
+
+    def walk(path: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{path}.{key}" if path else key, value)
+        else:
+            flat[path] = node if isinstance(node, str) else json.dumps(node)
+
+    walk("", tree)
+    return flat
+
+
+def note(evidence: Evidence) -> str:
+    """What MLflow shows above the run: a verdict per variant, and what the run cannot carry."""
+
+    reference = evidence.reference.name if evidence.reference else None
+
+    def line(variant: VariantEvidence) -> str:
+        row = variant.row
+        mae = row.get("mae")
+        error = "" if mae is None else f", MAE {mae:.2f}"
+        word = row.get("verdict") or (row.get("status") if row.get("status") != "ok" else "no verdict")
+        return f"- {variant.name}: {'reference' if variant.name == reference else word}{error}"
+
+    return "\n".join([*map(line, evidence.variants), "", *evidence.notes]).strip()
