@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence_runs import BEGAN, make_run
+from evidence_runs import BEGAN, VARIANTS, make_run
 from videos import numbered_frames, write_video
 
 from qray.atomic import write_json
@@ -72,6 +72,12 @@ def write_artifact(folder: Path, name: str) -> None:
     if "openvino" in name:
         parity = "OpenVINO has no simulated model of its own"
     write_json(folder / "artifact.json", {"built": {"notes": {"parity": parity}}})
+
+
+def small_run(folder: Path, **changes: Any) -> Path:
+    """OUT with FP32 on two engines and one INT8 variant, the one to ship: few plots, drawn in a second."""
+    few = {name: VARIANTS[name] for name in ("fp32", "fp32-openvino", "ptq-openvino")}
+    return make_run(folder, variants=few, **changes)
 
 
 def report_of(out: Path, data: Path | None = None) -> Document:

@@ -29,7 +29,7 @@ FLAGS = (
 #: WCAG 2.2, success criteria 1.4.3: the least contrast of text.
 LEAST_CONTRAST = 4.5
 #: Of words in a plot, in CSS pixels.
-LEAST_TEXT_PX = 8.0
+LEAST_TEXT_PX = 8.5
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Label:
     bold: bool = False
 
 
-def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 8.5) -> None:
+def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> None:
     """Write each name at the nearest free place, the first ones first; a name that finds none is left out.
 
     The axes' limits must be set before.

@@ -35,7 +35,7 @@ def sensitivity_plot(layers: Sequence[Mapping[str, Any]]) -> Picture:
                     right.plot([found["sqnr_db"]], [row + shift], marker, color=colour, markersize=3.6)
         left.axvline(0, color=MUTED, linewidth=0.8)
         left.set(xlabel="change of MAE", ylim=(len(names) - 0.5, -0.5))
-        left.set_yticks(range(len(names)), names, fontsize=8.5)
+        left.set_yticks(range(len(names)), names, fontsize=9)
         left.tick_params(axis="y", length=0)
         right.set(xlabel="SQNR, dB")
         right.tick_params(axis="y", length=0)

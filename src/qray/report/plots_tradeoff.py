@@ -192,18 +192,19 @@ def costs_plot(costs: Costs) -> Picture:
         "One clip in FP32 eager. Amber: outside the network. Blue: the network."))  # fmt: skip
 
 
-def trials_plot(trials: Sequence[dict[str, Any]], fp32_val: float | None) -> Picture | None:
+def trials_plot(trials: Sequence[dict[str, Any]]) -> Picture | None:
     """VAL MAE of the sweep's trials, one row each."""
+    from matplotlib.ticker import MaxNLocator
+
     known_ = [trial for trial in trials if known(trial.get("mae"))]
     if len(known_) < 2:
         return None
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="MAE on VAL")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         for row, trial in enumerate(known_):
             axes.plot([trial["mae"]], [row], "o", color=BLUE if trial.get("weight_bits") == 8 else VIOLET, markersize=6)
-        if fp32_val is not None:
-            axes.axvline(fp32_val, color=MUTED, linestyle="--", linewidth=1)
         _rows(axes, [trial["variant"] for trial in known_])
 
     said = "; ".join(f"{trial['variant']} {number(trial['mae'])}" for trial in known_)

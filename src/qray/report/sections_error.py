@@ -137,7 +137,7 @@ def sweep_section(evidence: Evidence) -> Section | None:
         for trial, found in zip(trials, settings, strict=True)
     )  # fmt: skip
     grid = Grid(("trial", "MAE on VAL", *names, "state"), rows, "Trials of the sweep", frozenset({1}))
-    plot = trials_plot(trials, None)
+    plot = trials_plot(trials)
     words = "Trials are chosen by VAL alone; TEST has no part in it. Only settings that differ are shown."
     return Section("sweep", "QAT sweep", (Paragraph(words), *([plot] if plot is not None else []), grid))
 

@@ -28,12 +28,12 @@ LEFT_IN, RIGHT_IN, BOTTOM_IN, TOP_IN = 0.62, 0.1, 0.5, 0.28
 PNG_DPI = 160
 
 STYLE: dict[str, Any] = {
-    "font.size": 9.5, "font.family": "sans-serif", "axes.titlesize": 10, "axes.labelsize": 9.5, "xtick.labelsize": 9,
-    "ytick.labelsize": 9, "legend.fontsize": 9, "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK,
+    "font.size": 10, "font.family": "sans-serif", "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5, "legend.fontsize": 9.5, "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK,
     "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": MUTED, "axes.linewidth": 0.8, "axes.grid": True,
     "grid.color": GRID, "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.spines.top": False,
     "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": PAPER, "legend.frameon": False,
-    "svg.fonttype": "none", "path.simplify": False, "savefig.facecolor": "auto",
+    "svg.fonttype": "none", "path.simplify": False, "text.parse_math": False, "savefig.facecolor": "auto",
 }  # fmt: skip
 
 

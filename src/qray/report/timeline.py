@@ -20,7 +20,7 @@ KINDS = {
     "build": ("building", TEAL), "evaluate": ("evaluation", GREEN), "sensitivity": ("sensitivity", RED),
     "measure": ("measurement", AMBER), "costs": ("measurement", AMBER), "memory": ("measurement", AMBER),
 }  # fmt: skip
-ROW_IN = 0.19
+ROW_IN = 0.2
 #: A second or two between units is the loop that starts them.
 LEAST_IDLE_S = 3.0
 
@@ -135,10 +135,10 @@ def _name(axes: Axes, row: int, bar: Bar, length: float, several: bool) -> None:
     text = f"{bar.label} [{bar.host or bar.node}]" if several and bar.node else bar.label
     room_right = length - bar.end
     if room_right >= bar.begin:
-        axes.annotate(text, (bar.end, row), (3, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+        axes.annotate(text, (bar.end, row), (3, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)
     else:
         axes.annotate(text, (bar.begin, row), (-3, 0), textcoords="offset points", va="center", ha="right",
-                      fontsize=8, color=INK)  # fmt: skip
+                      fontsize=8.5, color=INK)  # fmt: skip
 
 
 def spans(timeline: Timeline) -> list[tuple[str, int, float]]:

@@ -35,7 +35,7 @@ def headline(evidence: Evidence, choice: Choice | None) -> Headline:
         why = own_paths(evidence, choice.why)
         return Headline(title, (_sentence(why), *counted), "bad" if judged else "unsure")
     where = f"; it is in `{own_paths(evidence, str(picked.artifact))}`" if picked.artifact is not None else ""
-    sentences = [_case(evidence, picked, choice), f"Chosen as {choice.why.removesuffix('.')}{where}."]
+    sentences = [_sentence(_case(evidence, picked, choice)), f"Chosen as {choice.why.removesuffix('.')}{where}."]
     if choice.runner_up is not None:
         reason = choice.passed_over.get(choice.runner_up.name, "").removeprefix("qualifies; ")
         sentences.append(f"Runner-up: {choice.runner_up.name}" + (f", which {_against(reason)}." if reason else "."))
@@ -71,7 +71,7 @@ def _case(evidence: Evidence, picked: Candidate, choice: Choice) -> str:
         parts.append(f"{number(picked.latency_ms.value)} ms per call")
     if picked.size_ratio is not None:
         parts.append(_size(picked))
-    lead = f"{picked.name}: {', '.join(parts)}; " if parts else f"{picked.name}: "
+    lead = f"{', '.join(parts)}; " if parts else ""
     reference = evidence.reference.accuracy if evidence.reference is not None else None
     against = f" against {number(reference.mae)}" if reference is not None else ""
     delta = picked.delta

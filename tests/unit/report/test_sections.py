@@ -1,0 +1,156 @@
+"""What the parts of a report say, and what stands in their place where a run has nothing to say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from evidence_runs import make_run
+from reports import full_run, report_of, section, small_run, texts
+from videos import numbered_frames, write_video
+
+from qray.report.document import Clips, Document, Gallery, Picture, pictures
+from qray.report.plots_accuracy import class_errors
+from qray.report.thumbnails import find_video, worst_clips
+from qray.results.evidence import read_evidence
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Document:
+    folder = tmp_path_factory.mktemp("full")
+    return report_of(full_run(folder / "out"), folder / "set")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Document:
+    return report_of(small_run(tmp_path_factory.mktemp("bare") / "out", verdict={"thresholds": []}))
+
+
+def test_the_parts_come_in_the_order_in_which_they_are_needed(full: Document) -> None:
+    assert [found.anchor for found in full.sections] == [
+        "table", "front", "predictions", "classes", "decisions", "speed", "layers", "parity", "sweep", "timeline",
+        "worst", "rejected", "facts",
+    ]  # fmt: skip
+
+
+def test_every_finished_variant_has_its_plots(full: Document) -> None:
+    names = {picture.name for found in full.sections for picture in pictures(found.blocks)}
+    for variant in ("fp32-inductor", "ptq-openvino", "ptq-onnxruntime", "dynamic"):
+        wanted = {f"{kind}-{variant}" for kind in ("scatter", "bland-altman-label", "bland-altman-fp32")}
+        assert wanted <= names
+
+
+def test_every_plot_has_a_name_of_its_own(full: Document) -> None:
+    names = [picture.name for found in full.sections for picture in pictures(found.blocks)]
+    assert len(names) == len(set(names))
+
+
+def test_the_most_sensitive_layer_is_named(full: Document) -> None:
+    assert "Most sensitive: layer1.0.conv1" in section(full, "layers")
+
+
+def test_what_is_outside_the_network_is_said(full: Document) -> None:
+    assert "of the time is outside the network" in section(full, "speed")
+
+
+def test_an_engine_without_a_simulated_model_says_so(full: Document) -> None:
+    assert "ptq-openvino: OpenVINO has no simulated model of its own" in section(full, "parity")
+
+
+def test_deployed_predictions_are_held_against_simulated_ones(full: Document) -> None:
+    assert "16 clips; at most 0.020 apart" in section(full, "parity")
+
+
+def test_rejected_clips_are_listed_with_their_reasons(full: Document) -> None:
+    said = section(full, "rejected")
+    assert "clip-x" in said
+    assert "EF is no number" in said
+
+
+def test_the_worst_clips_are_shown_with_label_and_both_predictions(full: Document) -> None:
+    blocks = next(found.blocks for found in full.sections if found.anchor == "worst")
+    cards = [card for block in blocks if isinstance(block, Clips) for card in block.cards]
+    assert all(len(card.frames) == 3 for card in cards)
+    assert all([line.split()[0] for line in card.lines] == ["Label", "FP32", "ptq-openvino", "moved"] for card in cards)
+
+
+def test_the_worst_clip_is_the_one_with_the_largest_error(full: Document, tmp_path: Path) -> None:
+    evidence = read_evidence(full_run(tmp_path / "out"))
+    clips = next(v.clips for v in evidence.variants if v.name == "ptq-openvino")
+    assert clips is not None
+    worst = clips.loc[(clips["prediction"] - clips["target"]).abs().idxmax(), "clip"]
+    blocks = next(found.blocks for found in full.sections if found.anchor == "worst")
+    assert next(block for block in blocks if isinstance(block, Clips)).cards[0].clip == worst
+
+
+def test_without_the_videos_there_is_a_sentence_and_the_figures(bare: Document) -> None:
+    said = section(bare, "worst")
+    assert "name its folder with --data" in said
+    assert "Label" in said
+
+
+@pytest.mark.parametrize(
+    ("anchor", "said"),
+    [
+        ("layers", "was not measured"),
+        ("classes", "names no thresholds"),
+        ("speed", "What decoding, preprocessing, backbone and head cost apart was not measured"),
+    ],
+)
+def test_what_was_not_measured_is_a_sentence(bare: Document, anchor: str, said: str) -> None:
+    assert said in section(bare, anchor)
+
+
+def test_without_latency_there_is_a_sentence_instead_of_a_front(tmp_path: Path) -> None:
+    out = small_run(tmp_path / "out")
+    for unit in (out / "units").glob("measure-*.json"):
+        unit.unlink()
+    assert "no speed-up can be given" in section(report_of(out), "speed")
+
+
+def test_classes_hold_every_clip_once(tmp_path: Path) -> None:
+    evidence = read_evidence(make_run(tmp_path))
+    assert evidence.reference is not None
+    assert evidence.study is not None
+    found = class_errors(evidence.reference, evidence.study.verdict)
+    assert [item.name for item in found] == ["< 35", "35 to 40", "40 to 45", "45 to 50", "≥ 50"]
+    assert sum(item.n for item in found) == 200
+
+
+def test_a_class_has_the_error_of_its_own_clips(tmp_path: Path) -> None:
+    evidence = read_evidence(make_run(tmp_path))
+    assert evidence.reference is not None
+    assert evidence.reference.clips is not None
+    assert evidence.study is not None
+    low = evidence.reference.clips.query("target < 35")
+    expected = (low["prediction"] - low["target"]).abs().mean()
+    first = class_errors(evidence.reference, evidence.study.verdict)[0]
+    assert first.error is not None
+    assert first.error.mae == pytest.approx(expected)
+
+
+def test_a_damaged_video_is_a_sentence(tmp_path: Path) -> None:
+    for number in range(200):
+        path = tmp_path / "Videos" / f"clip-{number:03d}.avi"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"RIFF")
+    evidence = read_evidence(small_run(tmp_path / "out"))
+    shown = next(variant for variant in evidence.variants if variant.name == "ptq-openvino")
+    assert "cannot be decoded" in texts(tuple(worst_clips(shown, evidence.study, tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside"])
+def test_no_clip_leads_out_of_the_data_set(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / "outside.avi", numbered_frames(2))
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    assert find_video(tmp_path / "set", name) is None
+
+
+def test_a_clip_is_found_with_or_without_its_ending(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a" / "b.mp4", numbered_frames(2), "mpeg4", "yuv420p")
+    assert find_video(tmp_path, "a/b") == find_video(tmp_path, "a/b.mp4") == path
+
+
+def test_a_gallery_counts_as_its_pictures() -> None:
+    picture = Picture("a", "alt", "<svg/>", b"png")
+    assert pictures((Gallery((picture, picture)),)) == [picture, picture]

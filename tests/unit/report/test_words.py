@@ -1,0 +1,111 @@
+"""The verdict in words: what a reader is told first, on runs in which the right verdict is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evidence_runs import VARIANTS, make_run
+from reports import report_of, small_run, texts
+
+from qray.report.document import Grid, Headline
+from qray.report.sections_tradeoff import table_section
+from qray.report.words import choice_of, headline
+from qray.results.evidence import Evidence, read_evidence
+
+HARMED = {name: {"delta": 3.0} for name in VARIANTS if name != "fp32"}
+#: Switches of `make_run` for runs that carry no verdict, and what must be said of each.
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "no FP32 row": ({"without": ["fp32"]}, "no FP32 row"),
+    "one clip": ({"clips": 1}, "1 clip in TEST"),
+    "FP32 predicts NaN": ({"nan": {"fp32": 200}}, "FP32 has no predictions that can be used"),
+    "FP32 predicts a constant": ({"constant": ["fp32"]}, "FP32 does not beat the mean predictor"),
+}
+
+
+def told(evidence: Evidence) -> Headline:
+    return headline(evidence, choice_of(evidence))
+
+
+def table(evidence: Evidence) -> str:
+    return texts(table_section(evidence, choice_of(evidence)).blocks)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return read_evidence(make_run(tmp_path_factory.mktemp("good")))
+
+
+def test_the_headline_names_the_variant_to_ship(good: Evidence) -> None:
+    assert told(good).title == "Ship ptq-openvino"
+
+
+def test_the_first_sentence_carries_speed_size_difference_and_margin(good: Evidence) -> None:
+    first = told(good).sentences[0]
+    for words in ("x faster than FP32 eager", "a quarter of its size", "difference +0.05 (95 %", "the margin of 1 "):
+        assert words in first
+
+
+def test_the_runner_up_is_named(good: Evidence) -> None:
+    assert any(sentence.startswith("Runner-up: bf16-openvino") for sentence in told(good).sentences)
+
+
+def test_where_nothing_is_good_enough_none_is_to_be_shipped(tmp_path: Path) -> None:
+    found = told(read_evidence(make_run(tmp_path, change=HARMED)))
+    assert found.title == "Ship none of these variants"
+    assert found.tone == "bad"
+
+
+@pytest.mark.parametrize(("switches", "said"), BROKEN.values(), ids=BROKEN)
+def test_a_run_without_a_verdict_says_why(tmp_path: Path, switches: dict[str, Any], said: str) -> None:
+    found = told(read_evidence(small_run(tmp_path, **switches)))
+    assert found.title.startswith("No verdict")
+    assert said in " ".join(found.sentences)
+
+
+@pytest.mark.parametrize("switches", [switches for switches, _ in BROKEN.values()], ids=BROKEN)
+def test_a_run_without_a_verdict_claims_none_in_its_table(tmp_path: Path, switches: dict[str, Any]) -> None:
+    evidence = read_evidence(small_run(tmp_path, **switches))
+    grid = table_section(evidence, choice_of(evidence)).blocks[0]
+    assert isinstance(grid, Grid)
+    words = {cell.text for row in grid.rows for cell in row}
+    assert not words & {"non-inferior", "inferior", "inconclusive", "yes"}
+
+
+@pytest.mark.parametrize("switches", [switches for switches, _ in BROKEN.values()], ids=BROKEN)
+def test_a_run_without_a_verdict_has_a_report_all_the_same(tmp_path: Path, switches: dict[str, Any]) -> None:
+    anchors = {section.anchor for section in report_of(small_run(tmp_path, **switches)).sections}
+    assert {"table", "front", "predictions", "speed", "timeline", "worst", "rejected", "facts"} <= anchors
+
+
+@pytest.mark.parametrize("lost", ["study.yaml", "results.parquet", "rejected.parquet"])
+def test_a_run_that_lost_a_file_says_so(tmp_path: Path, lost: str) -> None:
+    out = small_run(tmp_path)
+    (out / lost).unlink()
+    assert any(lost in note for note in report_of(out).notes)
+
+
+def test_an_old_table_still_gives_a_verdict_and_says_that_it_is_old(tmp_path: Path) -> None:
+    document = report_of(small_run(tmp_path, old_schema=True))
+    assert document.headline.title == "Ship ptq-openvino"
+    assert "`qray run table` writes it anew" in document.notes[0]
+
+
+def test_an_inconclusive_variant_says_how_many_clips_would_settle_it(good: Evidence) -> None:
+    assert "clips would settle it" in table(good)
+
+
+def test_a_variant_that_does_not_pay_is_flagged(good: Evidence) -> None:
+    assert "dynamic: INT8 does not pay here" in table(good)
+
+
+def test_what_was_skipped_or_failed_keeps_its_reason(good: Evidence) -> None:
+    said = table(good)
+    assert "ptq-inductor: skipped: no C++ compiler (g++) was found" in said
+    assert "qat-w4-inductor: failed: int8_mac_share 0.42 is under 0.95" in said
+
+
+def test_a_copied_run_has_the_same_report(tmp_path: Path) -> None:
+    found = report_of(small_run(tmp_path))
+    assert str(tmp_path) not in " ".join([*found.headline.sentences, *found.notes])
