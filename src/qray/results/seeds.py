@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qray.errors import QrayError
+from qray.errors import QrayError, UsageError
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.statistics import CHUNK, LEVEL, Interval, VerdictWord, interval, verdict
@@ -112,7 +112,8 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
     """Put runs of one study with different seeds together.
 
     Raises:
-        QrayError: there are no two, one has no study or no FP32, two have the same seed or different margins, or they
+        UsageError: there are no two runs.
+        QrayError: one has no study or no FP32, two have the same seed or different margins, or they
             share no clip.
     """
     notes: list[str] = []
@@ -130,7 +131,8 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
             continue
         missing = [str(s) for s in seeds if s not in [own for own, _ in usable]]
         if missing:
-            notes.append(f"{name}: nothing from seed {', '.join(missing)}")
+            end = "" if len(usable) > 1 else ", so there is no verdict over seeds"
+            notes.append(f"{name}: nothing from seed {', '.join(missing)}{end}")
         one = _over(name, usable, study.verdict.margin, study.verdict.bootstrap, study.verdict.seed, notes)
         if one is not None:
             variants.append(one)
@@ -139,7 +141,7 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
 
 def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
     if len(runs) < 2:
-        raise QrayError("seeds: name the outputs of two runs or more, of one study with different `seed`")
+        raise UsageError("seeds: name the outputs of two runs or more, of one study with different `seed`")
     seeds: list[int] = []
     for run in runs:
         if run.study is None or run.reference is None or run.reference.accuracy is None:
@@ -159,7 +161,10 @@ def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
                 f"{run.out}: its margin is {run.study.verdict.margin:g}, that of {first.out} is "
                 f"{first.study.verdict.margin:g}; a verdict takes one margin"
             )
-        ours, theirs = first.study.canonical(), run.study.canonical()
+        ours, theirs = (study.canonical() for study in (first.study, run.study))
+        for settings in (ours, theirs):
+            # The same clips may lie in another folder; whether they are the same is looked at clip by clip.
+            settings["data"].pop("dir")
         differ = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
         if differ:
             notes.append(f"{run.out} differs from {first.out} in more than its seed: {', '.join(differ)}")
@@ -227,7 +232,6 @@ def _verdict(
         notes.append(f"{name}: no verdict: {why}")
         return None
     if len(found) < 2:
-        notes.append(f"{name}: no verdict over seeds: it is there for one seed alone")
         return None
     if n < MIN_CLIPS or low is None or high is None or not math.isfinite(high - low):
         notes.append(f"{name}: no verdict from {n} common clips; {MIN_CLIPS} or more are needed")

@@ -13,7 +13,7 @@ import pytest
 from evidence_runs import Made, make_run
 
 from qray.commands import show_seeds
-from qray.errors import QrayError
+from qray.errors import QrayError, UsageError
 from qray.results.evidence import read_evidence
 from qray.results.seeds import OverSeeds, SeedEvidence, over_seeds, two_level
 from qray.results.statistics import bootstrap_means, interval
@@ -82,7 +82,7 @@ def test_a_variant_of_one_seed_alone_has_no_verdict_over_seeds(tmp_path: Path) -
     first, second = run(tmp_path, 0), run(tmp_path, 1, without=["ptq-openvino"])
     found = over_seeds([read_evidence(first), read_evidence(second)])
     assert (of(found, "ptq-openvino").seeds, of(found, "ptq-openvino").verdict) == ((0,), None)
-    assert "ptq-openvino: nothing from seed 1" in found.notes
+    assert "ptq-openvino: nothing from seed 1, so there is no verdict over seeds" in found.notes
 
 
 def test_a_seed_without_a_verdict_takes_that_over_seeds_away(tmp_path: Path) -> None:
@@ -108,6 +108,11 @@ def test_runs_that_differ_in_more_than_the_seed_are_named(outs: list[Path], tmp_
     runs = copied(outs, tmp_path, lambda text: text.replace("epochs: 12", "epochs: 3"))
     notes = over_seeds([read_evidence(out) for out in runs]).notes
     assert any(note.endswith("in more than its seed: training") for note in notes)
+
+
+def test_the_same_clips_in_another_folder_are_no_difference(tmp_path: Path) -> None:
+    runs = [run(tmp_path, 0, data_dir=tmp_path / "here"), run(tmp_path, 1, data_dir=tmp_path / "there")]
+    assert over_seeds([read_evidence(out) for out in runs]).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_the_same_name_with_another_target_is_no_common_clip(outs: list[Path]) -
 
 
 def test_one_run_is_no_study_of_seeds(outs: list[Path]) -> None:
-    with pytest.raises(QrayError, match="two runs or more"):
+    with pytest.raises(UsageError, match="two runs or more"):
         over_seeds([read_evidence(outs[0])])
 
 
