@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from qray.results.agreement import BlandAltman, Reclassification, bland_altman, reclassify
-from qray.results.comparison import MIN_CLIPS, Comparison, adjust, compare, pair
+from qray.results.comparison import MIN_CLIPS, ONE_SIDED, Comparison, adjust, compare, pair
 from qray.results.run_files import ANEW, RunFiles, find_predictions, newest, read_files
 from qray.results.speed import Speed, speeds_of_run
 from qray.results.statistics import Accuracy, accuracy
@@ -192,6 +192,13 @@ def _run_notes(files: RunFiles, reference: VariantEvidence | None, variants: Seq
     if files.study is not None and margins - {files.study.verdict.margin}:
         written, declared = ", ".join(f"{m:g}" for m in sorted(margins)), files.study.verdict.margin
         notes.append(f"study.yaml declares a margin of {declared:g}, the table was written at {written}; {ANEW}")
+    tested = sum(v.comparison is not None and v.comparison.verdict is not None for v in variants)
+    settings = _settings(files)
+    if settings is not None and tested >= ONE_SIDED * (settings.bootstrap + 1):
+        notes.append(
+            f"{settings.bootstrap} replicates cannot show a p-value that holds for {tested} variants at once: "
+            "verdicts after Holm are all inconclusive; raise verdict.bootstrap"
+        )
     if variants and all(v.accuracy is None for v in variants):
         notes.append("no variant has predictions that can be used")
     return notes

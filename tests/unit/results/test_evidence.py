@@ -156,6 +156,12 @@ def test_with_an_fp32_that_failed_there_is_no_verdict(tmp_path: Path) -> None:
     assert any("out of memory" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(("bootstrap", "said"), [(100, True), (1000, False)])
+def test_too_few_replicates_for_holm_are_said(tmp_path: Path, bootstrap: int, said: bool) -> None:
+    found = read_evidence(make_run(tmp_path, verdict={"bootstrap": bootstrap}))
+    assert any("raise verdict.bootstrap" in note for note in found.notes) is said
+
+
 def test_one_clip_has_no_verdict(tmp_path: Path) -> None:
     found = read_evidence(make_run(tmp_path, clips=1))
     assert set(verdicts(found).values()) == {None}
