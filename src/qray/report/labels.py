@@ -13,21 +13,36 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]
 #: Width of an average character, and height of a line, in units of the font's size.
-CHARACTER, LINE = 0.56, 1.15
+CHARACTER, LINE = 0.63, 1.15
 #: Distances tried, in points, and directions (dx, dy) at each.
-REACH = (6.0, 14.0, 24.0, 36.0, 50.0)
-DIRECTIONS = ((1, 0), (-1, 0), (1, 0.7), (1, -0.7), (-1, 0.7), (-1, -0.7), (0.2, 1), (0.2, -1), (-0.2, 1), (-0.2, -1))
+REACH = (6.0, 14.0, 20.0, 28.0, 38.0, 50.0)
+DIRECTIONS = (
+    (1, 0),
+    (-1, 0),
+    (0, 1),
+    (0, -1),
+    (1, 0.7),
+    (1, -0.7),
+    (-1, 0.7),
+    (-1, -0.7),
+    (0.2, 1),
+    (0.2, -1),
+    (-0.2, 1),
+    (-0.2, -1),
+)
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name for the point at (x, y), in the units of the axes."""
+    """A name for the point at (x, y), whose error bar goes from low to high, in the units of the axes."""
 
     x: float
     y: float
     text: str
     colour: str
     bold: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> None:
@@ -43,6 +58,10 @@ def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> Non
     inside: Box = (frame[0][0], frame[0][1], frame[1][0], frame[1][1])
     places = [axes.transData.transform((label.x, label.y)) * points_per_pixel for label in labels]
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    for label in labels:
+        if label.low is not None and label.high is not None:
+            ends = axes.transData.transform([(label.x, label.low), (label.x, label.high)]) * points_per_pixel
+            taken.append((ends[0][0] - 1, ends[0][1], ends[0][0] + 1, ends[1][1]))
     for number, (label, (x, y)) in enumerate(zip(labels, places, strict=True)):
         width, height = CHARACTER * size_pt * len(label.text), LINE * size_pt
         own = taken[number]
@@ -62,7 +81,8 @@ def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> Non
                 taken.append(box)
                 axes.annotate(
                     label.text, (label.x, label.y), (reach * dx, reach * dy), textcoords="offset points",
-                    ha="left" if dx > 0 else "right", va="center", fontsize=size_pt, color=label.colour,
+                    ha="left" if dx > 0 else "right" if dx < 0 else "center", va="center", fontsize=size_pt,
+                    color=label.colour,
                     fontweight="bold" if label.bold else "normal", annotation_clip=False,
                     arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3}
                     if reach > REACH[0] else None,
@@ -71,7 +91,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> Non
 
 
 def _box(x: float, y: float, width: float, height: float, dx: float) -> Box:
-    left = x if dx > 0 else x - width
+    left = x if dx > 0 else x - width if dx < 0 else x - width / 2
     return left, y - height / 2, left + width, y + height / 2
 
 

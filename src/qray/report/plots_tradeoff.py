@@ -85,7 +85,8 @@ def _label(place: Place, picked: bool) -> Label:
     assert place.latency_ms is not None
     assert place.error is not None
     colour = INK if picked or place.on_front else MUTED
-    return Label(place.latency_ms.value, place.error.value, place.name, colour, picked)
+    error = place.error
+    return Label(place.latency_ms.value, error.value, place.name, colour, picked, error.low, error.high)
 
 
 def forest_plot(variants: Sequence[VariantEvidence], margin: float | None) -> Picture | None:
