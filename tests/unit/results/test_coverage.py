@@ -12,7 +12,7 @@ import pytest
 from evidence_runs import standard_noise
 
 from qray.results.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare
-from qray.results.seeds import two_level
+from qray.results.seeds import MIN_SEEDS, two_level
 from qray.results.statistics import accuracy
 from qray.study import Verdict
 
@@ -151,7 +151,8 @@ def test_the_interval_over_seeds_and_clips_holds_the_truth(seeds: int, between: 
 @pytest.mark.parametrize("between", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_coverage_over_seeds_in_many_studies(seeds: int, between: float) -> None:
-    least = 0.87 if seeds == 2 else 0.925
+    # Two seeds fall short where they matter most, which is why they carry no verdict.
+    least = 0.90 if seeds >= MIN_SEEDS else 0.87
     assert least <= over_seeds(seeds, between, 1.0, 1.0, 4000) <= 0.985
 
 
