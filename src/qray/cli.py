@@ -151,17 +151,6 @@ def diff(
 
 
 @app.command()
-def predict(
-    artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
-    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    json_: JsonOption = False,
-) -> None:
-    """Predict videos with an artifact that was built."""
-    from qray.commands import predict_files
-
-    predict_files(artifact, videos, threads, json_)
-@app.command()
 def seeds(
     outs: Annotated[list[Path], typer.Argument(help="Output folders of runs that differ in their seed.")],
     json_: JsonOption = False,
@@ -172,6 +161,17 @@ def seeds(
     show_seeds(outs, json_)
 
 
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    json_: JsonOption = False,
+) -> None:
+    """Predict videos with an artifact that was built."""
+    from qray.commands import predict_files
+
+    predict_files(artifact, videos, threads, json_)
 
 
 @app.command()

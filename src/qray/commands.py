@@ -161,9 +161,6 @@ def show_results(out: Path, as_json: bool) -> None:
         _print_timing(out, console)
 
 
-def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json: bool) -> None:
-    """`qray predict`."""
-    from qray.predict import predict_videos
 def show_seeds(outs: Sequence[Path], as_json: bool) -> None:
     """`qray seeds`."""
     from qray.results.evidence import read_evidence
@@ -178,6 +175,9 @@ def show_seeds(outs: Sequence[Path], as_json: bool) -> None:
         print_seeds(found, results_console())
 
 
+def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json: bool) -> None:
+    """`qray predict`."""
+    from qray.predict import predict_videos
 
     rows, failed = [], 0
     for video, value, reason in predict_videos(artifact, videos, threads):
