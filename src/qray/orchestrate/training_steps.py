@@ -195,7 +195,7 @@ def sweep_step(run: RunContext) -> Step:
         trials.end(failed)
         records = [store.get("trial", trial["key"]) for trial in plan.trials]
         best = best_trials([record for record in records if record is not None])
-        missing = {v.weight_bits for v in study.variants if v.method == "qat"} - set(best)
+        missing = {v.weight_bits for v in study.variants if v.method in ("qat", "finetune")} - set(best)
         if missing:
             first = next(iter(failed.values()), "see sweep/ in the output folder")
             raise QrayError(f"no QAT trial of {sorted(missing)} bits finished: {first}")
