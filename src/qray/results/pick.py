@@ -161,6 +161,8 @@ def _unfit(
         return f"{row.get('status') or 'not finished'}: {row.get('reason') or 'no reason was recorded'}"
     if evidence.reference is not None and variant.name == evidence.reference.name:
         return "FP32 itself, which the others are compared to"
+    if row.get("method") == "finetune":
+        return "a control: FP32 trained for as long as QAT, to tell what training gives from what quantization costs"
     if own.verdict is None:
         return "no verdict: " + (_first_note(variant) or "it was not compared to FP32")
     if own.verdict != "non-inferior":

@@ -58,6 +58,7 @@ def test_an_artifact_that_is_gone_is_said_to_be(evidence: Evidence) -> None:
         ("ptq-inductor", "no C++ compiler"),
         ("qat-w4-inductor", "int8_mac_share"),
         ("fp32", "compared to"),
+        ("finetune", "a control"),
     ],
 )
 def test_each_other_one_says_why_it_is_out(evidence: Evidence, name: str, words: str) -> None:
