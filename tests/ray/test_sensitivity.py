@@ -15,31 +15,33 @@ from runs import TINY, Finished, kill, lines_with, qray, run_tiny, start, unit_t
 SETTINGS = ("--set", "training.epochs=1", "--set", "sensitivity.clips=6")
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT in which FP32 is trained and nothing else is done."""
-    out = tmp_path_factory.mktemp("trained") / "out"
-    done = run_tiny("train", tiny_dataset, out, *SETTINGS)
-    assert done.code == 0, done.stderr
-    return out
-
-
 Measured = Callable[[int], tuple[Path, Finished]]
 
 
+def measure(data: Path, out: Path, cpus: int, *more: object) -> Finished:
+    """Run the stage to its end."""
+    done = run_tiny("sensitivity", data, out, *SETTINGS, "--num-cpus", cpus, *more)
+    assert done.code == 0, done.stderr
+    return done
+
+
 @pytest.fixture(scope="module")
-def measured(tiny_dataset: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """OUT and how the command ended, on a number of CPUs."""
+def measured(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """OUT and how the command ended, on a number of CPUs; the network is trained once, on one CPU."""
 
     @cache
     def run(cpus: int) -> tuple[Path, Finished]:
         out = tmp_path_factory.mktemp("measured") / "out"
-        shutil.copytree(trained, out)
-        done = run_tiny("sensitivity", tiny_dataset, out, *SETTINGS, "--num-cpus", cpus)
-        assert done.code == 0, done.stderr
-        return out, done
+        if cpus > 1:
+            copy_trained(run(1)[0], out)
+        return out, measure(tiny_dataset, out, cpus)
 
     return run
+
+
+def copy_trained(out: Path, to: Path) -> None:
+    """A copy in which no layer is measured."""
+    shutil.copytree(out, to, ignore=shutil.ignore_patterns("layers-*.json", "sensitivity-*.json"))
 
 
 def record(out: Path) -> dict[str, Any]:
@@ -78,23 +80,23 @@ def test_show_prints_them_again(measured: Measured) -> None:
 def test_the_same_command_again_does_no_work(measured: Measured, tiny_dataset: Path) -> None:
     out, _ = measured(1)
     before = unit_times(out)
-    again = run_tiny("sensitivity", tiny_dataset, out, *SETTINGS)
-    assert again.code == 0, again.stderr
+    again = measure(tiny_dataset, out, 1)
     assert not lines_with(again.stderr, "start "), again.stderr
     assert unit_times(out) == before
 
 
-def test_a_killed_analysis_goes_on_and_ends_the_same(
-    measured: Measured, trained: Path, tiny_dataset: Path, tmp_path: Path
-) -> None:
+def test_a_killed_analysis_goes_on_and_ends_the_same(measured: Measured, tiny_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(trained, out)
-    settings = (*SETTINGS, "--set", "sensitivity.tasks=5", "--num-cpus", 2)
-    process = start("run", "sensitivity", "--study", TINY, "--data", tiny_dataset, "--out", out, *settings)
-    wait_until(lambda: any((out / "units").glob("layers-*.json")), "the first layers")
-    kill(process)
+    copy_trained(measured(1)[0], out)
+    more = ("--set", "sensitivity.tasks=5")
+    process = start(
+        "run", "sensitivity", "--study", TINY, "--data", tiny_dataset, "--out", out, *SETTINGS, "--num-cpus", 2, *more
+    )
+    try:
+        wait_until(lambda: any((out / "units").glob("layers-*.json")), "the first layers")
+    finally:
+        kill(process)
     kept = unit_times(out)
-    again = run_tiny("sensitivity", tiny_dataset, out, *settings)
-    assert again.code == 0, again.stderr
+    measure(tiny_dataset, out, 2, *more)
     assert kept.items() <= unit_times(out).items(), "finished layers were measured again"
     assert figures(record(out)) == pytest.approx(figures(record(measured(1)[0])), rel=1e-4)
