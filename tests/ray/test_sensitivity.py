@@ -85,6 +85,7 @@ def test_the_same_command_again_does_no_work(measured: Measured, tiny_dataset: P
     assert unit_times(out) == before
 
 
+@pytest.mark.slow
 def test_a_killed_analysis_goes_on_and_ends_the_same(measured: Measured, tiny_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     copy_trained(measured(1)[0], out)
