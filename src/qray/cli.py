@@ -113,7 +113,9 @@ def report(
 @app.command()
 def pick(
     out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
-    max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds per call, median.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Most milliseconds per call (median, upper end).")
+    ] = None,
     max_size_mb: Annotated[float | None, typer.Option(help="Most megabytes of the artifact as shipped.")] = None,
     max_rss_mb: Annotated[float | None, typer.Option(help="Most megabytes of peak memory.")] = None,
     margin: Annotated[float | None, typer.Option(help="Another margin than the study declared.")] = None,

@@ -93,7 +93,7 @@ def run_stage(
     progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`",
                    markup=False, highlight=False)  # fmt: skip
     if stage == "all":
-        report_finished_run(folder, study, progress)
+        report_finished_run(folder, progress)
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
     rows = result.table.to_pylist()
     if stage == "all" and not any(row["stage"] == "variant" and row["status"] == "ok" for row in rows):

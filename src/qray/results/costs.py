@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from qray.measure.costs import PARTS
 from qray.results.speed import mean_interval
+from qray.results.unit_records import newest_record
 
 #: The parts of a clip's way that are not the network's.
 OUTSIDE = ("decode", "preprocessing")
@@ -83,13 +83,5 @@ def costs_of(record: Mapping[str, Any]) -> Costs | None:
 
 def read_costs(out: Path) -> Costs | None:
     """What a clip costs in the newest measurement that OUT holds; None where there is none."""
-    records = []
-    for path in (out / "units").glob("costs-*.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    newest = max(records, key=lambda record: record.get("started", 0.0), default=None)
+    newest = newest_record(out, "costs")
     return costs_of(newest) if newest else None

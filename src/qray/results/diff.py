@@ -12,7 +12,7 @@ from qray.results.changes import Change, host_changes, study_changes, version_ch
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.pairwise import Estimate, margin_of
-from qray.results.statistics import VerdictWord, bootstrap_means, interval
+from qray.results.statistics import VerdictWord, bootstrap_means, interval, paired_difference
 from qray.results.statistics import verdict as verdict_of
 from qray.study import Verdict
 
@@ -169,12 +169,11 @@ def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> 
     smaller = min(len(first), len(second))
     draws, seed = settings.bootstrap, settings.seed
     if len(common) and len(common) >= COMMON_SHARE * smaller:
-        difference = (second.loc[common, "error"] - first.loc[common, "error"]).to_numpy()
-        value = float(difference.mean())
+        one, other = first.loc[common, "error"].to_numpy(), second.loc[common, "error"].to_numpy()
         if len(common) < MIN_CLIPS:
-            return Estimate(value, None, None), True, len(common)
-        means = bootstrap_means(difference[:, None], draws, seed)[:, 0]
-        return Estimate(value, *interval(means, len(common))), True, len(common)
+            return Estimate(float((other - one).mean()), None, None), True, len(common)
+        value, bounds = paired_difference(other, one, draws, seed)
+        return Estimate(value, *bounds), True, len(common)
     one, other = first["error"].to_numpy(), second["error"].to_numpy()
     value = float(other.mean() - one.mean())
     if smaller < MIN_CLIPS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from qray.errors import QrayError
 from qray.results.schema import RESULTS
+from qray.results.unit_records import began, read_record, unit_files
 from qray.study import Study
 from qray.study_files import load_study
 
@@ -115,17 +115,13 @@ def _rows_of_study(study: Study, units: Sequence[dict[str, Any]]) -> list[dict[s
 
 def _units(out: Path, notes: list[str]) -> tuple[dict[str, Any], ...]:
     units, broken = [], 0
-    for path in sorted((out / "units").glob("[!.]*-*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            record = None
-        if not isinstance(record, dict):
+    for path in unit_files(out):
+        record = read_record(path)
+        if record is None:
             broken += 1
             continue
         kind, _, key = path.stem.partition("-")
-        # A record without a time of its own was written when its work ended.
-        units.append({"started": path.stat().st_mtime} | record | {"kind": kind, "key": key})
+        units.append(record | {"started": began(record, path), "kind": kind, "key": key})
     if broken:
         notes.append(f"{broken} records in units/ cannot be read; the same `qray run` command makes them again")
     return tuple(units)

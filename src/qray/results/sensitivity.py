@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from qray.errors import QrayError
 from qray.results.statistics import bootstrap_means, interval
+from qray.results.unit_records import newest_record
 
 #: Layers shown in a terminal; the record has them all.
 SHOWN_LAYERS = 10
@@ -78,16 +78,7 @@ def _differences(differences: np.ndarray, replicates: int, seed: int) -> list[di
 
 def newest_sensitivity(out: Path) -> dict[str, Any] | None:
     """The newest sensitivity record of a run, or None."""
-    found = []
-    for path in (out / "units").glob("sensitivity-*.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(record, dict) and isinstance(record.get("layers"), list):
-                found.append((path.stat().st_mtime_ns, record))
-        except (OSError, ValueError):
-            # Half a record, or one that a run replaced meanwhile, is as good as none.
-            continue
-    return max(found, key=lambda item: item[0])[1] if found else None
+    return newest_record(out, "sensitivity", lambda record: isinstance(record.get("layers"), list))
 
 
 def by_harm(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from qray.atomic import write_json
+from qray.results.unit_records import began, read_record, unit_files
 
 PHASES_FILE = "phases.json"
 #: The phase in which units run side by side, and the kinds of units that each phase is made of.
@@ -59,26 +58,18 @@ def write_phases(out: Path, phases: Mapping[str, float], total: float, started: 
     write_json(out / "units" / PHASES_FILE, {"phases": dict(phases), "total": total, "started": started})
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
 def read_timing(out: Path) -> Timing | None:
     """The last run into OUT that did work, with the units that it finished; None where none was recorded."""
-    record = _read(out / "units" / PHASES_FILE)
+    record = read_record(out / "units" / PHASES_FILE)
     if record is None or not {"phases", "total", "started"} <= record.keys():
         return None
     units = []
-    for path in sorted((out / "units").glob("[!.]*-*.json")):
-        unit = _read(path)
+    for path in unit_files(out):
+        unit = read_record(path)
         if unit is None or not isinstance(unit.get("seconds"), int | float):
             continue
-        # Trials say how long they trained, not when: the record was written when they ended.
-        if unit.get("started", path.stat().st_mtime) >= record["started"]:
+        # Trials say how long they trained, not when.
+        if began(unit, path) >= record["started"]:
             units.append(UnitTime(path.stem.partition("-")[0], unit.get("label"), float(unit["seconds"])))
     return Timing(record["phases"], record["total"], record["started"], tuple(units))
 

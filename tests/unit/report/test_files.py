@@ -133,22 +133,18 @@ def test_the_command_says_what_to_ship_and_where_the_page_is(tmp_path: Path) -> 
 
 def test_a_finished_run_says_where_its_report_is(tmp_path: Path) -> None:
     out = small_run(tmp_path / "out")
-    study = read_evidence(out).study
-    assert study is not None
     console = Console(file=io.StringIO(), width=400)
-    report_finished_run(out, study, console)
+    report_finished_run(out, console)
     assert isinstance(console.file, io.StringIO)
     assert f"Report: {out / 'report.html'}" in console.file.getvalue()
 
 
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(tmp_path: Path) -> None:
     out = small_run(tmp_path / "out")
-    study = read_evidence(out).study
-    assert study is not None
     (out / "report.html").mkdir()
     (out / "report.html" / "in the way").touch()
     console = Console(file=io.StringIO(), width=400)
-    report_finished_run(out, study, console)
+    report_finished_run(out, console)
     assert isinstance(console.file, io.StringIO)
     assert "The report was not written" in console.file.getvalue()
 
