@@ -21,7 +21,6 @@ from qray.report.markdown import to_markdown
 from qray.report.page import to_html
 from qray.report.write import write_document
 from qray.reporting import report_finished_run
-from qray.results.evidence import read_evidence
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick`"
 
