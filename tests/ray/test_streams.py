@@ -114,6 +114,24 @@ def test_a_data_set_ten_times_the_object_store_passes_without_spilling(clips: pd
     assert "Spilled" not in memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
 
 
+def test_a_stream_that_waits_for_its_consumer_takes_little_of_the_cpu(clips: pd.DataFrame, local_ray: Begin) -> None:
+    # Ray Data's loop runs in the consumer's process, where it competes for the interpreter lock with training.
+    local_ray(2, object_store_bytes=80 * 2**20)
+    spec = ClipSpec(frames=16, image_size=112, stride=1, eval_windows=1)
+    plan = StreamPlan(spec, "train", batch_size=5, epochs=200, cpus_per_task=0.5)
+    stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "full")
+    for _ in range(3):
+        next(stream)
+    shares = []
+    for _ in range(10):
+        cpu, wall = time.process_time(), time.monotonic()
+        time.sleep(1)
+        shares.append((time.process_time() - cpu) / (time.monotonic() - wall))
+    stream.close()
+    # The first seconds fill the store.
+    assert np.median(shares[5:]) < 0.3, shares
+
+
 def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local_ray: Begin) -> None:
     local_ray(1)
 

@@ -1,4 +1,4 @@
-"""The Ray Data pipelines that feed training and evaluation; the only importer of ray.data.
+"""The Ray Data pipelines that feed training and evaluation; only this module and `pacing` import ray.data.
 
 Rows are numbered: row i of a training stream is position i % n of epoch i // n, so that a decode task needs nothing
 but its row numbers and the manifest, which travels once through the object store.
@@ -24,6 +24,7 @@ from ray.data import ReadTask
 from ray.data.block import BlockMetadata
 
 from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
+from qray.data.pacing import Pace
 from qray.errors import QrayError
 from qray.study import ClipSpec
 
@@ -197,6 +198,7 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     context.print_on_execution_start = False
     # A thread in every task that reads the process's memory maps: it costs a tenth of the throughput.
     context.memory_usage_poll_interval_s = None
+    context.custom_execution_callback_classes = [Pace]
     context.execution_options.preserve_order = True
     store = ray.cluster_resources().get("object_store_memory", 2**30)
     limits = context.execution_options.resource_limits.copy(object_store_memory=STORE_SHARE * store)

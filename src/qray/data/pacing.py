@@ -1,0 +1,31 @@
+"""A pace for Ray Data's scheduling loop, which otherwise spins while a stream waits for its consumer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+#: Shortest time of one turn of the loop, s: what a decode task takes is ten times as long.
+TURN_S = 0.02
+
+
+class Pace(ExecutionCallback):
+    """Holds each turn of the loop to `TURN_S`.
+
+    The loop waits until one of its tasks has something to deliver. When nothing may be read, since the stream's share
+    of the object store is full, that wait ends at once, and the loop takes a whole core. It is a thread of the
+    consumer's process: a training step then gives up the interpreter lock to it after each operation, and runs at
+    a third of its speed.
+    """
+
+    def __init__(self) -> None:
+        self._turned = time.monotonic()
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Wait for the rest of this turn."""
+        rest = self._turned + TURN_S - time.monotonic()
+        if rest > 0:
+            time.sleep(rest)
+        self._turned = time.monotonic()
