@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, versions
+from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, usable_cpus, versions
 from qray.study import ENGINES_OF_METHOD, Variant
 
 State = Literal["ok", "missing", "broken"]
@@ -64,9 +64,9 @@ def _packages() -> Finding:
 
 def _cpu() -> Finding:
     flags = " ".join(sorted(cpu_flags())) or "no flags known"
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{cpu_model()}, {count} usable cores, {platform.machine()} ({flags})"
-    return Finding("CPU", "ok", text)
+    usable, there = usable_cpus(), os.cpu_count() or 1
+    cores = f"{usable} usable core{'s' * (usable > 1)}" + (f" of {there}" if usable < there else "")
+    return Finding("CPU", "ok", f"{cpu_model()}, {cores}, {platform.machine()} ({flags})")
 
 
 def _int8() -> Finding:

@@ -21,6 +21,7 @@ from qray.atomic import write_parquet
 from qray.data.file_list import Row, read_file_list
 from qray.data.probe import Probe, probe
 from qray.errors import QrayError
+from qray.measure.host import usable_cpus
 from qray.progress import progress
 from qray.study import Data
 
@@ -146,7 +147,7 @@ def _probe_all(paths: list[Path], videos: Path, known: Mapping[str, Probe], work
     probes = {path: known[key] for path, key in keys.items() if key in known}
     fresh = [path for path in paths if path not in probes]
     # FFmpeg and the hash both release the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(16, usable_cpus())) as pool:
         results = pool.map(probe, fresh)
         if len(fresh) < PROGRESS_FROM:
             return probes | dict(zip(fresh, results, strict=True))

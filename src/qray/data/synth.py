@@ -19,6 +19,7 @@ import numpy as np
 from qray.atomic import atomic_path, write_json, write_text
 from qray.data.phantom import FPS, IMAGE_SIZE
 from qray.errors import QrayError
+from qray.measure.host import usable_cpus
 from qray.progress import progress
 
 #: Raise when the same seed gives other clips, so that an older set is not extended with a newer one's.
@@ -197,7 +198,7 @@ def _make_all(root: Path, counts: Mapping[str, int], seed: int, workers: int | N
         for first in range(0, count, CLIPS_PER_CALL)
     ]
     facts: list[dict[str, Any]] = []
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers or usable_cpus(), get_context("spawn"), initializer=_start_worker)
     try:
         with progress(f"Making synthetic clips in {root}", sum(counts.values()), "clips") as advance:
             for made in pool.map(_make, *zip(*[(root, seed, *call) for call in calls], strict=True)):

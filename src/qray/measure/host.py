@@ -1,7 +1,8 @@
-"""The host as results describe it. Light to import."""
+"""The host as results describe it, and how many of its CPUs this process may use. Light to import."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import socket
@@ -61,9 +62,57 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def usable_cores() -> list[int]:
+    """The cores that this process may run on, by number."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def cpu_quota(control: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """CPUs' worth of time that control groups grant this process, or None where they set no limit.
+
+    A container's limit (`docker run --cpus`, a pod's limits.cpu, systemd's CPUQuota) leaves every core visible. Read as
+    https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1 say: the tightest of the group and those above it.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for controllers, path in (line.split(":", 2)[1:] for line in lines if line.count(":") >= 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has one tree and no names; of version 1 the systems name this one either way.
+        roots = [control / "cpu", control / "cpu,cpuacct"] if controllers else [control, control / "unified"]
+        # Inside a container the path may be the host's: what is not there is passed over, the root always stands.
+        group = Path(path.lstrip("/"))
+        quotas += [quota for root in roots for part in (group, *group.parents) if (quota := _group_quota(root / part))]
+    return min(quotas, default=None)
+
+
+def _group_quota(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
+        # "max" and -1 are no limit.
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def usable_cpus() -> int:
+    """How many CPUs there are for this process: the cores it may run on, or fewer where a quota grants less time.
+
+    A part of a CPU counts as one: a process may have more threads than that, never none.
+    """
+    quota = cpu_quota()
+    return len(usable_cores()) if quota is None else min(len(usable_cores()), max(1, math.ceil(quota)))
+
+
 def host_name() -> str:
-    """Name, CPU and core count: what two latencies must share to be compared."""
-    return f"{socket.gethostname()} ({cpu_model()}, {os.cpu_count()} cores)"
+    """Name, CPU and usable cores: what two latencies must share to be compared."""
+    return f"{socket.gethostname()} ({cpu_model()}, {usable_cpus()} cores)"
 
 
 def load_average() -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qray.errors import QrayError
-from qray.measure.host import cpu_flags, host_name, load_average
+from qray.measure.host import cpu_flags, host_name, load_average, usable_cores, usable_cpus
 from qray.study import Measure
 
 #: A percentile is given only when at least this many samples are expected beyond it.
@@ -104,14 +104,13 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
         "blocks_ms": interleave(calls, settings),
         "errors": errors,
         "load_average": None if np.isnan(load) else load,
-        "host": host_name(),
         "cpu_flags": " ".join(sorted(cpu_flags())),
     }
 
 
 def cores(count: int) -> list[int]:
     """`count` of the cores that this process may use; all of them if there are fewer."""
-    return sorted(os.sched_getaffinity(0))[:count] if hasattr(os, "sched_getaffinity") else []
+    return usable_cores()[: min(count, usable_cpus())]
 
 
 def single_process_environment(threads: int) -> dict[str, str]:
@@ -161,7 +160,8 @@ def measure_latency(
         what = f"latency of {len(artifacts)} variants at {threads} threads, batch {batch}"
         run_subprocess(["qray.measure.latency", str(request), str(response)], threads, timeout_s, what)
         measured = json.loads(response.read_text(encoding="utf-8"))
-    common = {name: measured[name] for name in ("load_average", "host", "cpu_flags")}
+    # The measuring process is pinned, and would count only the cores that it was left.
+    common = {name: measured[name] for name in ("load_average", "cpu_flags")} | {"host": host_name()}
     return {
         key: Latency(measured["blocks_ms"].get(key, []), error=measured["errors"].get(key), **common)
         for key in artifacts

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qray.errors import QrayError
+from qray.measure.host import host_name
 from qray.measure.latency import pin_to_given_cores, run_subprocess
 from qray.orchestrate.store import unit_key
 from qray.study import ClipSpec, Measure, Model
@@ -68,7 +69,8 @@ def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str
         arguments = ["qray.orchestrate.costs", str(request), str(weights), str(response)]
         run_subprocess(arguments, THREADS, timeout_s, "the costs of a clip")
         measured: dict[str, Any] = json.loads(response.read_text(encoding="utf-8"))
-    return measured
+    # The measuring process is pinned, and would count only the cores that it was left.
+    return measured | {"host": host_name()}
 
 
 def _decoders(spec: ClipSpec, videos: list[tuple[str, int]]) -> list[Callable[[], np.ndarray]]:
@@ -99,7 +101,7 @@ def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
     import torch
 
     from qray.measure.costs import time_parts
-    from qray.measure.host import cpu_flags, host_name, load_average
+    from qray.measure.host import cpu_flags, load_average
     from qray.model.regressor import VideoRegressor
     from qray.model.training import load_checkpoint
 
@@ -112,7 +114,7 @@ def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
     return {
         "blocks_ms": time_parts(decoders, model.eval(), Measure.model_validate(request["measure"])),
         "clips": len(decoders), "frames": spec.frames, "image_size": spec.image_size,
-        "method": "fp32", "engine": "eager", "threads": THREADS, "batch": 1, "host": host_name(),
+        "method": "fp32", "engine": "eager", "threads": THREADS, "batch": 1,
         "cpu_flags": " ".join(sorted(cpu_flags())), "load_average": None if np.isnan(load) else load,
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from qray.errors import QrayError
+from qray.measure.host import usable_cpus
 from qray.signals import handle_sigterm
 
 PROBE_TIMEOUT_S = 5.0
@@ -106,7 +107,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
             ) from error
     else:
         try:
-            context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **common)
+            context = ray.init(address="local", num_cpus=num_cpus or usable_cpus(), include_dashboard=True, **common)
         except (RuntimeError, TimeoutError, OSError) as error:
             raise QrayError(f"cannot start a local Ray: {error}; `qray doctor` says what this machine lacks") from error
     # ray.init puts a handler of its own in the place of ours, one that aborts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 import time
@@ -18,7 +17,7 @@ import torch
 
 from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError, Unavailable
-from qray.measure.host import cpu_flags
+from qray.measure.host import cpu_flags, usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
 from qray.orchestrate.store import pack_folder, unpack_folder
@@ -53,7 +52,7 @@ def training_device() -> str:
 
 def training_threads(share: int = 1) -> int:
     """CPU threads of one of `share` training tasks that run at once on this node."""
-    return max(1, (os.cpu_count() or 1) // share)
+    return max(1, usable_cpus() // share)
 
 
 def target_statistics(clips: pd.DataFrame) -> tuple[float, float]:
