@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from qray.errors import QrayError
+from qray.escape import visible
 from qray.signals import EXIT_INTERRUPTED, handle_sigterm, interrupted_exit_code
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -265,5 +266,5 @@ def _fail(message: str, exit_code: int, debug: bool) -> NoReturn:
         import traceback
 
         traceback.print_exc()
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(visible(f"error: {message}"), err=True)
     sys.exit(exit_code)

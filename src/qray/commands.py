@@ -14,8 +14,10 @@ from pathlib import Path
 from rich.console import Console
 
 from qray.errors import QrayError, UsageError
+from qray.escape import command, visible
 from qray.ray_token import use_token_if_asked
 from qray.study_files import load_study
+from qray.terminal import open_console
 
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
@@ -65,7 +67,7 @@ def run_stage(
     if fresh:
         _clear(folder)
     # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
-    progress = Console(stderr=True, soft_wrap=True)
+    progress = open_console(stderr=True, soft_wrap=True)
     progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
 
     use_token_if_asked(os.environ.get("RAY_ADDRESS"))
@@ -90,16 +92,19 @@ def run_stage(
         _print_sensitivity(folder, console)
     _print_timing(folder, progress if as_json else console)
     progress.print(f"{total:.0f} s in all", highlight=False)
-    progress.print(f"Table: {folder / 'results.parquet'}; print it again with `qray show {folder}`",
-                   markup=False, highlight=False)  # fmt: skip
-    if stage == "all":
-        report_finished_run(folder, progress)
+    progress.print(f"Table: {folder / 'results.parquet'}; print it again with "
+                   f"`{command('qray', 'show', folder)}`", markup=False, highlight=False)  # fmt: skip
+    unreported = report_finished_run(folder, progress) if stage == "all" else None
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
     rows = result.table.to_pylist()
     if stage == "all" and not any(row["stage"] == "variant" and row["status"] == "ok" for row in rows):
-        raise QrayError(f"no variant came out of the run; the first: {rows[0]['variant']}: {rows[0]['reason']}")
+        first = f"no variant came out of the run; the first: {rows[0]['variant']}: {rows[0]['reason']}"
+        raise QrayError(f"{first}; {unreported}" if unreported else first)
     if failed and stage not in ("all", "table"):
         raise QrayError(f"{len(failed)} units failed: {failed[0]}")
+    if unreported:
+        # Not silently 0: what publishes report.html after this command would publish none, or an earlier run's.
+        raise QrayError(f"the run is finished and its table written, but {unreported}")
 
 
 def _print_timing(out: Path, console: Console) -> None:
@@ -136,12 +141,12 @@ def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: 
         print(json.dumps({"clips": counts, "digest": manifest.digest, "rejected": rejected}, indent=1))
     else:
         for row in manifest.rejected.itertuples():
-            print(f"line {row.row} {row.clip!r}: {row.reason}")
+            print(visible(f"line {row.row} {row.clip!r}: {row.reason}"))
         clips = manifest.clips
         for split in SPLITS:
             part = manifest.split(split)
             spread = f", {study.data.target_column} {part['target'].mean():.1f} +- {part['target'].std():.1f}"
-            print(f"{split}: {len(part)} clips{spread if len(part) else ''}")
+            print(visible(f"{split}: {len(part)} clips{spread if len(part) else ''}"))
         sizes = ", ".join(sorted({f"{w}x{h}" for w, h in zip(clips["width"], clips["height"], strict=True)})[:5])
         print(f"frames {clips['n_frames'].min()} to {clips['n_frames'].max()}; sizes {sizes}; digest {manifest.digest}")
     check_manifest(manifest, study.data)
@@ -184,7 +189,7 @@ def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json:
         rows.append({"video": str(video), "prediction": value, "reason": reason})
         failed += value is None
         if not as_json:
-            print(f"{video}\t{value:.2f}" if value is not None else f"{video}\t{reason}")
+            print(visible(f"{video}\t{value:.2f}" if value is not None else f"{video}\t{reason}"))
     if as_json:
         print(json.dumps(rows, indent=1))
     if failed:
@@ -197,7 +202,7 @@ def write_model_cards(out: Path, names: Sequence[str]) -> None:
     from qray.results.model_card import write_cards
 
     for path in write_cards(read_evidence(out), names):
-        print(path)
+        print(visible(str(path)))
 
 
 def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
@@ -219,7 +224,7 @@ def run_doctor(as_json: bool) -> None:
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:
-        print_findings(findings, Console())
+        print_findings(findings, open_console())
     broken = [finding.topic for finding in findings if finding.state == "broken"]
     if broken:
         raise QrayError(f"broken here: {', '.join(broken)}")

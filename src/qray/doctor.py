@@ -197,5 +197,5 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for finding in findings:
-        grid.add_row(finding.topic, Text(finding.state, style=STYLE[finding.state]), Text(finding.detail))
+        grid.add_row(Text(finding.topic), Text(finding.state, style=STYLE[finding.state]), Text(finding.detail))
     console.print(grid)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from qray.terminal import open_console
 
 PLAIN_LINE_EVERY_S = 10.0
 Advance = Callable[[int], None]
@@ -27,7 +28,7 @@ def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
                    TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=open_console(stderr=True)) as bar:
             task = bar.add_task(title, total=total)
             yield lambda n: bar.advance(task, n)
         return

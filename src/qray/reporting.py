@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from qray.errors import QrayError
+from qray.escape import command, visible
 
 if TYPE_CHECKING:
     from qray.report.document import Document
@@ -22,8 +23,7 @@ def report_run(out: Path, data: Path | None) -> None:
     if data is not None and not data.is_dir():
         raise QrayError(f"{data}: no such folder; --data names the data set's folder")
     document, page = _write(out, data)
-    print(f"{document.headline.title}. {document.headline.sentences[0]}")
-    print(f"Report: {page}")
+    print(visible(f"{document.headline.title}. {document.headline.sentences[0]}\nReport: {page}"))
 
 
 def _write(out: Path, data: Path | None) -> tuple[Document, Path]:
@@ -40,12 +40,12 @@ def _write(out: Path, data: Path | None) -> tuple[Document, Path]:
     return document, write_document(document, out)
 
 
-def report_finished_run(out: Path, console: Console) -> None:
-    """Write the report at the end of a run; whatever goes wrong is a sentence, since the run itself is done."""
+def report_finished_run(out: Path, console: Console) -> str | None:
+    """Write the report at the end of a run; whatever goes wrong is returned as a sentence, since the run is done."""
     try:
         _, page = _write(out, None)
     except Exception as error:
-        text = f"The report was not written ({type(error).__name__}: {error}); `qray report {out}` tries again"
-        console.print(text, style="yellow", markup=False, highlight=False)
-        return
+        why = f"{type(error).__name__}: {error}"
+        return f"the report was not written ({why}); `{command('qray', 'report', out)}` tries again"
     console.print(f"Report: {page}", markup=False, highlight=False)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from qray.escape import markdown
 from qray.report.document import Block, Bullets, Clips, Code, Document, Fold, Gallery, Grid, Paragraph, Picture
 
 #: Plots in a row of a gallery.
@@ -12,61 +13,51 @@ ACROSS = 3
 
 def to_markdown(document: Document, folder: str) -> str:
     """The whole report; `folder` is where its PNG files are, as seen from the Markdown file."""
-    lines = [f"# {document.title}", "", f"## {_plain(document.headline.title)}", ""]
+    lines = [f"# {markdown(document.title)}", "", f"## {markdown(document.headline.title)}", ""]
     for sentence in document.headline.sentences:
-        lines += [_plain(sentence), ""]
-    lines += [f"*{_plain(document.about)}*", ""]
-    lines += [f"> {_plain(note)}\n" for note in document.notes]
+        lines += [markdown(sentence), ""]
+    lines += [f"*{markdown(document.about)}*", ""]
+    lines += [f"> {markdown(note)}\n" for note in document.notes]
     for section in document.sections:
-        lines += [f"## {section.title}", ""]
+        lines += [f"## {markdown(section.title)}", ""]
         for block in section.blocks:
             lines += [_block(block, folder), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown leaves alone; file and variant names are what may hold its signs."""
-    # What stands between backticks is a command or a file, in Markdown as in our sentences.
-    parts = re.split("(`[^`]+`)", text.replace("\n", " "))
-    return "".join(
-        part.replace("|", "\\|") if number % 2 else re.sub(r"([\\`*_|<>\[\]])", r"\\\1", part)
-        for number, part in enumerate(parts)
-    )
-
-
 def _block(block: Block, folder: str) -> str:
     match block:
         case Paragraph():
-            return _plain(block.text)
+            return markdown(block.text)
         case Bullets():
-            return "\n".join(f"- {_plain(item)}" for item in block.items)
+            return "\n".join(f"- {markdown(item)}" for item in block.items)
         case Grid():
             return _grid(block)
         case Picture():
-            caption = f"\n\n*{_plain(block.caption)}*" if block.caption else ""
+            caption = f"\n\n*{markdown(block.caption)}*" if block.caption else ""
             return _image(block, folder) + caption
         case Gallery():
             return _gallery(block, folder)
         case Clips():
-            return "\n".join(f"- **{_plain(card.clip)}**: {_plain('; '.join(card.lines))}" for card in block.cards)
+            return "\n".join(f"- **{markdown(card.clip)}**: {markdown('; '.join(card.lines))}" for card in block.cards)
         case Code():
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", block.text)), default=0))
             return f"{fence}{block.language}\n{block.text.rstrip()}\n{fence}"
         case Fold():
-            return "\n\n".join([f"### {_plain(block.summary)}", *(_block(inner, folder) for inner in block.blocks)])
+            return "\n\n".join([f"### {markdown(block.summary)}", *(_block(inner, folder) for inner in block.blocks)])
 
 
 def _image(picture: Picture, folder: str) -> str:
-    return f"![{_plain(picture.alt)}]({folder}/{picture.name}.png)"
+    return f"![{markdown(picture.alt)}]({folder}/{picture.name}.png)"
 
 
 def _grid(grid: Grid) -> str:
     rules = ["---:" if number in grid.numeric else "---" for number in range(len(grid.header))]
     rows = [
-        [f"**{_plain(cell.text)}**" if number in grid.strong and cell.text else _plain(cell.text) for cell in row]
+        [f"**{markdown(cell.text)}**" if number in grid.strong and cell.text else markdown(cell.text) for cell in row]
         for number, row in enumerate(grid.rows)
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [[_plain(title) for title in grid.header], rules, *rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [[markdown(title) for title in grid.header], rules, *rows])
 
 
 def _gallery(gallery: Gallery, folder: str) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qray.report.document import Picture
@@ -45,12 +51,15 @@ def draw(
 
     Small plots have fixed margins: there are dozens of them, and a layout costs as much as the drawing.
     """
+    import_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
     # The salt names clip paths and markers; the plot's name in it keeps those of two plots on a page apart.
     style: Any = STYLE | {"svg.hashsalt": name}
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A letter that the font lacks, in the name of a column: a box in the PNG, right on the page.
+        warnings.simplefilter("ignore")
         # Whatever the user's own matplotlibrc says, the same run gives the same plots.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
@@ -70,22 +79,44 @@ def draw(
     return Picture(name, alt, inline(svg.getvalue(), name, alt), png.getvalue(), caption)
 
 
+def import_matplotlib() -> None:
+    """Import matplotlib as if its user had never set it up.
+
+    MPLBACKEND may name the backend of a notebook that this environment lacks, and one of the places of a matplotlibrc
+    hold what is no text: either ends the import. The first place is the working folder, so that it is left meanwhile.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path("matplotlibrc").touch()
+            import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
 def inline(svg: str, name: str, alt: str) -> str:
     """An SVG file as an element of a page: colours as CSS variables, ids of its own, no metadata, fewer digits."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style type=\"text/css\">.*?</style>", "", body, flags=re.S)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
+    assert box is not None, "matplotlib writes a viewBox"
+    opening = f'<svg viewBox="{box[0][9:-1]}" role="img" aria-label="{_attribute(alt)}" class="plot">'
+    # In tags alone: words between them are those of the plot, whatever they look like.
+    return opening + re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), re.sub(r"^<svg[^>]*>", "", body))
+
+
+def _tag(body: str, name: str) -> str:
     for variable, colour in LIGHT.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r'id="', f'id="{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
     body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", body)
-    # In coordinates alone: the text of a tick has the digits that it needs.
-    body = re.sub(r'\b(d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), body)
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
-    assert box is not None, "matplotlib writes a viewBox"
-    opening = f'<svg viewBox="{box[0][9:-1]}" role="img" aria-label="{_attribute(alt)}" class="plot">'
-    return opening + re.sub(r"^<svg[^>]*>", "", body)
+    # In coordinates alone: what else has digits needs them.
+    return re.sub(r'\b(d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), body)
 
 
 def _attribute(text: str) -> str:

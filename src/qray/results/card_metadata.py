@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qray.escape import visible
 from qray.results.evidence import Evidence, VariantEvidence
 
 #: Hugging Face's word for a licence that nobody has named.
@@ -35,6 +36,7 @@ def data_facts(evidence: Evidence) -> DataFacts:
     if data is not None:
         s, synthetic = data.synthetic, data.dir is None
         name = f"qray synthetic apical four-chamber clips (seed {s.seed})" if synthetic else Path(str(data.dir)).name
+        name = " ".join(visible(name).split())
     splits = record.get("splits")
     if not isinstance(splits, dict):
         # The synthetic set is as the study says; of any other only its record tells.
@@ -66,7 +68,8 @@ def front_matter(evidence: Evidence, variant: VariantEvidence) -> str:
     metrics = _metrics(variant)
     if metrics:
         name = evidence.study.name if evidence.study else evidence.out.name
-        dataset = {"type": re.sub(r"[^a-z0-9]+", "-", facts.name.lower()).strip("-"), "name": facts.name,
+        kind = re.sub(r"[^a-z0-9]+", "-", facts.name.lower()).strip("-")
+        dataset = {"type": kind or UNKNOWN, "name": facts.name,
                    "split": str(row.get("split") or "TEST").lower()}  # fmt: skip
         if facts.digest:
             # Ours is a digest of clips and targets; theirs is a commit, and both say which data it was.

@@ -9,6 +9,7 @@ from typing import Any
 
 from qray.atomic import write_text
 from qray.errors import QrayError, UsageError
+from qray.escape import command, markdown
 from qray.results.card_metadata import DataFacts, artifact_facts, data_facts, front_matter
 from qray.results.card_words import agreement_words, method_words, speed_words, verdict_words
 from qray.results.evidence import Evidence, VariantEvidence
@@ -57,8 +58,8 @@ def model_card(evidence: Evidence, variant: VariantEvidence) -> str:
     """
     data, artifact = data_facts(evidence), artifact_facts(evidence.out, variant.row)
     parts = [
-        f"# {variant.name}",
-        _summary(evidence, variant),
+        f"# {markdown(variant.name)}",
+        markdown(_summary(evidence, variant)),
         _section("Model details", _details(evidence, variant, artifact)),
         _section("Intended use", _use(evidence, data)),
         _section("Factors", _factors(variant, artifact)),
@@ -66,10 +67,10 @@ def model_card(evidence: Evidence, variant: VariantEvidence) -> str:
         _section("Evaluation data", _data(evidence, data, ("TEST",))),
         _section("Training data", _data(evidence, data, ("TRAIN", "VAL"))),
         _section("Quantitative analyses", _analyses(evidence, variant)),
-        _section("Ethical considerations", _ethics(data)),
+        _section("Ethical considerations", markdown(_ethics(data))),
         _section("Caveats and recommendations", _caveats(evidence, variant, artifact)),
         _section("How to load it", _loading(evidence, variant, artifact)),
-        _section("Versions", _versions(artifact, variant.row)),
+        _section("Versions", markdown(_versions(artifact, variant.row))),
     ]
     return front_matter(evidence, variant) + "\n" + "\n\n".join(parts) + "\n"
 
@@ -79,7 +80,7 @@ def _section(title: str, text: str) -> str:
 
 
 def _list(items: Iterable[str | None]) -> str:
-    return "\n".join(f"- {item}" for item in items if item)
+    return "\n".join(f"- {markdown(item)}" for item in items if item)
 
 
 def _unit(evidence: Evidence) -> str:
@@ -197,11 +198,11 @@ def _data(evidence: Evidence, data: DataFacts, splits: Sequence[str]) -> str:
 
 
 def _analyses(evidence: Evidence, variant: VariantEvidence) -> str:
-    lines = [verdict_words(evidence, variant), "", "| figure | value | 95 % interval |", "|---|---|---|"]
+    lines = [markdown(verdict_words(evidence, variant)), "", "| figure | value | 95 % interval |", "|---|---|---|"]
     for name, value, low, high, digits in _figures(variant):
         known = low is not None and high is not None
         bounds = f"{low:.{digits}f} to {high:.{digits}f}" if known else "–"
-        lines.append(f"| {name} | {value:.{digits}f} | {bounds} |")
+        lines.append(f"| {markdown(name)} | {value:.{digits}f} | {bounds} |")
     if len(lines) == 4:
         lines = lines[:2]
     words = _list([*agreement_words(variant), *speed_words(variant)])
@@ -253,15 +254,15 @@ def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
     return f"""From the run's folder, for video files (sampled as in the evaluation):
 
 ```bash
-qray predict {path} VIDEO...
+{command("qray", "predict", Path(path))} VIDEO...
 ```
 
-For arrays: uint8 (B, {frames}, {size}, {size}, 3) RGB in, float32 (B,) out, in units of {_unit(evidence)}:
+For arrays: uint8 (B, {frames}, {size}, {size}, 3) RGB in, float32 (B,) out, in units of {markdown(_unit(evidence))}:
 
 ```python
 from pathlib import Path
 from qray.variants.registry import load_artifact
-predictions = load_artifact(Path("{path}"), threads=1)(clips)
+predictions = load_artifact(Path({json.dumps(path)}), threads=1)(clips)
 ```"""
 
 

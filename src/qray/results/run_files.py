@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qray.errors import QrayError
+from qray.escape import command
 from qray.results.schema import RESULTS
 from qray.results.unit_records import began, read_record, unit_files
 from qray.study import Study
 from qray.study_files import load_study
 
-ANEW = "`qray run table` writes it anew"
+#: Without the path of OUT: a note stands in the report, which is the same wherever OUT is.
+ANEW = "`qray run table --out OUT` writes it anew"
 #: Without these a table names no variant.
 NEEDED = ("variant", "method", "engine", "status")
 REJECTED = ("row", "clip", "reason")
@@ -52,7 +54,9 @@ def read_files(out: Path) -> RunFiles:
     rows = _rows(out, notes)
     if rows is None and study is None:
         found = "; ".join(notes)
-        raise QrayError(f"{out}: not the output of a run ({found}); `qray run all --out {out}` makes one")
+        raise QrayError(
+            f"{out}: not the output of a run ({found}); `{command('qray', 'run', 'all', '--out', out)}` makes one"
+        )
     if rows is None and study is not None:
         rows = _rows_of_study(study, units)
     return RunFiles(out, study, tuple(rows or ()), units, _rejected(out, notes), tuple(notes))

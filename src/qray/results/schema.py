@@ -15,7 +15,9 @@ RESULTS = pa.schema(
         ("verdict", _S), ("size_bytes", _I), ("weights_bytes", _I), ("size_ratio", _F), ("latency_p50_ms", _F),
         ("latency_p90_ms", _F), ("latency_p99_ms", _F), ("latency_n", _I), ("speedup", _F), ("speedup_engine", _F),
         ("speedup_precision", _F), ("peak_rss_mb", _F), ("int8_mac_share", _F), ("artifact", _S), ("host", _S),
-        ("cpu_flags", _S), ("load_average", _F), ("versions", _S), ("created_at", pa.timestamp("us", "UTC")),
+        ("cpu_flags", _S), ("load_average", _F), ("versions", _S),
+        # UTC, without saying so in its type: a spreadsheet has no time zones, and pandas refuses to write one there.
+        ("created_at", pa.timestamp("us")),
         # Beyond the contract:
         ("stage", _S),  # variant, baseline, or trial of the QAT sweep
         ("weight_bits", _I), ("settings", _S),  # of a QAT trial or what came of it, JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from qray.errors import QrayError
+from qray.escape import command
 from qray.results.schema import RESULTS
 from qray.results.speed import row_sentence
+from qray.terminal import open_console
 
 NOT_MEASURED = "–"
 VERDICT_STYLE = {"non-inferior": "green", "inferior": "red", "inconclusive": "yellow"}
@@ -47,17 +49,16 @@ def read_results(out: Path) -> pa.Table:
         QrayError: it is not there, is no Parquet file, or lacks columns that this version writes.
     """
     path = out / "results.parquet"
+    anew = f"`{command('qray', 'run', 'table', '--out', out)}` writes it anew"
     if not path.is_file():
-        raise QrayError(f"{path}: no such file; `qray run all --out {out}` makes it")
+        raise QrayError(f"{path}: no such file; `{command('qray', 'run', 'all', '--out', out)}` makes it")
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise QrayError(f"{path}: not a readable Parquet file ({error}); `qray run table` writes it anew") from None
+        raise QrayError(f"{path}: not a readable Parquet file ({error}); {anew}") from None
     missing = [name for name in RESULTS.names if name not in table.column_names]
     if missing:
-        raise QrayError(
-            f"{path}: written by another version, without {', '.join(missing[:5])}; `qray run table` writes it anew"
-        )
+        raise QrayError(f"{path}: written by another version, without {', '.join(missing[:5])}; {anew}")
     return table
 
 
@@ -79,7 +80,7 @@ def to_json(table: pa.Table) -> str:
     """All rows and columns as a JSON list; null for what was not measured, times in ISO 8601."""
 
     def plain(value: Any) -> Any:
-        return value.isoformat() if isinstance(value, datetime) else value
+        return value.replace(tzinfo=UTC).isoformat() if isinstance(value, datetime) else value
 
     rows = [{name: plain(value) for name, value in row.items()} for row in sorted_rows(table)]
     return json.dumps(rows, indent=1, allow_nan=False)
@@ -165,8 +166,8 @@ def _several_points(rows: Sequence[dict[str, Any]]) -> bool:
 
 def results_console() -> Console:
     """Standard output; a file or pipe, which has no width, gets every column."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH, soft_wrap=True)
+    console = open_console()
+    return console if console.is_terminal else open_console(width=PIPE_WIDTH, soft_wrap=True)
 
 
 def print_results(table: pa.Table, console: Console) -> None:

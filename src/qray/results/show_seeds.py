@@ -44,7 +44,7 @@ def print_seeds(found: SeedEvidence, console: Console) -> None:
         grid.add_column(title, justify="left" if title in ("variant", "verdict") else "right", no_wrap=True)
     for variant in found.variants:
         *cells, word = _cells(variant)
-        grid.add_row(*cells, Text(word, style=VERDICT_STYLE.get(word, "")))
+        grid.add_row(*map(Text, cells), Text(word, style=VERDICT_STYLE.get(word, "")))
     console.print(grid)
     seeds = ", ".join(map(str, found.seeds))
     clips = " or ".join(str(n) for n in sorted({variant.n for variant in found.variants}))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from qray.escape import visible
 from qray.measure.latency import Latency
 from qray.results.agreement import bland_altman
 from qray.results.comparison import Comparison, adjust, compare, pair
@@ -56,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What all rows share."""
+    """What all rows share. created_at has its time zone; the table holds it in UTC."""
 
     host: str
     cpu_flags: str
@@ -221,9 +222,12 @@ def assemble(outcomes: Sequence[Outcome], study: Study, facts: RunFacts) -> pa.T
     """The results table: schema `qray.results.schema.RESULTS`, FP32 eager first, in the order of `outcomes`."""
     table = _Table(outcomes, study, facts)
     rows = [row for outcome in outcomes for row in table.rows(outcome)]
-    clean = [{name: _null_unless_finite(row.get(name)) for name in RESULTS.names} for row in rows]
+    clean = [{name: _storable(row.get(name)) for name in RESULTS.names} for row in rows]
     return pa.Table.from_pylist(clean, schema=RESULTS)
 
 
-def _null_unless_finite(value: Any) -> Any:
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        # A compiler's colours in a reason: no spreadsheet takes them.
+        return visible(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from qray.atomic import write_json
 from qray.results.unit_records import began, read_record, unit_files
@@ -79,7 +80,7 @@ def render_timing(timing: Timing) -> Table:
     began = datetime.fromtimestamp(timing.started, UTC)
     grid = Table(
         box=None, pad_edge=False, padding=(0, 1), header_style="bold", title_justify="left", title_style="bold",
-        title=f"Where the time went (run of {began:%Y-%m-%d %H:%M} UTC)",
+        title=Text(f"Where the time went (run of {began:%Y-%m-%d %H:%M} UTC)"),
     )  # fmt: skip
     grid.add_column("phase", no_wrap=True)
     for name in ("seconds", "share"):
@@ -90,7 +91,7 @@ def render_timing(timing: Timing) -> Table:
             continue
         overlap = timing.overlap() if phase == PARALLEL_PHASE else None
         note = f"{overlap:.1f} units of work at once" if overlap is not None else ""
-        grid.add_row(phase, f"{seconds:.1f}", _share(seconds, timing.total), note)
+        grid.add_row(Text(phase), f"{seconds:.1f}", _share(seconds, timing.total), note)
         for kind in KINDS.get(phase, ()):
             _add_kind(grid, kind, timing.of_kind(kind))
     grid.add_row("all", f"{timing.total:.1f}", _share(timing.total, timing.total), "")
@@ -108,4 +109,5 @@ def _add_kind(grid: Table, kind: str, units: list[UnitTime]) -> None:
     note = f"{len(units)} units" if len(units) > 1 else ""
     if len(units) > 1 and longest.label:
         note += f", the longest: {longest.label.removeprefix(f'{kind} ')} {longest.seconds:.1f}"
-    grid.add_row(f"[dim]  {kind}[/]", f"[dim]{sum(u.seconds for u in units):.1f}[/]", "", f"[dim]{note}[/]")
+    seconds = f"{sum(unit.seconds for unit in units):.1f}"
+    grid.add_row(*(Text(cell, style="dim") for cell in (f"  {kind}", seconds, "", note)))

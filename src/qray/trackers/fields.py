@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from qray.escape import markdown
 from qray.results.evidence import Evidence, VariantEvidence
 
 #: Columns that say which row it is. They are fixed by the digest, as parameters in MLflow have to be.
@@ -38,7 +39,7 @@ def point(row: Mapping[str, Any]) -> str:
 
 def time_ms(row: Mapping[str, Any]) -> int:
     created = row.get("created_at")
-    return int(1000 * created.timestamp()) if isinstance(created, datetime) else 0
+    return int(1000 * created.replace(tzinfo=UTC).timestamp()) if isinstance(created, datetime) else 0
 
 
 def latency_host(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -93,7 +94,7 @@ def study_params(evidence: Evidence) -> dict[str, str]:
 
 
 def note(evidence: Evidence) -> str:
-    """What MLflow shows above the run: a verdict per variant, and what the run cannot carry."""
+    """What MLflow shows above the run, as Markdown: a verdict per variant, and what the run cannot carry."""
 
     reference = evidence.reference.name if evidence.reference else None
 
@@ -102,6 +103,6 @@ def note(evidence: Evidence) -> str:
         mae = row.get("mae")
         error = "" if mae is None else f", MAE {mae:.2f}"
         word = row.get("verdict") or (row.get("status") if row.get("status") != "ok" else "no verdict")
-        return f"- {variant.name}: {'reference' if variant.name == reference else word}{error}"
+        return f"- {markdown(variant.name)}: {'reference' if variant.name == reference else word}{error}"
 
-    return "\n".join([*map(line, evidence.variants), "", *evidence.notes]).strip()
+    return "\n".join([*map(line, evidence.variants), "", *map(markdown, evidence.notes)]).strip()

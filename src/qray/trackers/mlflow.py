@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from qray.errors import QrayError
+from qray.escape import command
 from qray.results.evidence import Evidence
 from qray.trackers import fields
 
@@ -52,7 +53,8 @@ def track(evidence: Evidence, tracking_uri: str | None = None, experiment: str |
     if find_spec("mlflow") is None:
         raise QrayError("MLflow is not installed; pip install 'qray[mlflow]' brings it")
     if not fields.rows(evidence):
-        raise QrayError(f"{evidence.out}: there is no row to track; `qray run all --out {evidence.out}` makes them")
+        makes = command("qray", "run", "all", "--out", evidence.out)
+        raise QrayError(f"{evidence.out}: there is no row to track; `{makes}` makes them")
     # Unless the user says otherwise: nothing but the tracking server hears of a run, and a server that does not
     # answer is a sentence after seconds (MLflow's own default tries for minutes).
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

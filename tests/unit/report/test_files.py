@@ -6,10 +6,12 @@ import base64
 import hashlib
 import io
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from reports import full_run, report_of, small_run
 from rich.console import Console
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from qray.commands import OUT_CONTENTS
 from qray.report.document import Bullets, Cell, Code, Document, Grid, Headline, Paragraph, Section
 from qray.report.markdown import to_markdown
 from qray.report.page import to_html
+from qray.report.theme import draw
 from qray.report.write import write_document
 from qray.reporting import report_finished_run
 
@@ -118,6 +121,23 @@ def test_what_names_and_reasons_hold_is_text_in_markdown() -> None:
     assert len(re.findall(r"(?<!\\)\|", table)) == 2
 
 
+def test_a_column_name_is_text_in_markdown(tmp_path: Path) -> None:
+    out = small_run(tmp_path)
+    study = (out / "study.yaml").read_text(encoding="utf-8")
+    (out / "study.yaml").write_text(
+        study.replace("target_column: EF", "target_column: '<b onclick=x>EF|*'"), encoding="utf-8"
+    )
+    shown = MarkdownIt("commonmark").enable("table").render(to_markdown(report_of(out), "report"))
+    assert "Error by &lt;b onclick=x&gt;EF|* class</h2>" in shown
+    assert "<b" not in re.sub("<(body|blockquote)>", "", shown)
+
+
+def test_words_of_a_plot_are_not_taken_for_its_markup() -> None:
+    words = 'id="a" url(#b) #2868c8 1.23456'
+    picture = draw("plot", "a plot", lambda figure: figure.suptitle(words) and None, 2.0)
+    assert words in picture.svg
+
+
 def test_a_fence_outlasts_the_fences_in_it() -> None:
     assert "````yaml" in to_markdown(evil_document(), "report")
 
@@ -133,19 +153,20 @@ def test_the_command_says_what_to_ship_and_where_the_page_is(tmp_path: Path) -> 
 def test_a_finished_run_says_where_its_report_is(tmp_path: Path) -> None:
     out = small_run(tmp_path / "out")
     console = Console(file=io.StringIO(), width=400)
-    report_finished_run(out, console)
+    assert report_finished_run(out, console) is None
     assert isinstance(console.file, io.StringIO)
     assert f"Report: {out / 'report.html'}" in console.file.getvalue()
 
 
-def test_a_report_that_cannot_be_written_does_not_fail_the_run(tmp_path: Path) -> None:
-    out = small_run(tmp_path / "out")
+def test_a_report_that_cannot_be_written_is_a_sentence_with_a_command_to_paste(tmp_path: Path) -> None:
+    out = small_run(tmp_path / "it's $out")
     (out / "report.html").mkdir()
     (out / "report.html" / "in the way").touch()
-    console = Console(file=io.StringIO(), width=400)
-    report_finished_run(out, console)
-    assert isinstance(console.file, io.StringIO)
-    assert "The report was not written" in console.file.getvalue()
+    why = report_finished_run(out, Console(file=io.StringIO()))
+    assert why is not None
+    assert why.startswith("the report was not written (IsADirectoryError: ")
+    (hint,) = re.findall("`(.*)`", why)
+    assert shlex.split(hint) == ["qray", "report", str(out)]
 
 
 def test_fresh_removes_the_report_too() -> None:

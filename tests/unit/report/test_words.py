@@ -89,7 +89,7 @@ def test_a_run_that_lost_a_file_says_so(tmp_path: Path, lost: str) -> None:
 def test_an_old_table_still_gives_a_verdict_and_says_that_it_is_old(tmp_path: Path) -> None:
     document = report_of(small_run(tmp_path, old_schema=True))
     assert document.headline.title == "Ship ptq-openvino"
-    assert "`qray run table` writes it anew" in document.notes[0]
+    assert "`qray run table --out OUT` writes it anew" in document.notes[0]
 
 
 def test_an_inconclusive_variant_says_how_many_clips_would_settle_it(good: Evidence) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from evidence_runs import VARIANTS, key_of, make_run
+from markdown_it import MarkdownIt
 
 from qray.atomic import write_json
 from qray.errors import QrayError, UsageError
@@ -202,6 +204,20 @@ def test_a_verdict_that_the_data_cannot_carry_is_not_given(tmp_path: Path, how: 
 
 def test_a_reason_that_is_a_note_already_is_said_once(tmp_path: Path) -> None:
     assert section(card_of(tmp_path, clips=1), "Caveats and recommendations").count("one clip: ") == 1
+
+
+def test_words_of_the_user_are_text_in_a_card(tmp_path: Path) -> None:
+    out = make_run(tmp_path / "out", data_dir=tmp_path / "<i>set: |`\n---\nlicense: mit")
+    study = (out / "study.yaml").read_text(encoding="utf-8")
+    assert "target_column: EF" in study
+    (out / "study.yaml").write_text(study.replace("target_column: EF", "target_column: '<b onclick=x>EF|*'"))
+    write_cards(read_evidence(out), ["ptq-openvino"])
+    _, head, body = text(out, "ptq-openvino").split("---\n", 2)
+    assert yaml.safe_load(head)["license"] == "unknown"
+    assert yaml.safe_load(head)["model-index"][0]["results"][0]["dataset"]["name"].startswith("<i>set: |`")
+    shown = MarkdownIt("commonmark").enable("table").render(body)
+    assert "predicts &lt;b onclick=x&gt;EF|* from a clip" in shown
+    assert re.findall("<[bi][ >]", shown) == []
 
 
 def test_a_run_of_the_first_version_gets_its_cards(tmp_path: Path) -> None:
