@@ -90,6 +90,11 @@ class Batch:
         """bool (B,): which clips were decoded."""
         return np.array([not error for error in self.errors])
 
+    @property
+    def failed(self) -> dict[int, str]:
+        """The reason of each clip that could not be decoded, by its number."""
+        return {int(index): error for index, error in zip(self.index, self.errors, strict=True) if error}
+
 
 @lru_cache(maxsize=4)
 def _permutation(n_clips: int, seed: int, epoch: int) -> np.ndarray:

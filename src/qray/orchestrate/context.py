@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qray.data.stream import StreamPlan, cached, clip_dataset, cluster_state, put_clips
+import pandas as pd
+
+from qray.data.stream import StreamPlan, cached, cluster_state, put_clips
 from qray.errors import QrayError
+from qray.orchestrate.clips import NAMED_FAILURES, SplitClips
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.session import Slots
 from qray.orchestrate.steps import Runner
 from qray.orchestrate.store import Store
-from qray.orchestrate.work import EvaluateJob, SplitClips
+from qray.orchestrate.work import EvaluateJob
 from qray.study import ClipSpec, Study
-
-#: Clips that failed to decode are named up to this number.
-NAMED_FAILURES = 5
 
 
 @dataclass
@@ -30,6 +31,7 @@ class RunContext:
     runner: Runner
     slots: Slots
     board: Any
+    _named: set[str] = field(default_factory=set)
     _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
 
@@ -68,12 +70,15 @@ class RunContext:
             raise QrayError(f"decoding {name}: {cluster_state()}; raise evaluation.batch_timeout_s") from None
 
     def _decode(self, name: str) -> SplitClips:
-        clips = self.plan.manifest.split(name)
-        ref = put_clips(clips)
+        clips = self.clips(self.plan.manifest.split(name))
         if name == "TRAIN":
-            return SplitClips(clips, ref)
+            return clips
         stream = self.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
-        return SplitClips(clips, ref, cached(clip_dataset(ref, len(clips), stream), len(clips), stream))
+        return replace(clips, decoded=cached(clips.dataset(stream), len(clips.clips), stream))
+
+    def clips(self, clips: pd.DataFrame) -> SplitClips:
+        """Clips of the manifest in the form in which tasks take them."""
+        return SplitClips(clips, put_clips(clips), self.study.data.max_rejected)
 
     def checkpoint(self, key: str) -> bytes:
         """The newest checkpoint of a finished training.
@@ -91,18 +96,13 @@ class RunContext:
         best: dict[str, Any] = self.runner.record(self.plan.sweep)["best"][str(bits)]
         return best
 
-    def check_failed(self, split: str, failed: dict[int, str]) -> None:
-        """Name clips that passed the manifest and could not be decoded all the same.
-
-        Raises:
-            QrayError: more of them than `data.max_rejected` allows.
-        """
-        clips, limit = self.plan.manifest.split(split), self.study.data.max_rejected
-        for index, reason in list(failed.items())[:NAMED_FAILURES]:
-            self.runner.say(f"clip {clips['clip'].iloc[index]} left out: {reason}", "yellow")
-        if len(failed) > limit * len(clips):
-            first = next(iter(failed.values()))
-            raise QrayError(
-                f"{len(failed)} of {len(clips)} {split} clips could not be decoded, more than data.max_rejected = "
-                f"{limit:g} allows; the first: {first}"
-            )
+    def name_failed(self, what: str, failed: Mapping[str, str]) -> dict[str, Any]:
+        """Name clips that passed the manifest and could not be decoded all the same (reasons by clip), each once; what
+        a unit's record says of them. The task that met them has held them against the limit."""
+        fresh = {clip: reason for clip, reason in failed.items() if clip not in self._named}
+        self._named |= fresh.keys()
+        for clip, reason in list(fresh.items())[:NAMED_FAILURES]:
+            self.runner.say(f"clip {clip} left out of {what}: {reason}", "yellow")
+        if len(fresh) > NAMED_FAILURES:
+            self.runner.say(f"and {len(fresh) - NAMED_FAILURES} more clips left out of {what}", "yellow")
+        return {"failed_clips": dict(failed)}

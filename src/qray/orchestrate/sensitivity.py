@@ -12,15 +12,16 @@ import ray
 import torch
 
 from qray.data.manifest import digest_of
-from qray.data.stream import StreamPlan, put_clips, stream_batches
+from qray.data.stream import StreamPlan, stream_batches
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.model.training import load_checkpoint
+from qray.orchestrate.clips import SplitClips, named_failures
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.steps import Step
 from qray.orchestrate.store import unit_key
-from qray.orchestrate.work import SplitClips, calibration_batches, model_from_state, whereabouts
+from qray.orchestrate.work import calibration_batches, model_from_state, whereabouts
 from qray.results.sensitivity import summarize
 from qray.study import ClipSpec, Model, Sensitivity, Variant
 from qray.variants.layers import layer_names
@@ -83,7 +84,7 @@ def measure(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitC
         observer=job.settings.observer,
     )  # fmt: skip
     plan = job.plan
-    observed = calibration_batches(
+    observed, missed = calibration_batches(
         calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"calibrate {job.title}"
     )
     model = model_from_state(job.model, load_checkpoint(weights)["model"])
@@ -92,13 +93,13 @@ def measure(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitC
 
     def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         for batch in stream_batches(val.dataset(plan), plan, f"sensitivity {job.title}"):
-            for index, error in zip(batch.index, batch.errors, strict=True):
-                if error:
-                    failed[int(index)] = error
+            failed.update(batch.failed)
             yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
 
     measured = measure_layers(network, batches(), job.layers, len(val.clips))
-    return measured | {"failed": failed, **whereabouts()}
+    val.check("sensitivity", failed)
+    named = named_failures(calibration.clips, missed) | named_failures(val.clips, failed)
+    return measured | {"failed": named, **whereabouts()}
 
 
 def share_out(layers: Sequence[str], tasks: int) -> list[tuple[str, ...]]:
@@ -143,15 +144,11 @@ def add_sensitivity_steps(run: RunContext) -> None:
 
 def _layers_step(run: RunContext, job: LayersJob, key: str, val: pd.DataFrame) -> Step:
     def start() -> Any:
-        observed = run.plan.calibration_clips()
-        calibration, clips = SplitClips(observed, put_clips(observed)), SplitClips(val, put_clips(val))
+        calibration, clips = run.clips(run.plan.calibration_clips()), run.clips(val)
         options = {"num_cpus": run.slots.slot_cpus, "name": f"sensitivity:{job.title}"}
         return measure.options(**options).remote(job, run.checkpoint(run.plan.train), calibration, clips)
 
     def finish(value: dict[str, Any]) -> dict[str, Any]:
-        failed = value.pop("failed")
-        for index, reason in failed.items():
-            run.runner.say(f"clip {val['clip'].iloc[index]} left out of sensitivity: {reason}", "yellow")
-        return value | {"failed_clips": len(failed)}
+        return value | run.name_failed("sensitivity", value.pop("failed"))
 
     return Step("layers", key, f"sensitivity of {job.title}", start, finish, after=[run.plan.train])

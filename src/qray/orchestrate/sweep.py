@@ -16,8 +16,8 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from qray.orchestrate.clips import SplitClips
 from qray.orchestrate.trial import SweepJob, train_qat, trial_name
-from qray.orchestrate.work import SplitClips
 from qray.study import Sweep
 
 

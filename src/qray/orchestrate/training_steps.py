@@ -49,9 +49,10 @@ def train_step(run: RunContext) -> Step:
         curve.extend(item)
 
     def finish(item: dict[str, Any]) -> dict[str, Any]:
-        run.check_failed("TRAIN", item["failed"])
         path = run.store.checkpoint_path(key, total - 1)
-        return {"files": [run.store.relative(path)], "losses": losses, "val_mae": curve.points} | _where(item)
+        failed = run.name_failed("training", item["failed"])
+        facts = {"files": [run.store.relative(path)], "losses": losses, "val_mae": curve.points}
+        return facts | failed | _where(item)
 
     return Step("train", key, "train fp32", start, finish, on_item=on_item)
 
@@ -78,10 +79,11 @@ class _ValidationCurve:
         def start() -> Any:
             options = {"num_cpus": run.slots.slot_cpus, "name": f"validate:fp32:epoch-{item.epoch + 1}"}
             return evaluate_checkpoint.options(**options).remote(
-                job, run.study.model, item.checkpoint, run.split("VAL"), item.epoch
+                job, run.study.model, item.checkpoint, run.split("VAL")
             )
 
-        def finish(value: dict[str, float]) -> dict[str, Any]:
+        def finish(value: dict[str, Any]) -> dict[str, Any]:
+            run.name_failed("the validation curve", value["failed"])
             self.points[item.epoch] = value["val_mae"]
             run.runner.say(f"train fp32: VAL MAE {value['val_mae']:.3f} after epoch {item.epoch + 1}")
             return {}
@@ -107,9 +109,9 @@ def finetune_step(run: RunContext, bits: int) -> Step:
             run.store.save_checkpoint(key, item.epoch, item.checkpoint)
 
     def finish(item: dict[str, Any]) -> dict[str, Any]:
-        run.check_failed("TRAIN", item["failed"])
+        failed = run.name_failed("training", item["failed"])
         epoch = run.best_trial(bits)["settings"]["epochs"] - 1
-        return {"files": [run.store.relative(run.store.checkpoint_path(key, epoch))]} | _where(item)
+        return {"files": [run.store.relative(run.store.checkpoint_path(key, epoch))]} | failed | _where(item)
 
     return Step(
         "finetune", key, f"finetune fp32 as qat-w{bits}", start, finish, after=[run.plan.sweep], on_item=on_item
@@ -141,6 +143,7 @@ class _Trials:
         items, self._asked = ray.get(self._asked), None
         for item in items:
             self.seen[item["key"]] = item
+            self.run.name_failed("QAT", item["failed_clips"])
             self.run.store.save_checkpoint(item["key"], item["epoch"] - 1, item["checkpoint"])
             settings = item["settings"]
             self.run.runner.say(

@@ -11,9 +11,9 @@ import torch
 
 from qray.data.stream import StreamPlan, clip_dataset, stream_batches
 from qray.model.training import FitSettings, fit, load_checkpoint
+from qray.orchestrate.clips import SplitClips, named_failures
 from qray.orchestrate.telemetry import Telemetry
 from qray.orchestrate.work import (
-    SplitClips,
     model_from_state,
     predict_stream,
     to_train_batches,
@@ -103,11 +103,13 @@ def train_qat(
             return module(torch.from_numpy(clips).to(device)).float().cpu().numpy()
 
     stream = stream_batches(clip_dataset(train.ref, len(targets), plan), plan, name)
-    seconds = 0.0
-    for result in fit(module, to_train_batches(stream, targets, {}), fit_settings, None, on_epoch, telemetry.step):
+    seconds, missed = 0.0, dict[int, str]()
+    for result in fit(module, to_train_batches(stream, targets, missed), fit_settings, None, on_epoch, telemetry.step):
         pt2e.set_training(module, False)
         val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
-        predicted, _ = predict_stream(predict, val_stream, len(val_targets))
+        predicted, failed = predict_stream(predict, val_stream, len(val_targets))
+        train.check("QAT", missed)
+        val.check("the VAL MAE of QAT", failed)
         val_mae = float(np.nanmean(np.abs(predicted - val_targets)))
         telemetry.mae("VAL", val_mae)
         seconds += result.seconds
@@ -117,4 +119,5 @@ def train_qat(
             "key": trial["key"], "settings": settings, "epoch": result.epoch + 1, "loss": result.loss,
             "val_mae": val_mae, "seconds": seconds, "checkpoint": result.checkpoint,
             "qat": qat.model_dump(mode="json"),
+            "failed_clips": named_failures(train.clips, missed) | named_failures(val.clips, failed),
         }  # fmt: skip

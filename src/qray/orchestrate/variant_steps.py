@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import ray
 
-from qray.data.stream import put_clips
 from qray.orchestrate import measuring
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import cost_job, costs_key
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
-from qray.orchestrate.work import BuildJob, Evaluator, SplitClips, build
+from qray.orchestrate.work import BuildJob, Evaluator, build
 from qray.study import INT8_METHODS, Variant
 
 
@@ -27,8 +26,7 @@ def build_step(run: RunContext, variant: Variant) -> Step:
         weights = run.checkpoint(source if variant.method == "finetune" else plan.train)
         calibration, qat_weights, qat_settings = None, None, None
         if variant.method in INT8_METHODS:
-            clips = plan.calibration_clips()
-            calibration = SplitClips(clips, put_clips(clips))
+            calibration = run.clips(plan.calibration_clips())
         if variant.method == "qat":
             best = run.best_trial(variant.weight_bits)
             qat_weights, qat_settings = run.checkpoint(best["key"]), best["qat"]
@@ -44,7 +42,8 @@ def build_step(run: RunContext, variant: Variant) -> Step:
             raise Skipped(value["skipped"])
         folder = run.store.save_artifact(key, value["files"])
         facts = {name: value[name] for name in ("build_s", "node", "host")}
-        return {"files": [run.store.relative(folder / name) for name in value["files"]]} | facts
+        failed = run.name_failed(f"the calibration of {variant.name}", value["failed"])
+        return {"files": [run.store.relative(folder / name) for name in value["files"]]} | failed | facts
 
     return Step("build", key, f"build {variant.name}", start, finish, after=[source])
 
@@ -70,10 +69,10 @@ def evaluate_step(run: RunContext, variant: Variant) -> Step:
         # The last handle gone, Ray ends the actor and its slot is free.
         actors.clear()
         predicted, failed = value["TEST"]
-        run.check_failed("TEST", failed)
         clips = plan.manifest.split("TEST")
         path = run.store.save_predictions(key, "TEST", clips, predicted, run.study.seed)
-        return {"files": [run.store.relative(path)], "failed_clips": len(failed)} | value["whereabouts"]
+        missed = run.name_failed("evaluation on TEST", failed)
+        return {"files": [run.store.relative(path)]} | missed | value["whereabouts"]
 
     return Step("evaluate", key, f"evaluate {variant.name}", start, finish, after=[build_key])
 

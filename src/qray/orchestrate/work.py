@@ -20,24 +20,12 @@ from qray.errors import QrayError, Unavailable
 from qray.measure.host import cpu_flags, usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
+from qray.orchestrate.clips import SplitClips, named_failures
 from qray.orchestrate.store import pack_folder, unpack_folder
 from qray.study import ClipSpec, Model, Training, Variant
 
 #: A worker process that has compiled, or that has loaded an engine which patches torch (NNCF), is not used again.
 FRESH_PROCESS = {"max_calls": 1, "max_retries": 0}
-
-
-@dataclass(frozen=True)
-class SplitClips:
-    """The clips of one split: their manifest rows, and what decode tasks need of them in the object store."""
-
-    clips: pd.DataFrame
-    ref: Any
-    decoded: Any = None
-
-    def dataset(self, plan: StreamPlan) -> Any:
-        """The clips decoded: the copy kept in the object store if there is one, else a stream from the files."""
-        return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan)
 
 
 def whereabouts() -> dict[str, str]:
@@ -79,9 +67,7 @@ def model_from_state(study_model: Model, state: dict[str, torch.Tensor]) -> Vide
 def to_train_batches(batches: Iterator[Batch], targets: np.ndarray, failed: dict[int, str]) -> Iterator[TrainBatch]:
     """Add targets to streamed batches; a clip that failed gets weight 0 and its reason goes into `failed`."""
     for batch in batches:
-        for index, error in zip(batch.index, batch.errors, strict=True):
-            if error:
-                failed[int(index)] = error
+        failed |= batch.failed
         yield TrainBatch(
             torch.from_numpy(batch.frames).squeeze(1),
             torch.from_numpy(targets[batch.index].astype(np.float32)),
@@ -106,8 +92,8 @@ class TrainJob:
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
-    """Yield an EpochResult after each epoch. The last item is {"failed": {clip index: reason}, "device"}
-    and the whereabouts."""
+    """Yield an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device"} and the
+    whereabouts."""
     from qray.orchestrate.telemetry import Telemetry
 
     device = training_device()
@@ -142,17 +128,29 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
 
     yield from fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step)
     telemetry.end()
-    yield {"failed": failed, "device": device, **whereabouts()}
+    train_clips.check("training", failed)
+    yield {"failed": named_failures(train_clips.clips, failed), "device": device, **whereabouts()}
 
 
 def calibration_batches(
     calibration: SplitClips, clip: ClipSpec, batch_size: int, slot_cpus: float, timeout_s: float, name: str
-) -> list[torch.Tensor]:
-    """What observers see: one window of each clip, as training sees them, but fixed; uint8 (b, T, H, W, 3)."""
+) -> tuple[list[torch.Tensor], dict[int, str]]:
+    """What observers see: one window of each clip, as training sees them, but fixed; uint8 (b, T, H, W, 3). And the
+    reasons of clips that failed.
+
+    Raises:
+        QrayError: more of them than may fail.
+    """
     plan = StreamPlan(clip.single_window(), "eval", batch_size, cpus_per_task=slot_cpus, timeout_s=timeout_s)
     dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
-    stream = stream_batches(dataset, plan, name)
-    return [torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1) for batch in stream if batch.ok.any()]
+    failed: dict[int, str] = {}
+    batches = []
+    for batch in stream_batches(dataset, plan, name):
+        failed |= batch.failed
+        if batch.ok.any():
+            batches.append(torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1))
+    calibration.check("calibration", failed)
+    return batches, failed
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,8 @@ class BuildJob:
 
 @ray.remote(**FRESH_PROCESS)
 def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_weights: bytes | None) -> dict[str, Any]:
-    """Build an artifact; return its files. {"skipped": reason} when this machine cannot build it."""
+    """Build an artifact; return its files and the calibration clips that failed, by name. {"skipped": reason} when
+    this machine cannot build it."""
     from qray.variants import registry
     from qray.variants.artifact import BuildRequest
 
@@ -181,10 +180,12 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
         return {"skipped": reason}
     torch.manual_seed(0)
     batches: list[torch.Tensor] = []
+    failed: dict[str, str] = {}
     if calibration is not None:
-        batches = calibration_batches(
+        batches, missed = calibration_batches(
             calibration, job.clip, job.calibration_batch, job.slot_cpus, job.timeout_s, f"calibrate {job.variant.name}"
         )
+        failed = named_failures(calibration.clips, missed)
     qat_state = load_checkpoint(qat_weights)["model"] if qat_weights is not None else None
     request = BuildRequest(
         variant=job.variant, model=model_from_state(job.model, load_checkpoint(weights)["model"]), clip=job.clip,
@@ -195,7 +196,8 @@ def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_wei
             artifact = registry.build_artifact(request, job.key, Path(folder) / job.key)
         except Unavailable as error:
             return {"skipped": str(error)}
-        return {"files": pack_folder(artifact.folder), "build_s": time.time() - started, **whereabouts()}
+        seconds = time.time() - started
+        return {"files": pack_folder(artifact.folder), "failed": failed, "build_s": seconds, **whereabouts()}
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ class Evaluator:
         self._predict = load_artifact(Path(self._folder.name), threads=1)
 
     def evaluate(self, splits: dict[str, SplitClips]) -> dict[str, Any]:
-        """{split: (predictions float64 (N,), NaN where the clip failed, {index: reason})}, in manifest order, and the
+        """{split: (predictions float64 (N,), NaN where the clip failed, {clip: reason})}, in manifest order, and the
         whereabouts."""
         from qray.orchestrate.telemetry import Telemetry
 
@@ -230,7 +232,8 @@ class Evaluator:
             plan = self.job.plan
             stream = stream_batches(part.dataset(plan), plan, f"{name} {split}")
             predicted, failed = predict_stream(self._predict, stream, len(part.clips), telemetry.clips)
-            results[split] = (predicted, failed)
+            part.check(f"evaluation on {split}", failed)
+            results[split] = (predicted, named_failures(part.clips, failed))
             errors = np.abs(predicted - part.clips["target"].to_numpy())
             telemetry.mae(split, float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan"))
         telemetry.end()
@@ -241,11 +244,10 @@ def predict_stream(
     predict: Any, stream: Iterator[Batch], n_clips: int, count: Any = lambda n: None
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Predictions float64 (n_clips,) of a stream, averaged over windows, and the reasons of clips that failed (NaN)."""
-    predicted, failed = np.full(n_clips, np.nan), {}
+    predicted = np.full(n_clips, np.nan)
+    failed: dict[int, str] = {}
     for batch in stream:
-        for index, error in zip(batch.index, batch.errors, strict=True):
-            if error:
-                failed[int(index)] = error
+        failed |= batch.failed
         good = batch.frames[batch.ok]
         if len(good):
             outputs = predict(good.reshape(-1, *good.shape[2:]))
@@ -255,10 +257,8 @@ def predict_stream(
 
 
 @ray.remote(max_retries=0)
-def evaluate_checkpoint(
-    job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips, epoch: int
-) -> dict[str, float]:
-    """VAL MAE of the FP32 weights after an epoch, while training goes on."""
+def evaluate_checkpoint(job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
+    """{"val_mae"} of the FP32 weights after an epoch, while training goes on, and "failed": reasons by clip."""
     from qray.orchestrate.telemetry import Telemetry
 
     torch.set_num_threads(1)
@@ -269,7 +269,8 @@ def evaluate_checkpoint(
         with torch.inference_mode():
             return network(torch.from_numpy(clips)).numpy()
 
-    predicted, _ = predict_stream(predict, stream_batches(val.dataset(plan), plan, job.name), len(val.clips))
+    predicted, failed = predict_stream(predict, stream_batches(val.dataset(plan), plan, job.name), len(val.clips))
+    val.check("the validation curve", failed)
     mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
     Telemetry(job.name).mae("VAL", mae)
-    return {"epoch": epoch, "val_mae": mae}
+    return {"val_mae": mae, "failed": named_failures(val.clips, failed)}

@@ -1,0 +1,89 @@
+"""Whoever decodes clips says which of them failed, and stops where more failed than the study allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+from videos import numbered_frames, write_video
+
+from qray.data.stream import StreamPlan, put_clips
+from qray.errors import QrayError
+from qray.model.regressor import VideoRegressor
+from qray.model.training import dump_checkpoint
+from qray.orchestrate import sensitivity
+from qray.orchestrate.clips import SplitClips
+from qray.orchestrate.trial import SweepJob, train_qat
+from qray.orchestrate.work import EvaluateJob, calibration_batches, evaluate_checkpoint
+from qray.study import ClipSpec, Model, Sensitivity, Sweep, Training
+
+N_VIDEOS, GONE = 8, "6"
+SPEC = ClipSpec(frames=2, image_size=32, stride=2, eval_windows=1)
+MODEL = Model(width=4)
+PLAN = StreamPlan(SPEC, "eval", 4, cpus_per_task=0.5)
+Use = Callable[[SplitClips, SplitClips], dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Eight videos, of which one has gone since the manifest was read."""
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [write_video(folder / f"{i}.avi", numbered_frames(20)) for i in range(N_VIDEOS)]
+    paths[int(GONE)].unlink()
+    return pd.DataFrame(
+        {"clip": [str(i) for i in range(N_VIDEOS)], "path": list(map(str, paths)), "n_frames": 20,
+         "target": [float(i) for i in range(N_VIDEOS)]}
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    return dump_checkpoint({"model": VideoRegressor(MODEL).state_dict()})
+
+
+def calibration(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
+    batches, failed = calibration_batches(observed, SPEC, 4, 0.5, 60.0, "calibrate")
+    assert sum(map(len, batches)) == len(observed.clips) - len(failed)
+    return {str(observed.clips["clip"][index]): reason for index, reason in failed.items()}
+
+
+def curve(_: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
+    found: dict[str, str] = evaluate_checkpoint._function(EvaluateJob("fp32", PLAN, None), MODEL, weights, val)[
+        "failed"
+    ]
+    return found
+
+
+def trial(train: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
+    training = Training(epochs=1, batch_size=4)
+    job = SweepJob(MODEL, training, SPEC, Sweep(), 0, 0.5, {}, 1, 60.0, "", None)
+    settings = {"weight_bits": 8, "lr": 1e-4, "epochs": 1, "observer": "minmax", "freeze_batch_norm_at": 0.0,
+                "freeze_observers_at": 1.0, "keep_fp32": []}  # fmt: skip
+    (record,) = train_qat("qat", {"key": "k", "settings": settings}, job, weights, train, val)
+    found: dict[str, str] = record["failed_clips"]
+    return found
+
+
+def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
+    job = sensitivity.LayersJob(("head",), MODEL, SPEC, Sensitivity(), 4, PLAN)
+    found: dict[str, str] = sensitivity.measure._function(job, weights, observed, val)["failed"]
+    return found
+
+
+@pytest.mark.parametrize("use", [calibration, curve, trial, layers], ids=lambda use: use.__name__)
+def test_a_clip_that_went_away_is_named(use: Any, clips: pd.DataFrame, weights: bytes, shared_ray: None) -> None:
+    given = SplitClips(clips, put_clips(clips), 0.2)
+    failed = use(given, given, weights)
+    assert set(failed) == {GONE}
+    assert "file not found" in failed[GONE]
+
+
+@pytest.mark.parametrize("use", [calibration, curve, trial, layers], ids=lambda use: use.__name__)
+def test_more_than_the_study_allows_is_an_error(
+    use: Any, clips: pd.DataFrame, weights: bytes, shared_ray: None
+) -> None:
+    given = SplitClips(clips, put_clips(clips), 0.1)
+    with pytest.raises(QrayError, match=r"1 of 8 clips for .* could not be decoded, more than data.max_rejected = 0.1"):
+        use(given, given, weights)
