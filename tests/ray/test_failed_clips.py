@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 import pandas as pd
 import pytest
@@ -18,12 +18,13 @@ from qray.orchestrate.clips import SplitClips
 from qray.orchestrate.trial import SweepJob, train_qat
 from qray.orchestrate.work import EvaluateJob, calibration_batches, evaluate_checkpoint
 from qray.study import ClipSpec, Model, Sensitivity, Sweep, Training
+from qray.variants.layers import layer_names
 
 N_VIDEOS, GONE = 8, "6"
 SPEC = ClipSpec(frames=2, image_size=32, stride=2, eval_windows=1)
 MODEL = Model(width=4)
 PLAN = StreamPlan(SPEC, "eval", 4, cpus_per_task=0.5)
-Use = Callable[[SplitClips, SplitClips], dict[str, str]]
+Use = Callable[[SplitClips, SplitClips, bytes], dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +57,22 @@ def curve(_: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
     return found
 
 
-def trial(train: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
+def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
     training = Training(epochs=1, batch_size=4)
     job = SweepJob(MODEL, training, SPEC, Sweep(), 0, 0.5, {}, 1, 60.0, "", None)
     settings = {"weight_bits": 8, "lr": 1e-4, "epochs": 1, "observer": "minmax", "freeze_batch_norm_at": 0.0,
                 "freeze_observers_at": 1.0, "keep_fp32": []}  # fmt: skip
-    (record,) = train_qat("qat", {"key": "k", "settings": settings}, job, weights, train, val)
-    found: dict[str, str] = record["failed_clips"]
-    return found
+    raise AssertionError(list(train_qat("qat", {"key": "k", "settings": settings}, job, weights, train, val)))
 
 
 def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    job = sensitivity.LayersJob(("head",), MODEL, SPEC, Sensitivity(), 4, PLAN)
+    job = sensitivity.LayersJob(layer_names(VideoRegressor(MODEL))[-1:], MODEL, SPEC, Sensitivity(), 4, PLAN)
     found: dict[str, str] = sensitivity.measure._function(job, weights, observed, val)["failed"]
     return found
 
 
-@pytest.mark.parametrize("use", [calibration, curve, trial, layers], ids=lambda use: use.__name__)
-def test_a_clip_that_went_away_is_named(use: Any, clips: pd.DataFrame, weights: bytes, shared_ray: None) -> None:
+@pytest.mark.parametrize("use", [calibration, curve, layers], ids=lambda use: use.__name__)
+def test_a_clip_that_went_away_is_named(use: Use, clips: pd.DataFrame, weights: bytes, shared_ray: None) -> None:
     given = SplitClips(clips, put_clips(clips), 0.2)
     failed = use(given, given, weights)
     assert set(failed) == {GONE}
@@ -81,9 +80,12 @@ def test_a_clip_that_went_away_is_named(use: Any, clips: pd.DataFrame, weights: 
 
 
 @pytest.mark.parametrize("use", [calibration, curve, trial, layers], ids=lambda use: use.__name__)
-def test_more_than_the_study_allows_is_an_error(
-    use: Any, clips: pd.DataFrame, weights: bytes, shared_ray: None
+def test_more_than_the_study_allows_is_an_error_that_names_them(
+    use: Use, clips: pd.DataFrame, weights: bytes, shared_ray: None
 ) -> None:
     given = SplitClips(clips, put_clips(clips), 0.1)
-    with pytest.raises(QrayError, match=r"1 of 8 clips for .* could not be decoded, more than data.max_rejected = 0.1"):
+    with pytest.raises(
+        QrayError,
+        match=r"1 of 8 clips for .*data.max_rejected = 0.1 allows: 6: .*file not found",
+    ):
         use(given, given, weights)
