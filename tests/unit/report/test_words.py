@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evidence_runs import VARIANTS, make_run
 from reports import report_of, small_run, texts
+from rich.console import Console
 
 from qray.report.document import Grid, Headline
+from qray.report.markdown import to_markdown
 from qray.report.sections_tradeoff import table_section
 from qray.report.words import choice_of, headline
+from qray.results.diff import diff_runs
 from qray.results.evidence import Evidence, read_evidence
+from qray.results.model_card import model_card
+from qray.results.pick import choose
+from qray.results.show import print_results, read_results
+from qray.results.show_diff import print_diff
+from qray.results.show_pick import print_choice
 
 HARMED = {name: {"delta": 3.0} for name in VARIANTS if name != "fp32"}
 #: Switches of `make_run` for runs that carry no verdict, and what must be said of each.
@@ -109,3 +119,19 @@ def test_what_was_skipped_or_failed_keeps_its_reason(good: Evidence) -> None:
 def test_a_copied_run_has_the_same_report(tmp_path: Path) -> None:
     found = report_of(small_run(tmp_path))
     assert str(tmp_path) not in " ".join([*found.headline.sentences, *found.notes])
+
+
+@pytest.mark.parametrize(
+    "how", [{"clips": 1}, {"constant": ["fp32"]}, {"nan": {"fp32": 200}}], ids=["one clip", "constant FP32", "NaN FP32"]
+)
+def test_a_figure_that_there_is_none_of_is_no_word(tmp_path: Path, how: dict[str, Any]) -> None:
+    out = small_run(tmp_path / "out", **how)
+    evidence = read_evidence(out)
+    file = io.StringIO()
+    console = Console(file=file, width=300)
+    print_results(read_results(out), console)
+    print_choice(choose(evidence), "fp32", console)
+    print_diff(diff_runs(evidence, evidence), console)
+    cards = [model_card(evidence, variant) for variant in evidence.variants]
+    said = "\n".join([file.getvalue(), to_markdown(report_of(out), "report"), *cards])
+    assert re.findall(r".*(?<![\w.-])(?:nan|NaN|inf|None)(?![\w.-]).*", said) == []
