@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,17 +25,35 @@ def number_of(frame: np.ndarray) -> float:
 
 
 def write_video(
-    path: Path, frames: np.ndarray, codec: str = "mjpeg", pixel_format: str = "yuvj420p", fps: int = 50
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "mjpeg",
+    pixel_format: str = "yuvj420p",
+    fps: int = 50,
+    *,
+    set_up: Callable[[Any], None] = lambda stream: None,
+    options: Mapping[str, str] | None = None,
+    times: Sequence[int] | None = None,
+    convert: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Encode uint8 (N, H, W, 3) RGB frames; the container follows the file's ending."""
+    """Encode uint8 (N, H, W, 3) RGB frames; the container follows the file's ending.
+
+    set_up changes the stream before it is opened; options are the encoder's; times are those of the frames, in
+    frames; convert is handed to the conversion from RGB.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with av.open(str(path), "w") as container:
-            stream = container.add_stream(codec, rate=fps)
+            stream: Any = container.add_stream(codec, rate=fps, options=dict(options or {}))
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = pixel_format
-            for picture in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            set_up(stream)
+            for number, picture in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                if convert is not None:
+                    frame = frame.reformat(format=pixel_format, **convert)
+                frame.pts = number if times is None else times[number]
+                container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     finally:
         # SVT-AV1, run as root, leaves its caller at real-time priority, which every Ray that the tests start would

@@ -29,3 +29,7 @@ class Regression(QrayError):
     """A run is worse than the one it was compared with (exit code 4)."""
 
     exit_code = 4
+
+
+class ClipError(Exception):
+    """A clip could not be decoded; the message is the reason, in a line. One clip is left out, the others go on."""

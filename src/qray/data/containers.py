@@ -1,13 +1,31 @@
-"""Where a video file says that it ends: decoders stop quietly at the end of a truncated file, the header does not."""
+"""What a video file says of its own bytes: where it ends, and what lies in it one after the other.
+
+Decoders stop quietly at the end of a truncated file, and skip what they cannot make sense of; frames that were lost so
+look like a shorter video.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from typing import BinaryIO
 
 #: Boxes that stand at the top of MP4 and QuickTime files; anything else there is not theirs to judge by.
 TOP_BOXES = frozenset(b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta pnot".split())
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+#: Bytes of a packet of an MPEG transport stream, and the first of each.
+TS_PACKET, TS_SYNC = 188, b"G"
+CLUSTER = b"\x1f\x43\xb6\x75"
+#: Elements that stand in a Matroska segment, and in its clusters.
+ELEMENTS = frozenset(
+    bytes.fromhex(name)
+    for name in (
+        *("114d9b74", "1549a966", "1654ae6b", "1f43b675", "1c53bb6b", "1254c367", "1043a770", "1941a469"),
+        *("ec", "bf", "e7", "5854", "a7", "ab", "a3", "a0", "af"),
+    )
+)
+#: Chunks of an AVI: those of a stream (00dc, 01wb, ...), an index of one (ix00), and those that hold neither.
+CHUNK = re.compile(rb"[0-9]{2}[0-9A-Za-z_]{2}|ix[0-9]{2}|LIST|RIFF|JUNK|idx1|INFO|PAD |_PMX|IDIT")
 
 
 def declared_size(file: BinaryIO) -> int | None:
@@ -72,3 +90,65 @@ def _segment(file: BinaryIO) -> int | None:
         return None
     length = _vint(file)
     return None if length is None else file.tell() + length
+
+
+def broken_at(file: BinaryIO) -> int | None:
+    """Where an AVI's chunks, a Matroska file's elements or a transport stream's packets stop following one another."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(TS_PACKET + 1)
+    if head[:1] == head[-1:] == TS_SYNC and len(head) > TS_PACKET:
+        return _broken_packet(file)
+    head = head[:4]
+    # Bytes behind the declared end are nobody's.
+    if head == b"RIFF":
+        return _broken_chunk(file, min(size, _riff(file, size) or size))
+    return _broken_element(file, min(size, _segment(file) or size)) if head == EBML else None
+
+
+def _broken_chunk(file: BinaryIO, end: int) -> int | None:
+    at = 0
+    while at + 8 <= end:
+        file.seek(at)
+        head = file.read(12)
+        if not CHUNK.match(head):
+            # Chunks start at even bytes; some writers leave the padding out.
+            at -= 1
+            file.seek(at)
+            head = file.read(12)
+            if not CHUNK.match(head):
+                return at + 1
+        # Frames stand in LIST movi, perhaps grouped in LIST rec; other lists are skipped as a whole.
+        inside = head[:4] == b"RIFF" or (head[:4] == b"LIST" and head[8:12] in (b"movi", b"rec "))
+        length = 4 if inside else int.from_bytes(head[4:8], "little")
+        if at + 8 + length > end + 1:
+            return at
+        at += 8 + length + length % 2
+    return None
+
+
+def _broken_element(file: BinaryIO, end: int) -> int | None:
+    file.seek(4)
+    at = (_vint(file) or 0) + file.tell()
+    while at < end:
+        file.seek(at)
+        first = file.read(1)
+        name = first + file.read(8 - first[0].bit_length())
+        length = _vint(file)
+        if name in (SEGMENT, CLUSTER):  # frames are inside
+            length = 0
+        elif name not in ELEMENTS or length is None or file.tell() + length > end:
+            return at
+        at = file.tell() + length
+    return None
+
+
+def _broken_packet(file: BinaryIO) -> int | None:
+    file.seek(0)
+    at = 0
+    while block := file.read(TS_PACKET * 4096):
+        starts = block[::TS_PACKET]
+        if starts.strip(TS_SYNC):
+            return at + TS_PACKET * next(i for i, start in enumerate(starts) if start != TS_SYNC[0])
+        at += len(block)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from qray.data.shown import turn_of, turned, without_fields
+from qray.errors import ClipError as ClipError
 from qray.study import ClipSpec
 
 #: Formats that are lists of other files or addresses: a video of a data set must not lead out of its folder.
@@ -36,16 +39,14 @@ INDIRECT_FORMATS = frozenset(
 )
 #: What PyAV and FFmpeg raise for content that they cannot make sense of.
 CONTENT_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
+#: Without the last two, limited range comes out two grey levels darker than the same picture in full range.
+RESIZING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 DECODER_OPTIONS = {
     # Damage is an error rather than a frame that was made up around it.
     "err_detect": "explode",
     # A damaged header must not ask for gigabytes.
     "max_pixels": str(2**26),
 }
-
-
-class ClipError(Exception):
-    """A clip could not be decoded; the message is the reason, in a line."""
 
 
 def _window(start: int, spec: ClipSpec) -> np.ndarray:
@@ -114,7 +115,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         raise ClipError(f"cannot be decoded: {_in_a_line(error)}") from None
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
+def _stored_packets(container: Any, stream: Any) -> Iterator[Any]:
     for number, packet in enumerate(container.demux(stream)):
         # Without data: the end of the stream, or "the last frame again", which decoders would take for the end.
         if packet.size == 0:
@@ -122,6 +123,28 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         if packet.is_corrupt:
             raise ClipError(f"truncated: packet {number} is incomplete")
         yield packet
+
+
+def _packets(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+    """(how many frames it is shown as, packet): 0 where an edit list cuts it off, else 1, but for dropped frames.
+
+    An AVI has a chunk for each tick of its clock; where a recorder missed a frame the chunk is empty, which says "the
+    last frame again". So frame n stays the picture at time n / fps, as a player shows it. FFmpeg leaves empty chunks
+    out and counts them in the times. Other containers give each frame its time: there frame n is the n-th stored.
+    """
+    ticks = container.format.name == "avi"
+    # An empty chunk is eight bytes long: times that leap further come from a damaged header.
+    left = (container.size or 0) // 8
+    before: Any = None
+    for packet in _stored_packets(container, stream):
+        if before is not None:
+            again = packet.dts - before.dts - 1 if ticks and None not in (packet.dts, before.dts) else 0
+            again = again if 0 <= again <= left else 0
+            left -= again
+            yield 0 if before.is_discard else 1 + again, before
+        before = packet
+    if before is not None:
+        yield int(not before.is_discard), before
 
 
 def _decode(stream: Any, packet: Any, number: int) -> list[Any]:
@@ -149,51 +172,77 @@ def _each_by_itself(stream: Any) -> bool:
 
 def all_frames(container: Any, stream: Any) -> Iterator[Any]:
     """Every frame in presentation order; the n-th is what `decode_frames` calls frame n."""
-    number = 0
-    for packet in _packets(container, stream):
-        if not _each_by_itself(stream):
-            for frame in _decode(stream, packet, number):
-                number += 1
-                yield frame
-        elif not packet.is_discard:
-            yield _one_frame(stream, packet, number)
-            number += 1
-    if not _each_by_itself(stream):
-        yield from _decode(stream, None, number)
+    by_itself = _each_by_itself(stream)
+    shown_as: list[int] = []
+
+    def decoded() -> Iterator[Any]:
+        number = 0
+        for shown, packet in _packets(container, stream):
+            if shown:
+                shown_as.append(shown)
+            if not by_itself:
+                for frame in _decode(stream, packet, number):
+                    number += 1
+                    yield frame
+            elif shown:
+                yield _one_frame(stream, packet, number)
+                number += shown
+        if not by_itself:
+            yield from _decode(stream, None, number)
+
+    for at, frame in enumerate(without_fields(decoded())):
+        for _ in range(shown_as[at] if at < len(shown_as) else 1):
+            yield frame
 
 
-def _wanted_frames(container: Any, stream: Any, wanted: set[int]) -> Iterator[tuple[int, Any]]:
-    """(number, frame) of the wanted frames."""
-    last = max(wanted)
-    if _each_by_itself(stream):
-        shown = (packet for packet in _packets(container, stream) if not packet.is_discard)
-        for number, packet in enumerate(shown):
-            if number in wanted:
-                yield number, _one_frame(stream, packet, number)
-            if number == last:
-                return
-        return
-    # Frames predicted from others, and VP9's and AV1's hidden ones: only decoding tells which frame is the n-th.
-    for number, frame in enumerate(all_frames(container, stream)):
-        if number in wanted:
-            yield number, frame
-        if number == last:
+class _InterlacedError(Exception):
+    """A frame cannot be had by itself, since its fields are told apart by its neighbours."""
+
+
+def _frames_by_themselves(container: Any, stream: Any, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+    first = 0
+    for shown, packet in _packets(container, stream):
+        numbers = sorted(wanted.intersection(range(first, first + shown)))
+        if numbers:
+            frame = _one_frame(stream, packet, numbers[0])
+            if frame.interlaced_frame:
+                raise _InterlacedError
+            yield from ((number, frame) for number in numbers)
+        first += shown
+        if first > max(wanted):
             return
+
+
+def _pictures(path: str | Path, wanted: set[int], image_size: int, by_itself: bool) -> dict[int, np.ndarray]:
+    """number -> picture of those wanted frames that the file has; by_itself: unwanted ones need not be decoded."""
+    resizer = VideoReformatter()
+    pictures: dict[int, np.ndarray] = {}
+    with open_video(path) as (container, stream):
+        # Frames predicted from others, and VP9's and AV1's hidden ones: only decoding tells which frame is the n-th.
+        if by_itself and _each_by_itself(stream):
+            frames = _frames_by_themselves(container, stream, wanted)
+        else:
+            frames = enumerate(islice(all_frames(container, stream), max(wanted) + 1))
+        for number, frame in frames:
+            if number in wanted:
+                picture = resizer.reformat(frame, image_size, image_size, "rgb24", interpolation=RESIZING, threads=1)
+                pictures[number] = turned(picture.to_ndarray(), turn_of(frame))
+    return pictures
 
 
 def decode_frames(path: str | Path, indices: np.ndarray, image_size: int) -> np.ndarray:
     """Decode the frames `indices` (W, T) of a video into uint8 (W, T, S, S, 3), RGB, resized to `image_size`.
 
+    Frames are as a player shows them (see `qray.data.shown`): turned as the file asks, without interlaced fields.
+
     Raises:
         ClipError: the file is missing, is not a video, is damaged, or ends before the last wanted frame.
     """
     wanted = {int(i) for i in np.unique(indices)}
-    resizer = VideoReformatter()
-    pictures: dict[int, np.ndarray] = {}
-    with open_video(path) as (container, stream):
-        for number, frame in _wanted_frames(container, stream, wanted):
-            picture = resizer.reformat(frame, image_size, image_size, "rgb24", interpolation=Interpolation.AREA)
-            pictures[number] = picture.to_ndarray()
+    try:
+        pictures = _pictures(path, wanted, image_size, by_itself=True)
+    except _InterlacedError:
+        pictures = _pictures(path, wanted, image_size, by_itself=False)
     missing = wanted - pictures.keys()
     if missing:
         raise ClipError(f"ends before frame {min(missing)}")

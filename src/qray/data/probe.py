@@ -6,13 +6,20 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from qray.data.containers import declared_size
+from qray.data.containers import broken_at, declared_size
 from qray.data.decode import ClipError, all_frames, open_video
+from qray.data.shown import shown_size, turn_of
+
+#: Raised when the same file may give other facts, or other pictures; older facts are then read again.
+PROBE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Facts about one file. `error` is None for a good clip, else the reason in a line; then the rest may be 0."""
+    """Facts about one file. `error` is None for a good clip, else the reason in a line; then the rest may be 0.
+
+    n_frames counts a dropped frame of an AVI as the repetition that a player shows; width and height are as shown.
+    """
 
     size_bytes: int
     digest: str
@@ -31,7 +38,7 @@ def probe(path: Path) -> Probe:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
             size = file.tell()
-            declared = declared_size(file)
+            declared, broken = declared_size(file), broken_at(file)
     except FileNotFoundError:
         return Probe(0, "", error="file not found")
     except OSError as error:
@@ -41,18 +48,22 @@ def probe(path: Path) -> Probe:
     # Some AVI writers count a padding byte that they do not write.
     if declared is not None and declared > size + 1:
         return Probe(size, digest, error=f"truncated: its header says {declared} bytes, the file has {size}")
+    n_frames, width, height = 0, 0, 0
     try:
         with open_video(path) as (container, stream):
-            n_frames = sum(1 for _ in all_frames(container, stream))
-            # Packets that are lost to garbage between them; other containers leave frames out on purpose (edit lists).
+            for frame in all_frames(container, stream):
+                if n_frames == 0:
+                    width, height = shown_size(stream, frame)
+                turn_of(frame)
+                n_frames += 1
+            # A hint, no more: where it agrees with what was read, nothing can have been lost between the chunks.
             expected = stream.frames if container.format.name == "avi" else 0
-            width, height = stream.codec_context.width, stream.codec_context.height
             fps = float(stream.average_rate or 0)
     except ClipError as error:
         return Probe(size, digest, error=str(error))
     reason = None
     if n_frames == 0:
         reason = "no frames"
-    elif n_frames < expected:
-        reason = f"damaged: its header says {expected} frames, {n_frames} can be read"
+    elif broken is not None and n_frames != expected:
+        reason = f"damaged: byte {broken} starts no part of a video; {n_frames} frames around it can be read"
     return Probe(size, digest, n_frames, width, height, fps, reason)
