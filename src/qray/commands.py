@@ -131,22 +131,28 @@ def _print_sensitivity(out: Path, console: Console) -> None:
 
 def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: bool) -> None:
     """`qray data check`."""
-    from qray.data.manifest import SPLITS, check_manifest, read_manifest
+    from qray.data.manifest import check_manifest, read_manifest
+    from qray.data.splits import SPLITS
 
     study = load_study(study_name, settings)
     manifest = read_manifest(folder, study.data)
     if as_json:
         counts = {split: len(manifest.split(split)) for split in SPLITS}
         rejected = manifest.rejected.to_dict("records")
-        print(json.dumps({"clips": counts, "digest": manifest.digest, "rejected": rejected}, indent=1))
+        facts = {"clips": counts, "digest": manifest.digest, "rejected": rejected, "warnings": manifest.warnings}
+        print(json.dumps(facts, indent=1))
     else:
         for row in manifest.rejected.itertuples():
             print(visible(f"line {row.row} {row.clip!r}: {row.reason}"))
+        for warning in manifest.warnings:
+            print(visible(f"warning: {warning}"))
         clips = manifest.clips
         for split in SPLITS:
-            part = manifest.split(split)
-            spread = f", {study.data.target_column} {part['target'].mean():.1f} +- {part['target'].std():.1f}"
-            print(visible(f"{split}: {len(part)} clips{spread if len(part) else ''}"))
+            target = manifest.split(split)["target"]
+            # A single clip has no spread.
+            spread = f" +- {target.std():.1f}" if len(target) > 1 else ""
+            mean = f", {study.data.target_column} {target.mean():.1f}{spread}" if len(target) else ""
+            print(visible(f"{split}: {len(target)} {'clip' if len(target) == 1 else 'clips'}{mean}"))
         sizes = ", ".join(sorted({f"{w}x{h}" for w, h in zip(clips["width"], clips["height"], strict=True)})[:5])
         print(f"frames {clips['n_frames'].min()} to {clips['n_frames'].max()}; sizes {sizes}; digest {manifest.digest}")
     check_manifest(manifest, study.data)

@@ -46,7 +46,11 @@ class Data(Section):
     """Where the clips are and which columns of the file list name them.
 
     `dir` is the data set's folder; null means the synthetic set. A missing split column, or an empty cell in it,
-    is filled by a seeded draw with `split_fractions` (TRAIN, VAL, TEST).
+    is filled by a seeded draw with `split_fractions` (TRAIN, VAL, TEST); `split_column: null` draws them all, for
+    instance where the list numbers folds. `group_column` names what must not be torn apart, such as a patient: all
+    rows of a group are on one side, drawn by the group, or where the list puts one of them; a group that the list puts
+    on two sides is left out. A row whose group is empty is its own. `follow_links` allows links that leave the
+    folder of the videos, as git-annex and download caches make them, to files and to folders.
     """
 
     dir: str | None = None
@@ -56,8 +60,10 @@ class Data(Section):
     file_column: str = "FileName"
     target_column: str = "EF"
     split_column: str | None = "Split"
+    group_column: str | None = None
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.75, 0.125, 0.125)
     split_seed: int = Field(0, ge=0)
+    follow_links: bool = False
     max_rejected: Fraction = 0.05
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,20 @@ from pathlib import Path
 from qray.errors import QrayError, UsageError
 from qray.study import Data
 
-#: Separators that spreadsheets write in place of the comma.
-OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+#: Separators that spreadsheets write.
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one row that the study names; split is "" where there is none. problem: why it cannot be read."""
+    """The cells of one row that the study names; split and group are "" where there is none. problem: what is wrong."""
 
     line: int  # of the file, the header's is 1
     file: str
     target: str
     split: str
     problem: str = ""
+    group: str = ""
 
 
 def _text(path: Path) -> str:
@@ -43,58 +45,74 @@ def _text(path: Path) -> str:
         raise QrayError(f"{path}, line {line}: not UTF-8 text ({error.reason}); save the list as UTF-8") from None
 
 
-def _records(text: str) -> Iterator[tuple[int, list[str] | None]]:
+def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | None]]:
     """(line, cells) of each record. Where quotation marks do not match, each line is read alone: None if it is bad.
 
     Read otherwise, one missing quotation mark would swallow all rows that follow it.
     """
     try:
-        reader, records, line = csv.reader(io.StringIO(text, newline=""), strict=True), [], 1
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+        records, line = [], 1
         for cells in reader:
             records.append((line, cells))
             line = reader.line_num + 1
     except csv.Error:
         for line, single in enumerate(io.StringIO(text, newline=None), start=1):
             try:
-                yield line, next(csv.reader([single], strict=True), [])
+                yield line, next(csv.reader([single], strict=True, delimiter=separator), [])
             except csv.Error:
                 yield line, None
     else:
         yield from records
 
 
-def _columns(path: Path, header: list[str], data: Data) -> tuple[int, int, int | None]:
+def _columns(where: str, header: list[str], data: Data, separator: str) -> dict[str, int]:
+    """Number of the column that each key of the study names; without the split's where the list has none."""
     names = [name.strip() for name in header]
     wanted = {"file_column": data.file_column, "target_column": data.target_column}
     if data.split_column in names:
         wanted["split_column"] = str(data.split_column)
+    if data.group_column is not None:
+        wanted["group_column"] = data.group_column
     for key, column in wanted.items():
         if column in names:
             if names.count(column) > 1:
-                raise UsageError(f"{path}, line 1: {names.count(column)} columns are called {column!r} (data.{key})")
+                raise UsageError(f"{where}: {names.count(column)} columns are called {column!r} (data.{key})")
             continue
-        for separator, called in OTHER_SEPARATORS.items():
-            if column in [name.strip(" \"'") for name in separator.join(header).split(separator)]:
-                raise UsageError(f"{path}, line 1: cells are separated by {called}; save the list with commas")
+        for other, called in SEPARATORS.items():
+            if other == separator:
+                continue
+            if column in [name.strip(" \"'") for name in separator.join(header).split(other)]:
+                raise UsageError(
+                    f"{where}: cells are separated by {called}; save the list with commas, "
+                    f"or put the line sep={other} above the header"
+                )
         raise UsageError(
-            f"{path}, line 1: no column {column!r} (data.{key}); the columns named there are {', '.join(names)}. "
+            f"{where}: no column {column!r} (data.{key}); the columns named there are {', '.join(names)}. "
             f"Name the right one with --set data.{key}=..., or add a header line if the file has none"
         )
-    split = wanted.get("split_column")
-    return names.index(data.file_column), names.index(data.target_column), names.index(split) if split else None
+    return {key: names.index(column) for key, column in wanted.items()}
 
 
 def read_file_list(path: Path, data: Data) -> list[Row]:
     """Read the rows of a list, blank ones left out. Cells missing at the end of a row are empty, as Excel writes them.
 
+    A first line `sep=;` names the separator, as in Excel; the header is then the second.
+
     Raises:
         QrayError: no file, not UTF-8, or no rows. UsageError: a column that the study names is not there, or twice.
     """
-    records = _records(_text(path))
-    _, header = next(records, (1, []))
+    text = _text(path)
+    named = re.match(r"\"?sep=(.)\"?[,;\t]*(?=\r|\n|$)", text, re.IGNORECASE)
+    separator = named.group(1) if named else ","
+    records = _records(text, separator)
+    if named:
+        next(records)
+    top, header = next(records, (1 + bool(named), []))
+    where = f"{path}, line {top}"
     if not header:
-        raise QrayError(f"{path}: line 1 is empty; it should name the columns, {data.file_column} among them")
-    file, target, split = _columns(path, header, data)
+        raise QrayError(f"{path}: line {top} is empty; it should name the columns, {data.file_column} among them")
+    columns = _columns(where, header, data, separator)
     rows = []
     for line, cells in records:
         if cells is None:
@@ -102,12 +120,14 @@ def read_file_list(path: Path, data: Data) -> list[Row]:
         elif any(cell.strip() for cell in cells):
             problem = ""
             if any(cell.strip() for cell in cells[len(header) :]):
+                called = SEPARATORS.get(separator, repr(separator))
                 problem = (
-                    f"{len(cells)} cells, the header has {len(header)}; put text with commas between quotation marks"
+                    f"{len(cells)} cells, the header has {len(header)}; put text with {called} between quotation marks"
                 )
             cells += [""] * (len(header) - len(cells))
-            split_cell = "" if split is None else cells[split].strip()
-            rows.append(Row(line, cells[file].strip(), cells[target].strip(), split_cell, problem))
+            of = {key: cells[column].strip() for key, column in columns.items()}
+            split, group = of.get("split_column", ""), of.get("group_column", "")
+            rows.append(Row(line, of["file_column"], of["target_column"], split, problem, group))
     if not rows:
         raise QrayError(f"{path}: no rows below the header")
     return rows

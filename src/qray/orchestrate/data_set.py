@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from qray.atomic import write_json
-from qray.data.manifest import SPLITS, Manifest, check_manifest, read_manifest, write_rejected
+from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
 from qray.data.probe import Probe
+from qray.data.splits import SPLITS
 from qray.data.synth import is_complete, synthesize
 from qray.orchestrate.store import Store
 from qray.study import Data

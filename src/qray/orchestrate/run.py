@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 from rich.console import Console
 
-from qray.data.manifest import SPLITS, Manifest
+from qray.data.manifest import Manifest
+from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
 from qray.orchestrate import measuring
 from qray.orchestrate.collect import write_table
@@ -172,3 +173,9 @@ def _say_manifest(manifest: Manifest, console: Console) -> None:
         console.print(f"  line {row.row} {row.clip!r}: {row.reason}", style="yellow", markup=False, highlight=False)
     if len(manifest.rejected) > SHOWN_REJECTIONS:
         console.print(f"  and {len(manifest.rejected) - SHOWN_REJECTIONS} more in rejected.parquet", style="yellow")
+    for warning in manifest.warnings[:SHOWN_REJECTIONS]:
+        console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False)
+    if len(manifest.warnings) > SHOWN_REJECTIONS:
+        console.print(
+            f"  and {len(manifest.warnings) - SHOWN_REJECTIONS} more; `qray data check` has them all", style="yellow"
+        )

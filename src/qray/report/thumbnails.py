@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from qray.errors import QrayError
 from qray.report.document import Block, ClipCard, Clips, Paragraph
 from qray.report.numbers import listed, number, signed
 from qray.results.evidence import VariantEvidence
@@ -29,6 +31,7 @@ def worst_clips(variant: VariantEvidence, study: Study | None, data: Path | None
     )
     blocks: list[Block] = []
     missing: list[str] = []
+    paths = _clip_paths(study, data)
     for column, words in (("error", "Largest errors of {}:"), ("move", "Largest moves of {} from FP32:")):
         # The name settles ties, so that the same run shows the same clips.
         worst = table.sort_values([column, "clip"], ascending=[False, True]).head(WORST)
@@ -36,7 +39,7 @@ def worst_clips(variant: VariantEvidence, study: Study | None, data: Path | None
             continue
         cards = []
         for _, row in worst.iterrows():
-            frames, reason = _frames(str(row["clip"]), study, data)
+            frames, reason = _frames(str(row["clip"]), study, data, paths)
             if reason:
                 missing.append(reason)
             cards.append(ClipCard(str(row["clip"]), frames, _lines(variant.name, row)))
@@ -57,14 +60,16 @@ def _lines(name: str, row: pd.Series) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _frames(clip: str, study: Study | None, data: Path | None) -> tuple[tuple[bytes, ...], str]:
+def _frames(
+    clip: str, study: Study | None, data: Path | None, paths: Mapping[str, Path]
+) -> tuple[tuple[bytes, ...], str]:
     """JPEG of some frames, evenly spread; or none and the reason."""
     if study is None or data is None:
         return (), "the data set is not known; name its folder with --data"
     folder = data / study.data.videos
     if not folder.is_dir():
         return (), f"{folder} is not there; name the data set's folder with --data"
-    path = find_video(folder, clip)
+    path = paths.get(clip) or find_video(folder, clip, study.data.follow_links)
     if path is None:
         return (), f"{clip} is not in {folder}"
 
@@ -82,18 +87,23 @@ def _frames(clip: str, study: Study | None, data: Path | None) -> tuple[tuple[by
     return tuple(_jpeg(picture) for picture in pictures), ""
 
 
-def find_video(folder: Path, clip: str) -> Path | None:
+def find_video(folder: Path, clip: str, follow_links: bool = False) -> Path | None:
     """The file of a clip, whose name comes with or without its ending; None if there is none inside the folder."""
-    from qray.data.manifest import VIDEO_ENDINGS
+    from qray.data.video_folder import VideoFolder
 
-    pure = PurePosixPath(clip)
-    if pure.is_absolute() or ".." in pure.parts:
-        return None
-    for ending in ("", *VIDEO_ENDINGS, *(ending.upper() for ending in VIDEO_ENDINGS)):
-        path = folder / f"{clip}{ending}"
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-            return path
-    return None
+    videos = VideoFolder(folder, follow_links)
+    found, _ = videos.find(clip)
+    return videos.path(found) if found else None
+
+
+def _clip_paths(study: Study | None, data: Path | None) -> dict[str, Path]:
+    """The file of each clip by the list, which alone tells which of two endings is meant; {} where it is gone."""
+    from qray.data.manifest import clip_paths
+
+    try:
+        return clip_paths(data, study.data) if study is not None and data is not None else {}
+    except QrayError:
+        return {}
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
 
-from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
+from qray.data.manifest import Manifest, check_manifest, clip_paths, read_manifest, write_rejected
 from qray.errors import QrayError
 from qray.study import Data
 
@@ -52,6 +53,10 @@ def test_a_row_becomes_a_clip_with_its_facts(data_set: DataSet) -> None:
         ("clip", "Clip.AVI"),
         ("12:30.avi", "12:30.avi"),
         ("no-ending", "no-ending"),
+        ("gone/../clip.avi", "clip.avi"),
+        ("SITE/Caf\u00e9/CLIP", "site/cafe\u0301/Clip.AVI"),
+        (" clip.avi ", "clip.avi"),
+        ("clip .avi", "clip .avi"),
     ],
 )
 def test_a_file_is_found_under_the_name_that_people_give_it(data_set: DataSet, name: str, file: str) -> None:
@@ -69,6 +74,64 @@ def test_a_name_that_could_be_either_of_two_files_is_rejected(data_set: DataSet)
     data_set.video("clip.avi", "Clip.avi", "x.avi")
     manifest = data_set.read(("CLIP", 50, "TRAIN"), ("x", 50, "TRAIN"))
     assert "could be any of Clip.avi, clip.avi" in reasons(manifest)[2]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_files_that_share_a_name_but_for_the_ending_are_two_clips(data_set: DataSet, order: int) -> None:
+    data_set.video("P0.avi", "P0.mp4", "P1.avi", "site/P0.avi")
+    rows = [("P0.avi", 1, "TRAIN"), ("P0.mp4", 2, "TEST"), ("P1.avi", 3, "VAL"), ("site/P0", 4, "VAL")]
+    manifest = data_set.read(*rows[::order])
+    assert dict(zip(manifest.clips["clip"], manifest.clips["target"], strict=True)) == {
+        "P0.avi": 1, "P0.mp4": 2, "P1": 3, "site/P0": 4,
+    }  # fmt: skip
+    assert [Path(path).name for path in manifest.clips["path"]] == ["P0.avi", "P0.mp4", "P1.avi", "P0.avi"]
+
+
+def test_a_file_of_a_shared_name_that_is_listed_twice_is_a_duplicate(data_set: DataSet) -> None:
+    data_set.video("P0.avi", "P0.mp4")
+    manifest = data_set.read(("P0", 1, "TRAIN"), ("P0.mp4", 2, "VAL"), ("P0.avi", 3, "TEST"))
+    assert names(manifest) == ["P0.avi", "P0.mp4"]
+    assert reasons(manifest) == {4: "the name was seen before, in line 2"}
+
+
+def test_only_one_of_two_files_that_share_a_name_keeps_its_short_name(data_set: DataSet) -> None:
+    data_set.video("P0.avi", "P0.mp4")
+    manifest = data_set.read(("P0.mp4", 2, "TRAIN"))
+    assert [Path(path).name for path in manifest.clips["path"]] == ["P0.mp4"]
+    assert names(manifest) == ["P0"]
+
+
+def test_clip_names_differ_even_where_an_ending_is_part_of_another_name(data_set: DataSet) -> None:
+    data_set.video("P0.avi", "P0.mp4", "P0.avi.mkv")
+    manifest = data_set.read(("P0.avi", 1, "TRAIN"), ("P0.mp4", 2, "TRAIN"), ("P0.avi.mkv", 3, "TRAIN"))
+    assert names(manifest) == ["P0.avi", "P0.avi.mkv", "P0.mp4"]
+
+
+def test_accents_that_are_composed_in_two_ways_in_two_files_are_two_clips(data_set: DataSet) -> None:
+    data_set.video("caf\u00e9.avi", "cafe\u0301.avi")
+    manifest = data_set.read(("caf\u00e9", 1, "TRAIN"), ("cafe\u0301.avi", 2, "TRAIN"))
+    assert sorted(Path(path).name for path in manifest.clips["path"]) == ["cafe\u0301.avi", "caf\u00e9.avi"]
+
+
+def test_the_files_of_clips_are_known_without_reading_them(data_set: DataSet) -> None:
+    data_set.video("P0.avi", "P0.mp4", "Q.avi")
+    manifest = data_set.read(("P0.avi", 1, "TRAIN"), ("P0.mp4", 2, "TRAIN"), ("q", 3, "TRAIN"))
+    paths = clip_paths(data_set.root, Data())
+    assert {clip: str(path.resolve()) for clip, path in paths.items()} == dict(
+        zip(manifest.clips["clip"], manifest.clips["path"], strict=True)
+    )
+
+
+def test_copies_of_a_file_are_named_and_a_leak_is_called_one(data_set: DataSet) -> None:
+    data_set.video("a.avi", "b.avi", "c.avi", "d.avi")
+    videos = data_set.root / "Videos"
+    shutil.copyfile(videos / "a.avi", videos / "a2.avi")
+    shutil.copyfile(videos / "b.avi", videos / "b2.avi")
+    manifest = data_set.read(("a", 1, "TRAIN"), ("a2", 1, "TEST"), ("b", 1, "VAL"), ("b2", 1, "VAL"), ("c", 1, "TRAIN"))
+    assert len(manifest.clips) == 5
+    leak, copies = sorted(manifest.warnings, key=lambda text: "several splits" not in text)
+    assert leak.startswith("a (TRAIN), a2 (TEST) have the same content; they are in several splits")
+    assert copies == "b (VAL), b2 (VAL) have the same content"
 
 
 @pytest.mark.parametrize("again", ["a", "a.avi", "A", "./a.avi", "A.AVI"])
@@ -98,14 +161,16 @@ def test_a_name_whose_first_row_was_bad_stays_rejected(data_set: DataSet) -> Non
         ("/etc/passwd", "the name leaves Videos/"),
         ("C:\\clips\\x.avi", "the name leaves Videos/"),
         ("file:///etc/passwd", "file not found in Videos/"),
-        ("link-out", "a link that leaves Videos/"),
+        ("link-out", "a link that leaves Videos/; data.follow_links: true allows it"),
         ("link-dead", "a link to a file that is not there"),
         ("link-loop", "a link to a file that is not there"),
         ("", "no file name"),
         (".", "no file name"),
         ("..", "the name leaves Videos/"),
         ("nul\0byte", "file not found in Videos/"),
-        ("linked-folder/x", "file not found in Videos/"),
+        ("linked-folder/x", "a link that leaves Videos/; data.follow_links: true allows it"),
+        ("linked-folder", "a link that leaves Videos/; data.follow_links: true allows it"),
+        ("folder/../missing", "file not found in Videos/"),
     ],
 )
 def test_a_row_without_a_file_of_the_set_is_rejected(data_set: DataSet, name: str, says: str) -> None:
@@ -126,6 +191,76 @@ def test_links_within_the_video_folder_are_followed(data_set: DataSet) -> None:
     data_set.video("store/good.avi")
     (data_set.root / "Videos" / "link.avi").symlink_to(data_set.root / "Videos" / "store" / "good.avi")
     assert names(data_set.read(("link", 50, "TRAIN"))) == ["link"]
+
+
+@pytest.fixture
+def annexed(data_set: DataSet) -> DataSet:
+    """As git-annex and download caches leave a set: a linked file, a linked folder, a linked folder in that."""
+    data_set.video("here.avi", "sub/there.avi")
+    store, videos = data_set.root / "store", data_set.root / "Videos"
+    (store / "more").mkdir(parents=True)
+    for at, name in enumerate(("blob", "a.avi", "more/b.avi")):
+        shutil.copyfile(data_set.samples[at + 3], store / name)
+    (videos / "linked.avi").symlink_to("../store/blob")
+    (videos / "folder").symlink_to(store)
+    (store / "circle").symlink_to(videos)
+    return data_set
+
+
+LINKED = ("linked", "folder/a.avi", "folder/MORE/B", "folder/circle/here", "folder/circle/folder/circle/sub/there")
+
+
+def test_links_out_of_the_folder_are_refused_with_the_key_that_allows_them(annexed: DataSet) -> None:
+    manifest = annexed.read(("here", 1, "TRAIN"), *((name, 1, "TRAIN") for name in LINKED[:3]))
+    assert set(reasons(manifest).values()) == {"a link that leaves Videos/; data.follow_links: true allows it"}
+
+
+def test_follow_links_allows_links_to_files_and_folders_and_circles_do_no_harm(annexed: DataSet) -> None:
+    data = Data(follow_links=True)
+    manifest = annexed.read(*((name, 1, "TRAIN") for name in LINKED), data=data)
+    assert (set(names(manifest)), len(manifest.rejected)) == ({*LINKED, "folder/a"} - {"folder/a.avi"}, 0)
+    assert read_manifest(annexed.root, data, known=manifest.probes).digest == manifest.digest
+
+
+def test_linked_files_have_the_digest_of_the_same_files_in_place(annexed: DataSet, tmp_path: Path) -> None:
+    data, rows = Data(follow_links=True), [("linked", 1, "TRAIN"), ("folder/a", 2, "VAL")]
+    linked = annexed.read(*rows, data=data)
+    shutil.rmtree(annexed.root / "store" / "more")
+    (annexed.root / "store" / "circle").unlink()
+    shutil.copytree(annexed.root, tmp_path / "copy")
+    assert read_manifest(tmp_path / "copy", Data()).digest == linked.digest
+
+
+def test_a_link_is_followed_to_nothing_but_a_regular_file(data_set: DataSet) -> None:
+    data_set.video("good.avi")
+    videos = data_set.root / "Videos"
+    os.mkfifo(data_set.root / "pipe")
+    (videos / "pipe.avi").symlink_to(data_set.root / "pipe")
+    (videos / "null.avi").symlink_to("/dev/null")
+    (videos / "dir.avi").symlink_to(data_set.root)
+    rows = [(name, 1, "TRAIN") for name in ("good", "pipe", "null", "dir.avi")]
+    assert reasons(data_set.read(*rows, data=Data(follow_links=True))) == {
+        3: "not a file",
+        4: "not a file",
+        5: "a folder, not a file, in Videos/",
+    }
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_an_absolute_path_into_the_folder_is_the_file_there(data_set: DataSet, tmp_path: Path, follow: bool) -> None:
+    data_set.video("a.avi", "sub/b.avi")
+    videos = data_set.root / "Videos"
+    (tmp_path / "alias").symlink_to(data_set.root)
+    rows = [(videos / "a.avi", 1, "TRAIN"), (tmp_path / "alias" / "Videos" / "sub" / "b", 2, "TRAIN")]
+    manifest = data_set.read(*rows, data=Data(follow_links=follow))
+    assert names(manifest) == ["a", "sub/b"]
+    assert names(read_manifest(tmp_path / "alias", Data(follow_links=follow))) == ["a", "sub/b"]
+
+
+def test_an_absolute_path_names_the_clip_as_a_relative_one_does(data_set: DataSet) -> None:
+    data_set.video("a.avi")
+    plain = data_set.read(("a.avi", 1, "TRAIN"))
+    assert data_set.read((data_set.root / "Videos" / "a.avi", 1, "TRAIN")).digest == plain.digest
 
 
 def test_the_video_folder_itself_may_be_a_link(data_set: DataSet, tmp_path: Path) -> None:
@@ -204,6 +339,14 @@ def test_files_that_were_probed_before_are_not_read_again(data_set: DataSet) -> 
     path.write_bytes(b"\0" * size)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert read_manifest(data_set.root, Data(), known=first.probes).clips.equals(first.clips)
+
+
+def test_what_another_version_told_of_a_file_is_not_trusted(data_set: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_set.video("a.avi")
+    known = data_set.read(("a", 50, "TRAIN")).probes
+    monkeypatch.setattr("qray.data.manifest.PROBE_VERSION", -1)
+    stale = {key: replace(facts, n_frames=99) for key, facts in known.items()}
+    assert read_manifest(data_set.root, Data(), known=stale).clips["n_frames"].tolist() == [2]
 
 
 def test_files_that_changed_are_probed_again(data_set: DataSet) -> None:

@@ -1,0 +1,137 @@
+"""The folder of a data set's videos: from a name as people write it to the one file that it means, or why to none."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+#: Endings tried, in this order, when a file name comes without one.
+VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
+
+
+def fold(name: str) -> str:
+    """The same for names that differ in case or, as macOS writes them, in how an accent is composed."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def without_ending(name: str) -> str:
+    """A name without the ending of a video; one with another ending stays as it is."""
+    pure = PurePosixPath(name)
+    return str(pure.with_suffix("")) if pure.suffix.lower() in VIDEO_ENDINGS else name
+
+
+class VideoFolder:
+    """Looks names up in a folder. Folders are listed when a name first leads there, so links in a circle do no harm.
+
+    follow_links: whether a link may lead out of the folder, as those of git-annex and of download caches do.
+    """
+
+    def __init__(self, root: Path, follow_links: bool = False) -> None:
+        self.root, self.follow_links = root, follow_links
+        self._inside = root.resolve()
+        # For each folder: whether each name in it is a folder, and the names that are alike.
+        self._listed: dict[str, tuple[dict[str, bool], dict[str, list[str]]]] = {}
+
+    def path(self, name: str) -> Path:
+        """The path of a name that `find` gave."""
+        return self.root / name
+
+    def find(self, name: str) -> tuple[str | None, str]:
+        """(name of the file in the folder, "") or (None, reason). A file of exactly this name comes first.
+
+        Args:
+            name: with forward slashes; with or without the ending, or an absolute path into the folder.
+        """
+        called = self.root.name
+        if not name.strip("./") and ".." not in name.split("/"):
+            return None, "no file name"
+        inside = self.relative(name)
+        if inside is None:
+            return None, f"the name leaves {called}/"
+        candidates = [inside]
+        if PurePosixPath(inside).suffix.lower() not in VIDEO_ENDINGS:
+            candidates = [*(inside + ending for ending in VIDEO_ENDINGS), inside]
+        found = next((c for c in candidates if self._is_file(c)), None)
+        if found is None:
+            alike = next(filter(None, (list(self._alike(c)) for c in candidates)), [])
+            if len(alike) > 1:
+                return None, f"could be any of {', '.join(sorted(alike))} in {called}/; write it as the file is called"
+            if not alike:
+                return None, self._why_not(inside)
+            found = alike[0]
+        try:
+            target = self.path(found).resolve(strict=True)
+        except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
+            return None, "a link to a file that is not there"
+        if not self._may_lead_to(target):
+            return None, self._leaves()
+        return found, ""
+
+    def relative(self, name: str) -> str | None:
+        """A name as seen from the folder, None for one outside it; nothing need be there."""
+        if not re.match("[A-Za-z]:/|/", name):
+            inside = os.path.normpath(name)
+            return None if inside == ".." or inside.startswith("../") else inside
+        # The folder may have been named by a link, and the file by where that leads, or the other way round.
+        absolute = os.path.normpath(name)
+        head, tail = os.path.split(absolute)
+        real = f"{os.path.realpath(head)}/{tail}" if "\0" not in head else absolute
+        for path, root in ((absolute, os.path.abspath(self.root)), (absolute, self._inside), (real, self._inside)):
+            if path.startswith(f"{root}/"):
+                return os.path.relpath(path, root)
+        return None
+
+    def _may_lead_to(self, target: Path) -> bool:
+        return self.follow_links or target.is_relative_to(self._inside)
+
+    def _leaves(self) -> str:
+        return f"a link that leaves {self.root.name}/; data.follow_links: true allows it"
+
+    def _names(self, folder: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
+        """The names in a folder, given as seen from the root, and which are alike; none where it may not be read."""
+        if folder not in self._listed:
+            names: dict[str, bool] = {}
+            try:
+                if self._may_lead_to(self.path(folder).resolve()):
+                    with os.scandir(self.path(folder)) as entries:
+                        names = {entry.name: os.path.isdir(entry.path) for entry in entries}
+            except (OSError, RuntimeError, ValueError):
+                names = {}
+            alike: dict[str, list[str]] = {}
+            for name in sorted(names):
+                alike.setdefault(fold(name), []).append(name)
+            self._listed[folder] = names, alike
+        return self._listed[folder]
+
+    def _is_file(self, name: str) -> bool:
+        at, parts = "", name.split("/")
+        for part in parts[:-1]:
+            if not self._names(at)[0].get(part):
+                return False
+            at = f"{at}{part}/"
+        return self._names(at)[0].get(parts[-1]) is False
+
+    def _alike(self, name: str) -> Iterator[str]:
+        """Files whose names differ from this one in case or accents only."""
+        places, parts = [""], name.split("/")
+        for part in parts[:-1]:
+            places = [f"{at}{n}/" for at in places for n in self._alike_in(at, part, folders=True)]
+        for at in places:
+            yield from (f"{at}{n}" for n in self._alike_in(at, parts[-1], folders=False))
+
+    def _alike_in(self, folder: str, name: str, folders: bool) -> list[str]:
+        names, alike = self._names(folder)
+        return [n for n in alike.get(fold(name), []) if names[n] == folders]
+
+    def _why_not(self, name: str) -> str:
+        called, at = self.root.name, ""
+        for part in name.split("/"):
+            if not self._names(at)[0].get(part):
+                return f"file not found in {called}/"
+            at = f"{at}{part}/"
+            if not self._may_lead_to(self.path(at).resolve()):
+                return self._leaves()
+        return f"a folder, not a file, in {called}/"
