@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from qray.study_files import load_study
 
 #: Without the path of OUT: a note stands in the report, which is the same wherever OUT is.
 ANEW = "`qray run table --out OUT` writes it anew"
+#: As the study has it for variants; trials are named after them.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Without these a table names no variant.
 NEEDED = ("variant", "method", "engine", "status")
 REJECTED = ("row", "clip", "reason")
@@ -90,7 +93,12 @@ def _rows(out: Path, notes: list[str]) -> list[dict[str, Any]] | None:
     if older:
         some = f"{', '.join(older[:3])} and {len(older) - 3} more" if len(older) > 4 else ", ".join(older)
         notes.append(f"results.parquet was written by another version, without {some}; {ANEW}")
-    rows = [dict.fromkeys(RESULTS.names) | {k: _finite(v) for k, v in row.items()} for row in table.to_pylist()]
+    found = [dict.fromkeys(RESULTS.names) | {k: _finite(v) for k, v in row.items()} for row in table.to_pylist()]
+    # Cards and plots are files of these names: a table from somebody else may not choose where they are written.
+    rows = [row for row in found if NAME.fullmatch(str(row["variant"]))]
+    if lost := len(found) - len(rows):
+        which = "1 row of results.parquet names" if lost == 1 else f"{lost} rows of results.parquet name"
+        notes.append(f"{which} no variant and cannot be used; {ANEW}")
     for row in rows:
         row["stage"] = row["stage"] or ("baseline" if row["method"] == "baseline" else "variant")
     return rows

@@ -14,6 +14,7 @@ import pytest
 from evidence_runs import RIGHT, VARIANTS, key_of, make_run
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
+from qray.atomic import write_parquet
 from qray.errors import QrayError
 from qray.results.evidence import Evidence, VariantEvidence, read_evidence
 from qray.results.run_files import read_files
@@ -349,3 +350,13 @@ def test_every_column_of_this_version_is_in_a_row_of_an_old_table(tmp_path: Path
 def test_thresholds_are_the_studys(tmp_path: Path) -> None:
     found = read_evidence(make_run(tmp_path, verdict={"thresholds": [40.0]}))
     assert [r.threshold for r in of(found, "ptq-openvino").reclassified] == [40.0]
+
+
+def test_a_row_that_is_named_like_a_path_is_left_out_and_said(tmp_path: Path) -> None:
+    out = make_run(tmp_path / "out")
+    table = pq.read_table(out / "results.parquet")
+    names = ["../../evil" if name == "dynamic" else name for name in table["variant"].to_pylist()]
+    write_parquet(out / "results.parquet", table.set_column(0, "variant", pa.array(names)))
+    evidence = read_evidence(out)
+    assert {v.name for v in evidence.variants} == set(VARIANTS) - {"dynamic"}
+    assert any(note.startswith("1 row of results.parquet names no variant") for note in evidence.notes)
