@@ -17,6 +17,7 @@ import numpy as np
 
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags, host_name, load_average, usable_cores, usable_cpus
+from qray.reasons import reason_of
 from qray.study import Measure
 
 #: A percentile is given only when at least this many samples are expected beyond it.
@@ -99,7 +100,7 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
         except Exception as error:
             # Whatever an engine raises, the others are still measured.
             calls.pop(key, None)
-            errors[key] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            errors[key] = f"{type(error).__name__}: {reason_of(str(error))}"
     return {
         "blocks_ms": interleave(calls, settings),
         "errors": errors,
@@ -135,8 +136,7 @@ def run_subprocess(arguments: Sequence[str], threads: int, timeout_s: float, wha
             f"measuring {what} took longer than {timeout_s:.0f} s; lower measure.seconds or blocks"
         ) from None
     if done.returncode:
-        tail = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise QrayError(f"measuring {what} failed: {tail[0]}")
+        raise QrayError(f"measuring {what} failed: {reason_of(done.stderr) or f'exit code {done.returncode}'}")
 
 
 def pin_to_given_cores() -> None:

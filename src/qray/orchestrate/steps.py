@@ -16,6 +16,7 @@ from qray.errors import QrayError
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
 from qray.orchestrate.telemetry import Status
+from qray.reasons import reason_of
 
 WAIT_S = 0.5
 LOOK_EVERY_S = 2.0
@@ -233,8 +234,9 @@ class Runner:
 
 
 def plain_reason(error: BaseException) -> str:
-    """A Ray error's cause in a line, without Ray's traceback."""
+    """A Ray error's cause without Ray's traceback: its first line, and those that say why."""
     cause = error.cause if isinstance(error, RayTaskError) else error
-    text = str(cause).strip().splitlines()
-    first = text[0] if text else type(cause).__name__
-    return first if isinstance(cause, QrayError | Skipped) else f"{type(cause).__name__}: {first}"
+    text, kind = reason_of(str(cause)), type(cause).__name__
+    if isinstance(cause, QrayError | Skipped):
+        return text or kind
+    return text if text.startswith(f"{kind}:") else f"{kind}: {text}" if text else kind

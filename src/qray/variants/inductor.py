@@ -14,6 +14,7 @@ from torch import nn
 from qray.atomic import atomic_path
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags
+from qray.scratch import without_blanks
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
@@ -71,13 +72,21 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> str:
     """Compile into a package at `path`; return the C++ that was compiled, which the package as shipped leaves out."""
     from torch._inductor import aoti_compile_and_package
 
-    with tempfile.TemporaryDirectory(prefix="qray-aoti-") as scratch, torch.no_grad():
+    # Inductor hands paths to the compiler unquoted.
+    with (
+        without_blanks("TORCHINDUCTOR_CACHE_DIR") as moved,
+        tempfile.TemporaryDirectory(prefix="qray-aoti-") as scratch,
+        torch.no_grad(),
+    ):
         package = Path(scratch) / "model.pt2"
         # Freezing is what packs weights and turns quantize/dequantize pairs into INT8 kernels; without no_grad it is
         # silently left out.
         # Constants of up to 8 elements would be inlined namelessly, and a narrow layer could not be told from its
         # neighbours in the compiled code.
         configs = {"freezing": True, "always_keep_tensor_constants": True}
+        if moved:
+            # The folder of precompiled headers was fixed when Inductor was imported.
+            configs["aot_inductor.precompile_headers"] = False
         aoti_compile_and_package(program, package_path=str(package), inductor_configs=configs)
         return _ship(package, path)
 
