@@ -91,6 +91,9 @@ class Mailbox:
     def __init__(self) -> None:
         self._items: list[dict[str, Any]] = []
 
+    def __repr__(self) -> str:
+        return "mailbox:qat"
+
     def post(self, item: dict[str, Any]) -> None:
         """Leave an item."""
         self._items.append(item)

@@ -33,6 +33,9 @@ class Board:
     def __init__(self) -> None:
         self._last: dict[str, Status] = {}
 
+    def __repr__(self) -> str:
+        return "board"
+
     def post(self, name: str, status: Status | None) -> None:
         """Say how far `name` is; None when it has ended."""
         if status is None:
@@ -45,9 +48,21 @@ class Board:
         return self._last
 
 
+def free_actor_name(label: str) -> str:
+    """A label as the name of an actor; numbered where an actor of this session bears it still, as those that die do."""
+    name, number = label, 1
+    while True:
+        try:
+            ray.get_actor(name)
+        except ValueError:
+            return name
+        number += 1
+        name = f"{label} ({number})"
+
+
 def start_board() -> Any:
     """A board for one run; it ends with the driver."""
-    return ray.remote(num_cpus=0)(Board).remote()
+    return ray.remote(num_cpus=0)(Board).options(name=free_actor_name("board")).remote()
 
 
 class Telemetry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import ray
@@ -13,6 +12,7 @@ from qray.model.training import EpochResult
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.steps import Step
 from qray.orchestrate.sweep import Mailbox, best_trials, sweep
+from qray.orchestrate.telemetry import free_actor_name
 from qray.orchestrate.trial import SweepJob, qat_training, trial_name
 from qray.orchestrate.work import TrainJob, evaluate_checkpoint, train
 
@@ -177,7 +177,7 @@ def sweep_step(run: RunContext) -> Step:
 
     def start() -> Any:
         left = [t for t in plan.trials if store.get("trial", t["key"]) is None]
-        trials.mailbox = ray.remote(num_cpus=0)(Mailbox).options(name=f"mailbox-{plan.sweep}-{time.time_ns()}").remote()
+        trials.mailbox = ray.remote(num_cpus=0)(Mailbox).options(name=free_actor_name("mailbox:qat")).remote()
         job = SweepJob(
             study.model, study.training, study.clip, settings, study.seed, run.slots.slot_cpus,
             run.slots.training_options(), concurrent, run.timeout_s, str(store.out / "sweep"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import cost_job, costs_key
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
+from qray.orchestrate.telemetry import free_actor_name
 from qray.orchestrate.work import BuildJob, Evaluator, build
 from qray.study import INT8_METHODS, Variant
 
@@ -56,7 +56,7 @@ def evaluate_step(run: RunContext, variant: Variant) -> Step:
     def start() -> Any:
         files = pack_folder(run.store.artifact_folder(build_key))
         name = f"evaluate:{variant.name}"
-        options = {"num_cpus": run.slots.slot_cpus, "name": f"{name}:{time.time_ns()}"}
+        options = {"num_cpus": run.slots.slot_cpus, "name": free_actor_name(name)}
         actor = (
             ray.remote(max_restarts=0)(Evaluator)
             .options(**options)

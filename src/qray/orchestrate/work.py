@@ -220,6 +220,9 @@ class Evaluator:
         unpack_folder(files, Path(self._folder.name))
         self._predict = load_artifact(Path(self._folder.name), threads=1)
 
+    def __repr__(self) -> str:
+        return f"evaluate:{self.job.name}"
+
     def evaluate(self, splits: dict[str, SplitClips]) -> dict[str, Any]:
         """{split: (predictions float64 (N,), NaN where the clip failed, {clip: reason})}, in manifest order, and the
         whereabouts."""
