@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -10,7 +11,7 @@ import typer
 
 from qray.errors import QrayError
 from qray.escape import visible
-from qray.signals import EXIT_INTERRUPTED, handle_sigterm, interrupted_exit_code
+from qray.signals import EXIT_INTERRUPTED, handle_signals, interrupted_exit_code
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
     "Which quantized form of a video-regression model to run where, and what it costs in accuracy."))  # fmt: skip
@@ -208,16 +209,24 @@ def doctor(json_: JsonOption = False) -> None:
     run_doctor(json_)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command()
 def submit(
-    context: typer.Context,
     address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
     wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    study: StudyOption = "quickstart",
+    data: Annotated[Path | None, typer.Option(help="Data set folder, as every node sees it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder on the head; default: ~/qray-jobs/runs/<study>.")] = (
+        None
+    ),
+    set_: SetOption = None,
+    fresh: FreshOption = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Run `qray run all` as a job on a cluster; further options go to it."""
+    """Run `qray run all` as a job on a cluster. Sends qray and the study, and no data."""
     from qray.commands import submit_job
 
-    submit_job(address, wait, context.args)
+    more = ["--fresh"] * fresh + ["--json"] * json_
+    submit_job(address, wait, study, data, out, set_ or [], more)
 
 
 @app.callback(invoke_without_command=True)
@@ -236,7 +245,7 @@ def options(
 def main() -> None:
     """Run the command line; errors meant for the user end as a sentence and their exit code."""
     arguments, debug = _take_debug(sys.argv[1:])
-    handle_sigterm()
+    handle_signals()
     try:
         app(args=arguments)
     except QrayError as error:
@@ -245,7 +254,9 @@ def main() -> None:
         # Typer turns Ctrl-C into this code, without a word.
         if ended.code != EXIT_INTERRUPTED:
             raise
-        typer.echo("interrupted; the same command goes on from what was finished", err=True)
+        # After a hang-up there may be nobody to read it.
+        with contextlib.suppress(OSError):
+            typer.echo("interrupted; the same command goes on from what was finished", err=True)
         sys.exit(interrupted_exit_code())
     except OSError as error:
         # Disk full, no permission, no such folder: the system's words name the path.

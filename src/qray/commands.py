@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qray.errors import QrayError, UsageError
 from qray.escape import command, visible
+from qray.ray_address import check_head, driver_address
 from qray.ray_token import use_token_if_asked
 from qray.study_files import load_study
 from qray.terminal import open_console
@@ -47,6 +48,15 @@ def _make_writable(out: Path) -> None:
         raise UsageError(f"--out: {out} cannot be written to ({error.strerror}); name another --out") from None
 
 
+def _check_ray_address(out: Path) -> None:
+    """Say what is wrong with RAY_ADDRESS before minutes go into a data set. Where OUT holds finished units, which may
+    be all that is wanted, a cluster that is gone is no fault yet."""
+    address = driver_address()
+    if address is not None and not any((out / "units").glob("*-*.json")):
+        check_head(address)
+    use_token_if_asked()
+
+
 def run_stage(
     stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
     as_json: bool, num_cpus: int | None,
@@ -70,7 +80,8 @@ def run_stage(
     progress = open_console(stderr=True, soft_wrap=True)
     progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
 
-    use_token_if_asked(os.environ.get("RAY_ADDRESS"))
+    if stage != "table":
+        _check_ray_address(folder)
     from qray.orchestrate.run import run_study
     from qray.orchestrate.store import Store
     from qray.reporting import report_finished_run
@@ -223,7 +234,9 @@ def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> No
 
 def run_doctor(as_json: bool) -> None:
     """`qray doctor`."""
-    use_token_if_asked(os.environ.get("RAY_ADDRESS"))
+    # What is wrong with the address is the Ray check's to say.
+    with contextlib.suppress(QrayError):
+        use_token_if_asked()
     from qray.doctor import diagnose, print_findings
 
     findings = diagnose()
@@ -236,11 +249,14 @@ def run_doctor(as_json: bool) -> None:
         raise QrayError(f"broken here: {', '.join(broken)}")
 
 
-def submit_job(address: str, wait: bool, arguments: Sequence[str]) -> None:
+def submit_job(
+    address: str, wait: bool, study: str, data: Path | None, out: Path | None, settings: Sequence[str],
+    more: Sequence[str],
+) -> None:  # fmt: skip
     """`qray submit`."""
-    from qray.submit import submit
+    from qray.submit import Request, submit
 
-    status = submit(address, arguments, wait)
+    status = submit(address, Request(study, data, out, tuple(settings), tuple(more)), wait)
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()

@@ -16,11 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qray.errors import QrayError
 from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, usable_cpus, versions
+from qray.ray_token import dashboard_words
+from qray.reasons import reason_of
 from qray.study import ENGINES_OF_METHOD, Variant
 
-State = Literal["ok", "missing", "broken"]
-STYLE: dict[str, str] = {"ok": "green", "missing": "yellow", "broken": "red"}
+State = Literal["ok", "partly", "missing", "broken"]
+STYLE: dict[str, str] = {"ok": "green", "partly": "yellow", "missing": "yellow", "broken": "red"}
 #: (encoder, pixel format, container) that are written and read back, to prove that clips can be decoded.
 CODECS = (
     ("mjpeg", "yuvj420p", "avi"),
@@ -36,7 +39,7 @@ RAY_TASK_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: state "missing" costs variants, "broken" keeps qray from running."""
+    """One thing looked at: "partly" costs some variants, "missing" all that need it, "broken" the whole run."""
 
     topic: str
     state: State
@@ -48,8 +51,8 @@ def _try(topic: str, check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:
         # Whatever breaks, the other checks are still worth reading.
-        first = str(error).strip().splitlines()[:1] or [""]
-        return Finding(topic, "broken", f"{type(error).__name__}: {first[0]}")
+        reason = reason_of(str(error))
+        return Finding(topic, "broken", reason if isinstance(error, QrayError) else f"{type(error).__name__}: {reason}")
 
 
 def _packages() -> Finding:
@@ -146,17 +149,18 @@ def _video() -> Finding:
 def _variants(engine: str) -> Finding:
     from qray.variants.registry import missing_requirement
 
-    good, reasons = [], {}
+    good: list[str] = []
+    reasons: dict[str, list[str]] = {}
     for method, engines in ENGINES_OF_METHOD.items():
         if engine in engines:
             reason = missing_requirement(Variant(name="doctor", method=method, engine=engine))
             if reason is None:
                 good.append(method)
             else:
-                reasons[reason] = method
-    lacking = "; ".join(f"not {method}: {reason}" for reason, method in reasons.items())
+                reasons.setdefault(reason, []).append(method)
+    lacking = "; ".join(f"not {', '.join(methods)}: {reason}" for reason, methods in reasons.items())
     detail = "; ".join(part for part in (", ".join(good), lacking) if part)
-    return Finding(f"engine {engine}", "missing" if reasons else "ok", detail)
+    return Finding(f"engine {engine}", "ok" if not reasons else "partly" if good else "missing", detail)
 
 
 def _ray() -> Finding:
@@ -173,10 +177,11 @@ def _ray() -> Finding:
         if ray.get(one.remote(), timeout=RAY_TASK_TIMEOUT_S) != 1:
             return Finding("Ray", "broken", "a task returned the wrong answer")
         slots = cluster_slots()
-        where = f"attached to {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "starts here"
+        address = os.environ.get("RAY_ADDRESS")
+        where = f"attached to {address}" if address else f"starts here, in {ray.get_runtime_context().get_temp_dir()}"
         store = ray.cluster_resources().get("object_store_memory", 0) / 2**30
         text = f"{where}: {slots.cpus:g} CPUs, {slots.gpus:g} GPUs, object store {store:.1f} GiB"
-        return Finding("Ray", "ok", text + (f", dashboard {dashboard}" if dashboard else ", no dashboard"))
+        return Finding("Ray", "ok", f"{text}; {dashboard_words(dashboard)}")
 
 
 def diagnose() -> list[Finding]:

@@ -1,14 +1,26 @@
-"""`qray submit`: the same run as a job on a cluster, through Ray's job API."""
+"""`qray submit`: the same run as a job on a cluster, through Ray's job API.
+
+What the job needs is put into a folder of its own and sent: this package, and the study if it is a file. Whatever else
+lies in the current folder stays here: data is read where the nodes see it.
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from qray.errors import QrayError
-from qray.ray_token import use_token_if_asked
+from qray import job as on_cluster
+from qray.errors import QrayError, UsageError
+from qray.ray_address import ask_dashboard, dashboard_address
+from qray.ray_token import use_token_at_dashboard
+from qray.study_files import load_study, workflow_folder
 
 POLL_S = 1.0
 #: A head answers some seconds before the agent that starts jobs is there.
@@ -16,42 +28,126 @@ AGENT_TIMEOUT_S = 60.0
 NO_AGENT = "No available agent"
 
 
-def submit(address: str, arguments: Sequence[str], wait: bool) -> str:
-    """Submit `python -m qray run all ARGUMENTS` with the current folder as its working directory.
+@dataclass(frozen=True)
+class Request:
+    """`qray run all` as it was asked for. `more`: the options that go to the cluster as they are."""
 
-    Returns the job's last status. With `wait` its log is printed as it comes.
+    study: str
+    data: Path | None
+    out: Path | None
+    settings: tuple[str, ...]
+    more: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Find here what would fail there.
+
+        Raises:
+            UsageError: the study is bad, or data lies where only this folder's neighbours find it.
+        """
+        study = load_study(self.study, self.settings)
+        given = self.data if self.data is not None else study.data.dir
+        if given is not None and not os.path.expanduser(given).startswith("/"):
+            name = "--data" if self.data is not None else "data.dir"
+            raise UsageError(
+                f"{name} is {str(given)!r}: the job runs on the cluster, in a folder of its own, and data is not sent "
+                "along; give the absolute path under which every node sees it, for example /data/EchoNet-Dynamic"
+            )
+
+    def arguments(self) -> list[str]:
+        """The command line of the job, less a study that is sent as a file."""
+        found = ["run", "all"] + ([] if self.study_file else ["--study", self.study])
+        for name, value in (("--data", self.data), ("--out", self.out)):
+            found += [] if value is None else [name, str(value)]
+        return [*found, *(part for setting in self.settings for part in ("--set", setting)), *self.more]
+
+    @property
+    def study_file(self) -> Path | None:
+        """The study's file, where it is not one of those that come with qray."""
+        return Path(self.study) if Path(self.study).suffix in (".yaml", ".yml") else None
+
+
+def stage(request: Request, folder: Path) -> None:
+    """Put into `folder` what the job needs: the package with its named studies, what it depends on, the study."""
+    package = Path(__file__).parent
+    shutil.copytree(package, folder / "qray", ignore=shutil.ignore_patterns("__pycache__", "workflows"))
+    shutil.copytree(workflow_folder(), folder / "qray" / "workflows")
+    (folder / on_cluster.REQUIREMENTS).write_text("\n".join(_requirements()), encoding="utf-8")
+    if request.study_file is not None:
+        (folder / on_cluster.STUDY_FOLDER).mkdir()
+        shutil.copy(request.study_file, folder / on_cluster.STUDY_FOLDER)
+
+
+def _requirements() -> list[str]:
+    """What qray cannot run without, as its own metadata says; nothing where it was never installed here."""
+    try:
+        return [name for name in metadata.requires("qray") or [] if "extra ==" not in name]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def submit(address: str, request: Request, wait: bool) -> str:
+    """Submit the run; return the job's last status. With `wait` its log is printed as it comes.
 
     Raises:
-        QrayError: no cluster answers at `address`.
+        QrayError: no cluster answers at `address`. UsageError: the request or the address cannot be right.
     """
-    use_token_if_asked(address)
+    address = dashboard_address(address)
+    request.check()
+    answer = ask_dashboard(address)
+    if answer not in ("yes", "token"):
+        raise QrayError(
+            f"no Ray dashboard answers at {address} ({answer}); `ray start --head` prints its address, and "
+            "`ray dashboard cluster.yaml` brings it here"
+        )
+    use_token_at_dashboard(address)
+    # Either would be taken in the place of the address that was given.
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    entrypoint = shlex.join(["python", "-m", "qray", "run", "all", *arguments])
+    entrypoint = shlex.join(["python", "-m", "qray.job", *request.arguments()])
     try:
         client = JobSubmissionClient(address)
-        job = _submit(client, entrypoint)
+        with tempfile.TemporaryDirectory(prefix="qray-submit-") as folder:
+            stage(request, Path(folder))
+            _say_what_is_sent(request, Path(folder))
+            job = _submit(client, entrypoint, folder)
     except (ConnectionError, RuntimeError, OSError) as error:
         raise QrayError(f"no Ray cluster took the job at {address}: {error}") from None
     print(f"job {job}: {entrypoint}", flush=True)
     shown = 0
-    while True:
-        status = client.get_job_status(job)
-        ended = status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
-        if wait:
-            log = client.get_job_logs(job)
-            print(log[shown:], end="", flush=True)
-            shown = len(log)
-        if ended or not wait:
-            return str(status.value)
-        time.sleep(POLL_S)
+    try:
+        while True:
+            status = client.get_job_status(job)
+            ended = status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+            if wait:
+                log = client.get_job_logs(job)
+                print(log[shown:], end="", flush=True)
+                shown = len(log)
+            if ended or not wait:
+                return str(status.value)
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        where = f"--address {address} {job}"
+        print(f"\njob {job} goes on without you: `ray job logs --follow {where}`; `ray job stop {where}` ends it")
+        raise
 
 
-def _submit(client: Any, entrypoint: str) -> str:
+def _say_what_is_sent(request: Request, folder: Path) -> None:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files) / 2**20
+    what = "qray" + (f" and {request.study_file}" if request.study_file else "")
+    print(f"sends {what} ({len(files)} files, {size:.1f} MB), and nothing else of {Path.cwd()}")
+    out = request.out or Path("runs") / load_study(request.study, request.settings).name
+    where = out if out.is_absolute() else f"{on_cluster.FOLDER}/{out}"
+    print(f"output on the head: {where}", flush=True)
+
+
+def _submit(client: Any, entrypoint: str, folder: str) -> str:
     deadline = time.monotonic() + AGENT_TIMEOUT_S
     while True:
         try:
-            return str(client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": "."}))
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder}))
         except RuntimeError as error:
             if NO_AGENT not in str(error) or time.monotonic() > deadline:
                 raise

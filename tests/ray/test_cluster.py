@@ -86,9 +86,11 @@ def test_every_task_and_actor_bears_its_variants_name(on_cluster: Path, nodes: d
     tasks = {task.name for task in list_tasks(limit=10_000, raise_on_missing_output=False)}
     wanted = {"train:fp32", "sweep:qat", "build:fp32", "build:ptq-onnxruntime", "evaluate:ptq-onnxruntime"}
     assert wanted <= tasks, sorted(tasks)
-    actors = {(actor.name or "").rpartition(":")[0] for actor in list_actors(limit=10_000)}
-    assert {"evaluate:fp32", "evaluate:ptq-onnxruntime", "evaluate:finetune"} <= actors, sorted(actors)
+    wanted = {"evaluate:fp32", "evaluate:ptq-onnxruntime", "evaluate:finetune", "mailbox:qat", "board"}
+    actors = {actor.name for actor in list_actors(limit=10_000)}
+    assert wanted <= actors, sorted(actors)
     shown = {actor.repr_name for actor in list_actors(limit=10_000, detail=True)}
+    assert wanted <= shown, sorted(shown)
     assert {trial for trial in results(on_cluster)["variant"] if trial.startswith("qat-w8-")} <= shown, sorted(shown)
 
 
@@ -108,11 +110,12 @@ def test_cluster_yaml_passes_rays_own_validator() -> None:
 
 @dataclass(frozen=True)
 class Head:
-    """A running Ray: its address, its dashboard, and an environment that holds its token."""
+    """A running Ray: its address, its dashboard, an environment that holds its token, and the home of its jobs."""
 
     address: str
     dashboard: str
     env: dict[str, str]
+    home: Path
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +127,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with_token = environment(RAY_AUTH_TOKEN_PATH=str(token), PATH=path)
     port, dashboard = free_port(), free_port()
+    home = tmp_path_factory.mktemp("home")
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         f"--dashboard-port={dashboard}", f"--metrics-export-port={free_port()}", "--disable-usage-stats",
         # Two Rays of one machine share this port's default, and the second then takes no jobs.
         f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={tmp_path_factory.mktemp('r')}",
     ]  # fmt: skip
-    process = subprocess.Popen(command, env=with_token | {"RAY_AUTH_MODE": "token"}, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    env = with_token | {"RAY_AUTH_MODE": "token", "HOME": str(home)}
+    process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
 
     def answers() -> bool:
         try:
@@ -144,7 +149,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
     try:
         wait_until(answers, "the dashboard of `ray start --head`", 120)
-        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", with_token)
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", with_token, home)
     finally:
         # To the command alone: it ends what it started.
         process.terminate()
@@ -155,14 +160,18 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
     (tmp_path / "work").mkdir()
     shutil.copy(TINY, tmp_path / "work" / "tiny.yaml")
-    done = qray("submit", "--address", head.dashboard, "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
-                cwd=tmp_path / "work", env=head.env)  # fmt: skip
+    # More than any job may be sent; and an address that Ray's client would take in the place of the one given.
+    (tmp_path / "work" / "big.avi").touch()
+    os.truncate(tmp_path / "work" / "big.avi", 620 * 2**20)
+    address, env = head.dashboard.removeprefix("http://"), head.env | {"RAY_ADDRESS": "127.0.0.1:9"}
+    done = qray("submit", "--address", f" {address}", "--study", "tiny.yaml", "--data", tiny_dataset,
+                cwd=tmp_path / "work", env=env)  # fmt: skip
     assert done.code == 0, done.stdout + done.stderr
     assert "done  train fp32" in done.stdout
-    assert set(results(out)["status"]) == {"ok"}
+    # The job's own folder is gone when it ends.
+    assert set(results(head.home / "qray-jobs" / "runs" / "tiny")["status"]) == {"ok"}
 
 
 def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:

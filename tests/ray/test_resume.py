@@ -53,14 +53,18 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         np.testing.assert_allclose(predictions(out, variant), predictions(uninterrupted, variant), rtol=1e-6)
 
 
-def test_ctrl_c_ends_cleanly_and_leaves_no_process(tiny_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGHUP", 129)])
+def test_ctrl_c_and_a_hangup_end_cleanly_and_leave_no_process(
+    name: str, exit_code: int, tiny_dataset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     process = begin(tiny_dataset, out)
     wait_until(lambda: any((out / "checkpoints").glob("*/epoch-*.pt")), "a checkpoint")
     family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
+    # To all of them at once, as a terminal does.
+    os.killpg(process.pid, getattr(signal, name))
     _, stderr = process.communicate(timeout=END_TIMEOUT_S)
-    assert process.returncode == 130
+    assert process.returncode == exit_code
     assert "goes on from what was finished" in stderr
     assert "Traceback" not in stderr
     _, alive = psutil.wait_procs(family, timeout=END_TIMEOUT_S)

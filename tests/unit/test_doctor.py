@@ -69,7 +69,45 @@ def test_a_check_that_raises_is_a_broken_finding() -> None:
     def check() -> Finding:
         raise RuntimeError("first line\nsecond line")
 
-    assert doctor._try("x", check) == Finding("x", "broken", "RuntimeError: first line")
+    assert doctor._try("x", check) == Finding("x", "broken", "RuntimeError: first line; second line")
+
+
+def test_an_engine_that_lacks_one_method_says_which_work_and_why_the_other_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qray.variants.registry.missing_requirement",
+                        lambda variant: "no bf16 in this CPU" if variant.method == "bf16" else None)  # fmt: skip
+    found = doctor._variants("openvino")
+    assert found.state == "partly"
+    assert found.detail.startswith("fp32, ")
+    assert found.detail.endswith("; not bf16: no bf16 in this CPU")
+
+
+def test_an_engine_that_is_not_there_is_missing_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qray.variants.registry.missing_requirement", lambda variant: "not installed")
+    found = doctor._variants("openvino")
+    assert (found.state, found.detail.count("not installed")) == ("missing", 1)
+
+
+@pytest.mark.parametrize("address", ["head-node", "10.0.0.9", "ray://head:10001"])
+def test_a_malformed_ray_address_is_a_finding_that_says_host_port(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    found = doctor._try("Ray", doctor._ray)
+    assert (found.state, "HOST:PORT" in found.detail, "qray doctor" in found.detail) == ("broken", True, False)
+
+
+def test_without_a_folder_for_sockets_the_finding_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("qray.scratch.writable", lambda folder: False)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    found = doctor._try("Ray", doctor._ray)
+    assert (found.state, "set RAY_TMPDIR to" in found.detail, "qray doctor" in found.detail) == ("broken", True, False)
+
+
+def test_the_dashboard_is_named_with_what_its_page_asks_for(findings: dict[str, Finding]) -> None:
+    assert "asks for a token, which `ray get-auth-token` prints" in findings["Ray"].detail
 
 
 def test_what_is_missing_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from qray.orchestrate.store import Store
 from qray.orchestrate.telemetry import start_board
 from qray.orchestrate.training_steps import finetune_step, sweep_step, train_step
 from qray.orchestrate.variant_steps import add_measure_steps, build_step, evaluate_step, save_baseline
+from qray.ray_token import dashboard_words
 from qray.study import Study
 from qray.study_files import dump_study
 
@@ -90,8 +91,7 @@ def _run_on_ray(
 ) -> dict[str, Result]:
     with ray_session(num_cpus) as dashboard:
         phases.end("start Ray")
-        if dashboard:
-            console.print(f"Ray dashboard: {dashboard}", highlight=False)
+        console.print(dashboard_words(dashboard), markup=False, highlight=False)
         board = start_board()
         run = RunContext(study, store, plan, Runner(store, console, board), cluster_slots(), board)
         add_steps(run, stage)

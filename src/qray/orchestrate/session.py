@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import os
-import socket
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,11 @@ import ray
 
 from qray.errors import QrayError
 from qray.measure.host import usable_cpus
-from qray.signals import handle_sigterm
+from qray.orchestrate.local_ray import start_local_ray
+from qray.ray_address import check_head, driver_address
+from qray.reasons import reason_of
+from qray.signals import handle_signals
 
-PROBE_TIMEOUT_S = 5.0
 #: A cluster of fewer CPUs than this is cut into fractions of a CPU, so that a training task, an evaluation, a build
 #: and the decoding that feeds them can always run together.
 SLOTS_AT_LEAST = 4
@@ -55,32 +57,17 @@ def cluster_slots() -> Slots:
     return Slots(cpus=resources.get("CPU", 1.0), gpus=resources.get("GPU", 0.0))
 
 
-def _probe(address: str) -> None:
-    """Fail fast on a dead address: ray.init alone retries for a minute."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
-        return
-    try:
-        with socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S):
-            pass
-    except OSError as error:
-        raise QrayError(
-            f"RAY_ADDRESS is {address}, but nothing answers there ({error}); start Ray there (`ray start --head`) "
-            "or unset RAY_ADDRESS to let qray start its own"
-        ) from None
-
-
 @contextlib.contextmanager
 def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
     """A connection to Ray; yields the dashboard's URL, if there is one.
 
     With RAY_ADDRESS set (also inside a Ray job) this attaches, and leaves that Ray running. Otherwise a local Ray is
-    started for the run and ended with it.
+    started for the run and ended with it. Names of actors are the session's own, whoever else uses the cluster.
 
     Raises:
         QrayError: RAY_ADDRESS names a Ray that does not answer, or no local Ray could be started.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = driver_address()
     # Ray Data would report each of the run's many small streams.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Workers import NumPy-based engines; a pool of threads in each would fight over the cores.
@@ -88,30 +75,23 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "configure_logging": True,
+        "namespace": f"qray-{uuid.uuid4().hex[:8]}",
     }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    if address and address != "local":
-        if address.startswith(("http://", "https://")):
-            raise QrayError(
-                f"RAY_ADDRESS is {address}: that is for `ray job submit`; a driver wants HOST:6379 or 'auto'"
-            )
-        if address != "auto":
-            _probe(address)
+    if address is None:
+        context = start_local_ray(num_cpus or usable_cpus(), common)
+    else:
+        check_head(address)
         try:
             context = ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
             raise QrayError(
-                f"cannot attach to Ray at {address}: {error}. If it asks for a token, set RAY_AUTH_MODE=token and "
-                "put the cluster's token into RAY_AUTH_TOKEN"
+                f"cannot attach to Ray at {address}: {reason_of(str(error))}. If it asks for a token, set "
+                "RAY_AUTH_MODE=token and put the cluster's token into RAY_AUTH_TOKEN"
             ) from error
-    else:
-        try:
-            context = ray.init(address="local", num_cpus=num_cpus or usable_cpus(), include_dashboard=True, **common)
-        except (RuntimeError, TimeoutError, OSError) as error:
-            raise QrayError(f"cannot start a local Ray: {error}; `qray doctor` says what this machine lacks") from error
     # ray.init puts a handler of its own in the place of ours, one that aborts.
-    handle_sigterm()
+    handle_signals()
     try:
         url = context.dashboard_url
         yield f"http://{url}" if url else None

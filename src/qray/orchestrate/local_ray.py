@@ -1,0 +1,64 @@
+"""Start a Ray for one run, where its sockets, its token and its shared memory find a place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from qray.errors import QrayError
+from qray.ray_token import provide_token
+from qray.reasons import reason_of
+from qray.scratch import has_blank, temporary_root, writable
+from qray.signals import hangup_blocked
+
+#: The system's limit of a socket's path, less what Ray puts under its folder:
+#: /ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store
+SOCKET_PATH_BYTES = 107
+BELOW_ROOT = len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
+SHARED_MEMORY = Path("/dev/shm")
+#: Where there is no shared memory, the object store is a file; Ray would not start without being told its size.
+STORE_WITHOUT_SHARED_MEMORY_BYTES = 2**30
+
+
+def ray_root() -> Path:
+    """The folder in which a local Ray makes `ray/`, for sockets and logs: RAY_TMPDIR or TMPDIR where that will do.
+
+    Raises:
+        QrayError: no folder will.
+    """
+    most = SOCKET_PATH_BYTES - BELOW_ROOT
+
+    def fits(path: str) -> bool:
+        return len(os.fsencode(os.path.abspath(path))) <= most and not has_blank(path)
+
+    named = os.environ.get("RAY_TMPDIR")
+    root = Path(named) if named and fits(named) and writable(Path(named)) else temporary_root(fits)
+    if root is None:
+        raise QrayError(
+            f"cannot start Ray: its sockets need a writable folder whose path has at most {most} bytes and no blank, "
+            "and neither TMPDIR nor /tmp is one; set RAY_TMPDIR to such a folder, for example RAY_TMPDIR=/run/qray"
+        )
+    return root.absolute()
+
+
+def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
+    """`ray.init` of a Ray of one's own, with the options that every session has.
+
+    Raises:
+        QrayError: it did not start; says what to set.
+    """
+    root = ray_root()
+    provide_token(root)
+    options: dict[str, Any] = {"_temp_dir": str(root / "ray")}
+    if not SHARED_MEMORY.is_dir():
+        options |= {"_plasma_directory": str(root), "object_store_memory": STORE_WITHOUT_SHARED_MEMORY_BYTES}
+    try:
+        with hangup_blocked():
+            return ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options, **common)
+    except (RuntimeError, TimeoutError, OSError, ValueError) as error:
+        raise QrayError(
+            f"cannot start a local Ray: {reason_of(str(error))}; its logs are in {root}/ray/session_latest/logs"
+        ) from error
