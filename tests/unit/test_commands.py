@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from videos import numbered_frames, write_file_list, write_video
 
-from qray.commands import run_stage, show_results
+from qray.commands import check_data, run_stage, show_results
 from qray.errors import QrayError, UsageError
 from qray.results.timing import write_phases
 
@@ -73,3 +74,27 @@ def test_fresh_refuses_a_folder_that_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
     with pytest.raises(UsageError, match=r"no study\.yaml"):
         run_stage("train", "quickstart", None, tmp_path, [], True, False, None)
+
+
+def test_a_split_of_one_clip_has_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("a", 50, "TRAIN"), ("b", 60, "TRAIN"), ("c", 52, "VAL"), ("d", 40, "TEST"), ("e", 50, "TEST")]
+    for number, (name, *_) in enumerate(rows):
+        write_video(tmp_path / "Videos" / f"{name}.avi", numbered_frames(3 + number, 16, 16))
+    write_file_list(tmp_path, rows, ("FileName", "EF", "Split"))
+    check_data(tmp_path, "quickstart", [], as_json=False)
+    printed = capsys.readouterr().out
+    assert "VAL: 1 clip, EF 52.0\n" in printed
+    assert "TEST: 2 clips, EF 45.0 +- 7.1" in printed
+    assert "nan" not in printed
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_copies_of_a_video_in_two_splits_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    rows = [("a", 50, "TRAIN"), ("b", 60, "TRAIN"), ("c", 52, "VAL"), ("d", 40, "TEST")]
+    for number, (name, *_) in enumerate(rows):
+        write_video(tmp_path / "Videos" / f"{name}.avi", numbered_frames(3 + number % 3, 16, 16))
+    write_file_list(tmp_path, rows, ("FileName", "EF", "Split"))
+    check_data(tmp_path, "quickstart", [], as_json)
+    assert "a (TRAIN), d (TEST) have the same content; they are in several splits" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from avi import drop_frames
 from videos import numbered_frames, write_video
 
 from qray.commands import predict_files
@@ -58,6 +59,34 @@ def test_a_prediction_is_the_models_mean_over_the_windows(artifact: Path, model:
 def test_a_video_shorter_than_a_clip_is_predicted(artifact: Path, tmp_path: Path) -> None:
     ((_, value, _),) = predict_videos(artifact, [write_video(tmp_path / "short.avi", numbered_frames(2))])
     assert value is not None
+
+
+def test_a_video_is_predicted_as_it_is_shown(artifact: Path, tmp_path: Path) -> None:
+    frames = numbered_frames(8)
+    frames[:, 40:, 10:20] = 230
+    values = []
+    for degrees in (0, 90, 180):
+        path = write_video(
+            tmp_path / f"{degrees}.mp4",
+            np.rot90(frames, -degrees // 90, axes=(1, 2)).copy(),
+            "libx264",
+            "yuv420p",
+            set_up=lambda stream, degrees=degrees: stream.set_display_rotation(degrees),
+        )
+        ((_, value, reason),) = predict_videos(artifact, [path])
+        assert reason is None
+        values.append(value)
+    ((_, untold, _),) = predict_videos(
+        artifact,
+        [write_video(tmp_path / "untold.mp4", np.rot90(frames, 2, axes=(1, 2)).copy(), "libx264", "yuv420p")],
+    )
+    assert max(values) - min(values) < abs(values[0] - untold) / 10
+
+
+def test_a_video_with_dropped_frames_is_predicted(artifact: Path, tmp_path: Path) -> None:
+    path = drop_frames(write_video(tmp_path / "a.avi", numbered_frames(18)), (4, 11))
+    ((_, value, reason),) = predict_videos(artifact, [path])
+    assert (value is None, reason) == (False, None)
 
 
 def test_a_video_that_is_not_there_has_a_reason(artifact: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,26 @@ def test_a_list_reads_the_same_however_it_was_saved(tmp_path: Path, content: str
     assert read(tmp_path, content) == GOOD
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\nFileName;EF;Split\na;50;TRAIN\nb;60;VAL\n",
+        "\ufeffsep=;\r\nFileName;EF;Split\r\na;50;TRAIN\r\nb;60;VAL\r\n",
+        "SEP=\t\nFileName\tEF\tSplit\na\t50\tTRAIN\nb\t60\tVAL\n",
+        "sep=,\nFileName,EF,Split\na,50,TRAIN\nb,60,VAL\n",
+        '"sep=;"\nFileName;EF;Split\n"a";50;TRAIN\nb;60;VAL\n',
+        "sep=;;;\nFileName;EF;Split\na;50;TRAIN\nb;60;VAL\n",
+    ],
+    ids=["semicolons", "bom-crlf", "tabs", "commas", "quoted", "padded"],
+)
+def test_the_separator_that_the_first_line_names_is_used(tmp_path: Path, content: str) -> None:
+    assert read(tmp_path, content) == [replace(row, line=row.line + 1) for row in GOOD]
+
+
+def test_a_name_that_starts_like_a_separator_line_is_a_header(tmp_path: Path) -> None:
+    assert read(tmp_path, "sep=x,FileName,EF\n1,a,50\n")[0].file == "a"
+
+
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
     rows = read(tmp_path, 'FileName,EF,Note\n\na,50,"two\nlines"\nb,60,x\n')
     assert [(row.line, row.file) for row in rows] == [(3, "a"), (5, "b")]
@@ -68,6 +89,11 @@ def test_a_missing_quotation_mark_costs_its_own_row_only(tmp_path: Path) -> None
         (3, "", True),
         (4, "c", False),
     ]
+
+
+def test_the_group_is_read_when_the_study_names_its_column(tmp_path: Path) -> None:
+    rows = read(tmp_path, "FileName,EF,Patient\na,50, p1 \nb,60\n", Data(group_column="Patient"))
+    assert [row.group for row in rows] == ["p1", ""]
 
 
 def test_without_a_split_column_the_split_is_empty(tmp_path: Path) -> None:
@@ -109,7 +135,13 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, content: str | by
         ),
         ("FileName,ef\na,50\n", r"no column 'EF' \(data.target_column\)"),
         ("a,50,TRAIN\nb,60,VAL\n", "no column 'FileName'.*add a header line"),
-        ("FileName;EF;Split\na;50;TRAIN\n", "separated by semicolons; save the list with commas"),
+        (
+            "FileName;EF;Split\na;50;TRAIN\n",
+            "line 1: cells are separated by semicolons; save the list with commas, or put the line sep=; above",
+        ),
+        ("sep=;\nFileName,EF,Split\na,50,TRAIN\n", "line 2: cells are separated by commas"),
+        ("sep=,\nFileName;EF;Split\na;50;TRAIN\n", "line 2: cells are separated by semicolons"),
+        ("sep=;\nName;EF\na;50\n", "line 2: no column 'FileName'"),
         ("FileName\tEF\na\t50\n", "separated by tabs; save the list with commas"),
         ("FileName,EF,EF\na,50,60\n", r"2 columns are called 'EF' \(data.target_column\)"),
     ],

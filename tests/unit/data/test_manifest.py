@@ -277,6 +277,13 @@ def test_a_target_that_is_no_finite_number_is_rejected(data_set: DataSet, target
     assert reasons(manifest) == {2: f"EF is {target!r}, not a finite number"}
 
 
+def test_a_decimal_comma_is_named_with_its_line(data_set: DataSet) -> None:
+    data_set.video("a.avi", "b.avi")
+    (data_set.root / "FileList.csv").write_text("sep=;\nFileName;EF;Split\na;55,5;TRAIN\nb;60;VAL\n", encoding="utf-8")
+    manifest = read_manifest(data_set.root, Data())
+    assert reasons(manifest) == {3: "EF is '55,5', not a finite number; write 55.5, with a point"}
+
+
 @pytest.mark.parametrize("target", ["55.5", "-3", "1e-3", " 7 ", "0"])
 def test_any_finite_number_is_a_target(data_set: DataSet, target: str) -> None:
     data_set.video("a.avi")

@@ -41,3 +41,14 @@ def test_a_changed_data_set_takes_the_place_of_the_one_before(tiny_dataset: Path
     (copy / "FileList.csv").write_text("\n".join(listed[:-1]) + "\n", encoding="utf-8")
     manifest = load_manifest(store, copy, Data(dir=str(copy)))
     assert record(store)["digest"] == manifest.digest
+
+
+def test_facts_that_another_version_left_are_read_anew(tiny_dataset: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fresh = load_manifest(store, tiny_dataset, Data(dir=str(tiny_dataset)))
+    cache = tmp_path / "units" / "probes.json"
+    facts = json.loads(cache.read_text(encoding="utf-8"))
+    # As facts were kept before their keys told the version: name, size and time.
+    old = {key.rpartition("|")[0]: {**fact, "n_frames": 1} for key, fact in facts.items()}
+    cache.write_text(json.dumps(old), encoding="utf-8")
+    assert load_manifest(store, tiny_dataset, Data(dir=str(tiny_dataset))).clips.equals(fresh.clips)

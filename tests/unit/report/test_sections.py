@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from evidence_runs import make_run
 from reports import full_run, report_of, section, small_run, texts
-from videos import numbered_frames, write_video
+from videos import numbered_frames, write_file_list, write_video
 
 from qray.report.document import Clips, Document, Gallery, Picture, pictures
 from qray.report.plots_accuracy import class_errors
@@ -149,6 +149,28 @@ def test_no_clip_leads_out_of_the_data_set(tmp_path: Path, name: str) -> None:
 def test_a_clip_is_found_with_or_without_its_ending(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a" / "b.mp4", numbered_frames(2), "mpeg4", "yuv420p")
     assert find_video(tmp_path, "a/b") == find_video(tmp_path, "a/b.mp4") == path
+
+
+def test_a_clip_that_keeps_its_ending_is_the_file_of_that_ending(tmp_path: Path) -> None:
+    for name, codec in (("P0.avi", "mpeg4"), ("P0.mp4", "mpeg4")):
+        write_video(tmp_path / name, numbered_frames(2), codec, "yuv420p")
+    assert [find_video(tmp_path, name) for name in ("P0.avi", "P0.mp4")] == [tmp_path / "P0.avi", tmp_path / "P0.mp4"]
+
+
+def test_pictures_are_of_the_file_that_the_list_names(tmp_path: Path) -> None:
+    """Two endings of one name, of which only the second, a whole video, is listed; the first is damaged."""
+    evidence = read_evidence(small_run(tmp_path / "out"))
+    shown = next(variant for variant in evidence.variants if variant.name == "ptq-openvino")
+    assert shown.clips is not None
+    rows = []
+    for clip in shown.clips["clip"]:
+        write_video(tmp_path / "Videos" / f"{clip}.mp4", numbered_frames(6), "mpeg4", "yuv420p")
+        (tmp_path / "Videos" / f"{clip}.avi").write_bytes(b"RIFF")
+        rows.append((f"{clip}.mp4", 50, "TEST"))
+    write_file_list(tmp_path, rows, ("FileName", "EF", "Split"))
+    blocks = tuple(worst_clips(shown, evidence.study, tmp_path))
+    assert "cannot be decoded" not in texts(blocks)
+    assert "truncated" not in texts(blocks)
 
 
 def test_a_gallery_counts_as_its_pictures() -> None:
