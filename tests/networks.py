@@ -47,9 +47,11 @@ def realistic_model(
 
 
 def request(variant: Variant, model: VideoRegressor, clip: ClipSpec = TINY_CLIP, batches: int = 4) -> BuildRequest:
-    """A build request that calibrates on `batches` batches of 4 clips where its method observes any."""
+    """A build request that calibrates on `batches` batches of 4 clips where its method observes any, and compares what
+    it deploys on others."""
     calibration = [smooth_clips(4, clip, seed=200 + i) for i in range(batches)] if variant.method == "ptq" else []
-    return BuildRequest(variant, model, clip, calibration)
+    validation = [smooth_clips(4, clip, seed=300 + i) for i in range(2)] if variant.method in ("ptq", "qat") else []
+    return BuildRequest(variant, model, clip, calibration, validation=validation)
 
 
 def toy_batches(steps: int, batch: int = 8, clip: ClipSpec = TINY_CLIP, seed: int = 0) -> Iterator[TrainBatch]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from networks import TARGET_STD, realistic_model, request, smooth_clips, toy_batches
 
 from qray.measure.host import has_native_bf16
+from qray.measure.isa import native_isa, range_is_reduced
 from qray.model.regressor import VideoRegressor
 from qray.model.training import FitSettings, fit
 from qray.study import Training, Variant
@@ -73,7 +74,8 @@ def train_qat(model: VideoRegressor, steps: int = QAT_STEPS, **settings: Any) ->
     """Train a channels-last model as a sweep's trial does."""
     from qray.variants import pt2e
 
-    qat = pt2e.QatSettings.model_validate(settings)
+    reduced = {"reduce_range": range_is_reduced(native_isa(), settings.get("weight_bits", 8))}
+    qat = pt2e.QatSettings.model_validate(reduced | settings)
     module = pt2e.prepare_qat(model.channels_last(), smooth_clips(2, seed=1), qat)
     losses: list[float] = []
     fit_settings = FitSettings(QAT_TRAINING, steps, TARGET_STD, seed=0)
@@ -119,11 +121,10 @@ class Shelf:
 
     def request(self, name: str) -> BuildRequest:
         """What the artifact called `name` is built from."""
-        variant = VARIANTS[name]
-        if variant.method == "qat":
-            return BuildRequest(variant, self.model, request(variant, self.model).clip, (), self.qat.state,
-                                self.qat.settings)  # fmt: skip
-        return request(variant, self.model)
+        made = request(VARIANTS[name], self.model)
+        if made.variant.method == "qat":
+            return replace(made, qat_state=self.qat.state, qat_settings=self.qat.settings)
+        return made
 
     def __getitem__(self, name: str) -> Artifact:
         from qray.variants.artifact import read_artifact

@@ -11,6 +11,7 @@ Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"
 Engine = Literal["none", "eager", "inductor", "onnxruntime", "openvino"]
 Split = Literal["TRAIN", "VAL", "TEST"]
 Observer = Literal["minmax", "histogram"]
+Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
 
 #: What each method can run on. A pair that is not here is a bad study, not a skipped row.
 ENGINES_OF_METHOD: dict[str, tuple[str, ...]] = {
@@ -193,11 +194,33 @@ class Sweep(Section):
         return self
 
 
+class Target(Section):
+    """What the artifacts of a study are to run on.
+
+    isa: the CPU's instruction set. native: that of the machine of the run, on a cluster the least of its nodes' sets;
+    any: every CPU (compiled code: with AVX2, or Arm's NEON). Without an INT8 dot product, and so for `any`, 8-bit
+    weights keep to half their range, because products would overflow.
+    """
+
+    isa: Isa = "native"
+
+
 class Calibration(Section):
-    """TRAIN clips that static quantization observes."""
+    """TRAIN clips that static quantization observes, drawn over the whole range of the target."""
+
+    clips: PositiveInt = 128
+    batch_size: PositiveInt = 8
+
+
+class Parity(Section):
+    """What is asked of an INT8 artifact on VAL clips, which calibrated nothing.
+
+    The root mean square of deployed - simulated predictions, which is what the engine's kernels add, may be at most
+    `max_kernel_share` of that of simulated - FP32, which is what quantization costs; else the row is failed.
+    """
 
     clips: PositiveInt = 64
-    batch_size: PositiveInt = 8
+    max_kernel_share: float = Field(0.5, gt=0)
 
 
 class Measure(Section):
@@ -251,7 +274,9 @@ class Study(Section):
     clip: ClipSpec = ClipSpec()
     model: Model = Model()
     training: Training = Training()
+    target: Target = Target()
     calibration: Calibration = Calibration()
+    parity: Parity = Parity()
     variants: tuple[Variant, ...]
     sweep: Sweep | None = None
     evaluation: Evaluation = Evaluation()

@@ -16,7 +16,7 @@ from qray.model.training import dump_checkpoint
 from qray.orchestrate import sensitivity
 from qray.orchestrate.clips import SplitClips
 from qray.orchestrate.trial import SweepJob, train_qat
-from qray.orchestrate.work import EvaluateJob, calibration_batches, evaluate_checkpoint
+from qray.orchestrate.work import EvaluateJob, evaluate_checkpoint, fixed_batches
 from qray.study import ClipSpec, Model, Sensitivity, Sweep, Training
 from qray.variants.layers import layer_names
 
@@ -45,7 +45,7 @@ def weights() -> bytes:
 
 
 def calibration(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    batches, failed = calibration_batches(observed, SPEC, 4, 0.5, 60.0, "calibrate")
+    batches, failed = fixed_batches(observed, SPEC, 4, 0.5, 60.0, "calibrate")
     assert sum(map(len, batches)) == len(observed.clips) - len(failed)
     return {str(observed.clips["clip"][index]): reason for index, reason in failed.items()}
 

@@ -27,6 +27,22 @@ def executed_in(compiled: Any, precisions: set[str]) -> tuple[set[str], int]:
     return layers, adds
 
 
+def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
+    """Nodes that run in INT8, or quantize, and depend on one whose original name begins with `prefix`; None if there is
+    no such node."""
+    reached: set[str] = set()
+    found = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        names = _text(info["originalLayersNames"]).split(",")
+        sources = {value.get_node().get_friendly_name() for value in node.input_values()}
+        if reached & sources or any(name.startswith(prefix) for name in names):
+            reached.add(node.get_friendly_name())
+            if _text(info["layerType"]) == "FakeQuantize" or _text(info["runtimePrecision"]).lower() in ("u8", "i8"):
+                found.append(node.get_friendly_name())
+    return found if reached else None
+
+
 def constant_bytes(xml: Path) -> int:
     """Bytes of a saved model's constants, which its .bin file holds."""
     return xml.with_suffix(".bin").stat().st_size

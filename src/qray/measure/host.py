@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import socket
 from importlib import metadata
 from pathlib import Path
@@ -29,15 +30,34 @@ PACKAGES = (
 )
 
 
+#: What oneDNN, under PyTorch and OpenVINO, leaves unused when the variable ONEDNN_MAX_CPU_ISA names a lesser set.
+ONEDNN_LIMITS = {
+    "SSE41": r"avx|fma|f16c|amx",
+    "AVX": r"avx|fma|f16c|amx",
+    "AVX2": r"avx512|avx_vnni|amx",
+    "AVX2_VNNI": r"avx512|avx_vnni_int8|amx",
+    "AVX2_VNNI_2": r"avx512|amx",
+    "AVX512_CORE": r"avx512_|avx_vnni|amx",
+    "AVX512_CORE_VNNI": r"avx512_bf16|amx",
+    "AVX512_CORE_BF16": r"amx",
+    "AVX512_CORE_FP16": r"amx",
+}
+
+
 def cpu_flags() -> frozenset[str]:
-    """Flags of this CPU that matter to inference, by their /proc/cpuinfo names; empty where the system has none."""
+    """Flags of this CPU that matter to inference, by their /proc/cpuinfo names; empty where the system has none.
+
+    ONEDNN_MAX_CPU_ISA restricts them: what the kernels do not use, the CPU might as well not have.
+    """
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return frozenset()
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, value = line.partition(":")
         if key.strip().lower() in ("flags", "features"):
-            return frozenset(value.split()) & frozenset(INFERENCE_FLAGS)
+            unused = ONEDNN_LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())
+            have = frozenset(value.split()) & frozenset(INFERENCE_FLAGS)
+            return frozenset(flag for flag in have if unused is None or not re.match(unused, flag))
     return frozenset()
 
 

@@ -99,10 +99,6 @@ class VideoRegressor(nn.Module):
         scaled = frames if self.channel_scale is None else frames * self.channel_scale
         return scaled + self.channel_shift
 
-    def regress(self, frames: Tensor, n_frames: int) -> Tensor:
-        """float32 (B*T, 3, H, W) -> float32 (B,), standardised target."""
-        return self.read_out(self.backbone(frames), n_frames)
-
     def read_out(self, features: Tensor, n_frames: int) -> Tensor:
         """Pool over time, then the head: float32 (B*T, channels) -> float32 (B,), standardised target."""
         features = features.view(-1, n_frames, features.shape[1])
@@ -118,8 +114,13 @@ class VideoRegressor(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """uint8 (B, T, H, W, 3) -> float32 (B,), target units."""
-        standardised = self.regress(self.normalize(clips), clips.shape[1])
-        return standardised * self.target_std + self.target_mean
+        return self.with_features(clips)[0]
+
+    def with_features(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the backbone's output, float32 (B*T, channels), where the tail begins."""
+        features = self.backbone(self.normalize(clips))
+        standardised = self.read_out(features, clips.shape[1])
+        return standardised * self.target_std + self.target_mean, features
 
 
 def build_regressor(config: Model, target_mean: float, target_std: float, seed: int) -> VideoRegressor:

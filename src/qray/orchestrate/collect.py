@@ -20,6 +20,7 @@ from qray.orchestrate.trial import trial_name
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.study import Variant
 from qray.variants.artifact import read_artifact
+from qray.variants.parity import kernel_fault
 from qray.variants.registry import missing_requirement
 
 
@@ -55,7 +56,7 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
         ended = results.get(build_key)
         if ended is None or ended.status == "ok":
             ended = results.get(key)
-        if ended is None and unit is None and (lacking := missing_requirement(variant)):
+        if ended is None and unit is None and (lacking := missing_requirement(variant, plan.isa)):
             ended = Result("skipped", reason=lacking)
         status = ended.status if ended and ended.status != "ok" else "failed"
         reason = ended.reason if ended and ended.reason else "not finished; run the same command again"
@@ -63,6 +64,10 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
             return Outcome(**shared, status=status, reason=reason)
         shared |= {"status": status, "reason": reason}
     artifact = read_artifact(store.artifact_folder(build_key))
+    notes = artifact.built.notes
+    fault = kernel_fault(notes, plan.study.parity.max_kernel_share)
+    if fault is not None:
+        shared |= {"status": "failed", "reason": fault}
     latency, peak = {}, {}
     for at, record in latency_units(store, plan):
         if build_key in record["latency"]:
@@ -71,10 +76,11 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
         if record.get("peak_rss_mb") is not None:
             peak[at] = record["peak_rss_mb"]
     return Outcome(
-        **shared, predictions=_predictions(store, key), predictions_path=_predictions_path(store, key),
+        **shared, predictions=_predictions(store, key) if fault is None else None,
+        predictions_path=_predictions_path(store, key),
         val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
         size_bytes=artifact.size_bytes, weights_bytes=artifact.built.weights_bytes,
-        int8_mac_share=artifact.built.int8_mac_share, parity_max_abs=artifact.built.notes.get("parity_max_abs"),
+        int8_mac_share=artifact.built.int8_mac_share, isa=artifact.isa, notes=notes,
         artifact=store.relative(artifact.folder), latency=latency, peak_rss_mb=peak, build_s=unit["seconds"],
         evaluate_s=evaluated["seconds"] if evaluated else None,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import pandas as pd
 from qray.data.stream import StreamPlan, cached, cluster_state, put_clips
 from qray.errors import QrayError
 from qray.orchestrate.clips import NAMED_FAILURES, SplitClips
+from qray.orchestrate.placement import Placement
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.session import Slots
 from qray.orchestrate.steps import Runner
@@ -30,6 +31,7 @@ class RunContext:
     plan: Plan
     runner: Runner
     slots: Slots
+    nodes: Placement
     board: Any
     _named: set[str] = field(default_factory=set)
     _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from qray.orchestrate.collect import write_table
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import costs_key
 from qray.orchestrate.data_set import ensure_data, load_manifest
+from qray.orchestrate.placement import cluster_machine, placement
 from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.sensitivity import add_sensitivity_steps, sensitivity_key
 from qray.orchestrate.session import cluster_slots, ray_session
@@ -75,7 +76,7 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
     manifest = load_manifest(store, root, study.data)
     phases.end("check the videos")
     _say_manifest(manifest, console)
-    plan = make_plan(study, manifest)
+    plan = make_plan(study, manifest, cluster_machine())
     results: dict[str, Result] = {}
     if stage != "table":
         results = _impossible_here(store, plan)
@@ -93,7 +94,7 @@ def _run_on_ray(
         phases.end("start Ray")
         console.print(dashboard_words(dashboard), markup=False, highlight=False)
         board = start_board()
-        run = RunContext(study, store, plan, Runner(store, console, board), cluster_slots(), board)
+        run = RunContext(study, store, plan, Runner(store, console, board), cluster_slots(), placement(), board)
         add_steps(run, stage)
         pending = {kind for kind, key in wanted_units(store, plan, stage) if store.get(kind, key) is None}
         if pending & {"train", "sweep"}:
@@ -160,7 +161,7 @@ def _impossible_here(store: Store, plan: Plan) -> dict[str, Result]:
     results = {}
     for variant in plan.study.variants:
         key = plan.build[variant.name]
-        reason = missing_requirement(variant) if store.get("build", key) is None else None
+        reason = missing_requirement(variant, plan.isa) if store.get("build", key) is None else None
         if reason is not None:
             results[key] = results[plan.evaluate[variant.name]] = Result("skipped", reason=reason)
     return results

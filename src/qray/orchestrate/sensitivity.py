@@ -21,7 +21,7 @@ from qray.orchestrate.context import RunContext
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.steps import Step
 from qray.orchestrate.store import unit_key
-from qray.orchestrate.work import calibration_batches, model_from_state, whereabouts
+from qray.orchestrate.work import fixed_batches, model_from_state, whereabouts
 from qray.results.sensitivity import summarize
 from qray.study import ClipSpec, Model, Sensitivity, Variant
 from qray.variants.layers import layer_names
@@ -84,7 +84,7 @@ def measure(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitC
         observer=job.settings.observer,
     )  # fmt: skip
     plan = job.plan
-    observed, missed = calibration_batches(
+    observed, missed = fixed_batches(
         calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"calibrate {job.title}"
     )
     model = model_from_state(job.model, load_checkpoint(weights)["model"])

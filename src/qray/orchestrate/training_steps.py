@@ -26,7 +26,7 @@ def train_step(run: RunContext) -> Step:
     study, key = run.study, run.plan.train
     total = study.training.epochs
     job = TrainJob(
-        "fp32", study.model, study.training, study.clip, study.seed, run.slots.slot_cpus, run.timeout_s,
+        "fp32", study.model, run.plan.training, study.clip, study.seed, run.slots.slot_cpus, run.timeout_s,
         run.board,
     )  # fmt: skip
     curve = _ValidationCurve(run)

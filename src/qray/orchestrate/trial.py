@@ -75,7 +75,10 @@ def train_qat(
     size = job.clip.image_size
     example = torch.zeros((2, job.clip.frames, size, size, 3), dtype=torch.uint8)
     qat = pt2e.QatSettings(
-        weight_bits=settings["weight_bits"], observer=settings["observer"], keep_fp32=tuple(settings["keep_fp32"])
+        weight_bits=settings["weight_bits"],
+        observer=settings["observer"],
+        keep_fp32=tuple(settings["keep_fp32"]),
+        reduce_range=settings["reduce_range"],
     )
     module = pt2e.prepare_qat(model, example, qat)
     training = qat_training(job.training, settings)

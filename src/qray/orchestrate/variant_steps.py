@@ -15,6 +15,8 @@ from qray.orchestrate.store import pack_folder
 from qray.orchestrate.telemetry import free_actor_name
 from qray.orchestrate.work import BuildJob, Evaluator, build
 from qray.study import INT8_METHODS, Variant
+from qray.variants.artifact import read_artifact
+from qray.variants.registry import build_needs
 
 
 def build_step(run: RunContext, variant: Variant) -> Step:
@@ -24,25 +26,29 @@ def build_step(run: RunContext, variant: Variant) -> Step:
 
     def start() -> Any:
         weights = run.checkpoint(source if variant.method == "finetune" else plan.train)
-        calibration, qat_weights, qat_settings = None, None, None
+        clips, qat_weights, qat_settings = {}, None, None
+        if variant.method == "ptq":
+            clips["calibration"] = run.clips(plan.calibration_clips())
         if variant.method in INT8_METHODS:
-            calibration = run.clips(plan.calibration_clips())
+            clips["validation"] = run.clips(plan.parity_clips())
         if variant.method == "qat":
             best = run.best_trial(variant.weight_bits)
             qat_weights, qat_settings = run.checkpoint(best["key"]), best["qat"]
         job = BuildJob(
-            variant, key, study.model, study.clip, study.calibration.batch_size, run.slots.slot_cpus, run.timeout_s,
-            qat_settings,
+            variant, key, plan.isa, study.model, study.clip, study.calibration.batch_size, run.slots.slot_cpus,
+            run.timeout_s, qat_settings,
         )  # fmt: skip
-        options = {"num_cpus": run.slots.slot_cpus, "name": f"build:{variant.name}"}
-        return build.options(**options).remote(job, weights, calibration, qat_weights)
+        options = {"num_cpus": run.slots.slot_cpus, "name": f"build:{variant.name}"} | run.nodes.options(
+            build_needs(variant, plan.isa)
+        )
+        return build.options(**options).remote(job, weights, clips, qat_weights)
 
     def finish(value: dict[str, Any]) -> dict[str, Any]:
         if "skipped" in value:
             raise Skipped(value["skipped"])
         folder = run.store.save_artifact(key, value["files"])
         facts = {name: value[name] for name in ("build_s", "node", "host")}
-        failed = run.name_failed(f"the calibration of {variant.name}", value["failed"])
+        failed = run.name_failed(f"the build of {variant.name}", value["failed"])
         return {"files": [run.store.relative(folder / name) for name in value["files"]]} | failed | facts
 
     return Step("build", key, f"build {variant.name}", start, finish, after=[source])
@@ -56,7 +62,8 @@ def evaluate_step(run: RunContext, variant: Variant) -> Step:
     def start() -> Any:
         files = pack_folder(run.store.artifact_folder(build_key))
         name = f"evaluate:{variant.name}"
-        options = {"num_cpus": run.slots.slot_cpus, "name": free_actor_name(name)}
+        needs = read_artifact(run.store.artifact_folder(build_key)).built.needs
+        options = {"num_cpus": run.slots.slot_cpus, "name": free_actor_name(name)} | run.nodes.options(needs)
         actor = (
             ray.remote(max_restarts=0)(Evaluator)
             .options(**options)

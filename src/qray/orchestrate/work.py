@@ -132,33 +132,34 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
     yield {"failed": named_failures(train_clips.clips, failed), "device": device, **whereabouts()}
 
 
-def calibration_batches(
-    calibration: SplitClips, clip: ClipSpec, batch_size: int, slot_cpus: float, timeout_s: float, name: str
+def fixed_batches(
+    clips: SplitClips, clip: ClipSpec, batch_size: int, slot_cpus: float, timeout_s: float, name: str
 ) -> tuple[list[torch.Tensor], dict[int, str]]:
     """What observers see: one window of each clip, as training sees them, but fixed; uint8 (b, T, H, W, 3). And the
-    reasons of clips that failed.
+    reasons of clips that failed. `name` says what they are for.
 
     Raises:
         QrayError: more of them than may fail.
     """
     plan = StreamPlan(clip.single_window(), "eval", batch_size, cpus_per_task=slot_cpus, timeout_s=timeout_s)
-    dataset = clip_dataset(calibration.ref, len(calibration.clips), plan)
+    dataset = clip_dataset(clips.ref, len(clips.clips), plan)
     failed: dict[int, str] = {}
     batches = []
     for batch in stream_batches(dataset, plan, name):
         failed |= batch.failed
         if batch.ok.any():
             batches.append(torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1))
-    calibration.check("calibration", failed)
+    clips.check(name, failed)
     return batches, failed
 
 
 @dataclass(frozen=True)
 class BuildJob:
-    """A variant to build: its weights (an FP32 checkpoint, or a QAT trial's state) and its calibration clips."""
+    """A variant to build, for an instruction set, and how its clips are read."""
 
     variant: Variant
     key: str
+    isa: str
     model: Model
     clip: ClipSpec
     calibration_batch: int
@@ -168,28 +169,33 @@ class BuildJob:
 
 
 @ray.remote(**FRESH_PROCESS)
-def build(job: BuildJob, weights: bytes, calibration: SplitClips | None, qat_weights: bytes | None) -> dict[str, Any]:
-    """Build an artifact; return its files and the calibration clips that failed, by name. {"skipped": reason} when
-    this machine cannot build it."""
+def build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weights: bytes | None) -> dict[str, Any]:
+    """Build an artifact from a checkpoint, of `clips` for "calibration" and "validation" where its method uses them.
+
+    Returns its files, and the reasons of clips that failed, by name. {"skipped": reason} when this machine cannot build
+    it.
+    """
     from qray.variants import registry
     from qray.variants.artifact import BuildRequest
 
     started = time.time()
-    reason = registry.missing_requirement(job.variant)
+    reason = registry.missing_requirement(job.variant, job.isa)
     if reason:
         return {"skipped": reason}
     torch.manual_seed(0)
-    batches: list[torch.Tensor] = []
+    batches: dict[str, list[torch.Tensor]] = {"calibration": [], "validation": []}
     failed: dict[str, str] = {}
-    if calibration is not None:
-        batches, missed = calibration_batches(
-            calibration, job.clip, job.calibration_batch, job.slot_cpus, job.timeout_s, f"calibrate {job.variant.name}"
+    for use, chosen in clips.items():
+        name = f"{use} of {job.variant.name}"
+        batches[use], missed = fixed_batches(
+            chosen, job.clip, job.calibration_batch, job.slot_cpus, job.timeout_s, name
         )
-        failed = named_failures(calibration.clips, missed)
+        failed |= named_failures(chosen.clips, missed)
     qat_state = load_checkpoint(qat_weights)["model"] if qat_weights is not None else None
     request = BuildRequest(
         variant=job.variant, model=model_from_state(job.model, load_checkpoint(weights)["model"]), clip=job.clip,
-        calibration=batches, qat_state=qat_state, qat_settings=job.qat_settings,
+        calibration=batches["calibration"], qat_state=qat_state, qat_settings=job.qat_settings,
+        validation=batches["validation"], isa=job.isa,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="qray-build-") as folder:
         try:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Section
+from qray.report.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section
 from qray.report.numbers import known, number, percent, signed, spread
 from qray.report.plots_layers import parity_plot, ranges_plot, sensitivity_plot
 from qray.report.plots_tradeoff import trials_plot
 from qray.results.evidence import Evidence
 from qray.results.sensitivity import by_harm
+from qray.variants.parity import kernel_share
 
 #: Layers whose ranges are shown: the most harmful ones.
 WORST_LAYERS = 6
@@ -75,27 +76,37 @@ def _layer_row(layer: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def parity_blocks(evidence: Evidence) -> list[Block]:
-    """Deployed predictions against those of the simulated model, from the artifacts' own records."""
-    plots, said = [], []
+    """Deployed predictions against those of the simulated model, from the artifacts' own records, and the gate."""
+    plots = []
     for variant in evidence.variants:
-        notes = _artifact_notes(evidence, variant.row.get("artifact"))
-        parity = notes.get("parity")
+        parity = _artifact_notes(evidence, variant.row.get("artifact")).get("parity")
         if isinstance(parity, Mapping) and (pair := _pair(parity)) is not None:
             plots.append(parity_plot(variant.name, *pair))
-        elif isinstance(parity, str):
-            said.append(f"{variant.name}: {parity}")
-        largest = variant.row.get("parity_max_abs")
-        if isinstance(largest, float) and not any(plot.name == f"parity-{variant.name}" for plot in plots):
-            said.append(f"{variant.name}: deployed and simulated predictions are at most {number(largest, 3)} apart")
-    blocks: list[Block] = []
-    if plots or said:
-        blocks.append(Paragraph("The deployed artifact is what is evaluated. Here it is held against the model with "
-                                "simulated quantization that it was made from, on calibration clips."))  # fmt: skip
-    if plots:
-        blocks.append(Gallery(tuple(plots)))
-    if said:
-        blocks.append(Bullets(tuple(said)))
-    return blocks
+    rows = tuple(cells for variant in evidence.variants if (cells := _parity_row(variant.name, variant.row)))
+    if not rows:
+        return []
+    limit = f"{evidence.study.parity.max_kernel_share:g}" if evidence.study is not None else "the study's share"
+    words = (
+        "The deployed artifact is what is evaluated. Here it is held against the model with simulated quantization "
+        "that it was made from, on VAL clips, which calibrated nothing. What an engine's kernels add (RMS of deployed "
+        f"- simulated) may be at most {limit} of what quantization costs (RMS of simulated - FP32); else the row is "
+        "failed."
+    )
+    header = ("variant", "made for", "kernels, RMS", "quantization, RMS", "share", "largest", "outside ranges")
+    grid = Grid(header, rows, "Deployed against simulated", frozenset(range(2, 7)))
+    return [Paragraph(words), grid, *([Gallery(tuple(plots))] if plots else [])]
+
+
+def _parity_row(name: str, row: Mapping[str, Any]) -> tuple[Cell, ...] | None:
+    kernels, cost = row.get("kernel_rms"), row.get("quantization_rms")
+    if kernels is None or cost is None:
+        return None
+    share, largest, outside = kernel_share(row), row.get("parity_max_abs"), row.get("outside_share")
+    return (
+        Cell(name), Cell(str(row.get("isa") or "")), Cell(number(kernels, 3), order=kernels),
+        Cell(number(cost, 3), order=cost), Cell(number(share, 2), order=share), Cell(number(largest, 3), order=largest),
+        Cell(percent(outside, 3), order=outside),
+    )  # fmt: skip
 
 
 def _pair(parity: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:

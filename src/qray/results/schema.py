@@ -26,7 +26,11 @@ RESULTS = pa.schema(
         # Against the fastest FP32 variant, whatever its engine: pays is null where that is not settled, and for FP32.
         ("best_fp32", _S), ("speedup_best_fp32", _F), ("speedup_best_fp32_low", _F), ("speedup_best_fp32_high", _F),
         ("pays", _B),
-        ("val_mae", _F), ("parity_max_abs", _F), ("train_s", _F), ("build_s", _F), ("evaluate_s", _F),
+        # On VAL clips, target units: what the engine's kernels add (RMS and maximum of deployed - simulated), what
+        # quantization costs (RMS of simulated - FP32), and the share of activations outside the calibrated ranges.
+        ("parity_max_abs", _F), ("kernel_rms", _F), ("quantization_rms", _F), ("outside_share", _F),
+        ("isa", _S),  # the instruction set that the artifact was built for
+        ("val_mae", _F), ("train_s", _F), ("build_s", _F), ("evaluate_s", _F),
         ("predictions", _S),  # on TEST, relative to OUT
         ("rmse_low", _F), ("rmse_high", _F), ("r2_low", _F), ("r2_high", _F),
         ("p_noninferior", _F), ("p_holm", _F), ("verdict_holm", _S), ("equivalent", _B), ("p_equivalent", _F),

@@ -28,7 +28,8 @@ class Outcome:
     """What became of one variant (or trial, or the baseline).
 
     predictions: the split's frame (clip, target, prediction), or None; predictions_path: where it is, relative to OUT.
-    latency: by (threads, batch). peak_rss_mb: by (threads, batch). Everything not known is None and ends as null.
+    isa and notes: of the artifact. latency: by (threads, batch). peak_rss_mb: by (threads, batch). Everything not known
+    is None and ends as null.
     """
 
     variant: str
@@ -46,7 +47,8 @@ class Outcome:
     size_bytes: int | None = None
     weights_bytes: int | None = None
     int8_mac_share: float | None = None
-    parity_max_abs: float | None = None
+    isa: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
     artifact: str | None = None
     latency: Mapping[tuple[int, int], Latency] = field(default_factory=dict)
     peak_rss_mb: Mapping[tuple[int, int], float] = field(default_factory=dict)
@@ -65,6 +67,10 @@ class RunFacts:
     created_at: datetime
     split: str = "TEST"
     device: str = "cpu"
+
+
+#: Columns that are taken as they are from the notes of an artifact (`qray.variants.parity`).
+PARITY = ("parity_max_abs", "kernel_rms", "quantization_rms", "outside_share")
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:
@@ -198,8 +204,9 @@ class _Table:
             "created_at": facts.created_at, "stage": outcome.stage, "weight_bits": outcome.weight_bits,
             "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
             "predictions": outcome.predictions_path,
-            "val_mae": outcome.val_mae, "parity_max_abs": outcome.parity_max_abs, "train_s": outcome.train_s,
+            "val_mae": outcome.val_mae, "isa": outcome.isa, "train_s": outcome.train_s,
             "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
+            **{name: outcome.notes.get(name) for name in PARITY},
         }  # fmt: skip
         if outcome.stage == "trial":
             return [common | {"mae": outcome.val_mae}]

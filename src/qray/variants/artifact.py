@@ -12,6 +12,7 @@ import numpy as np
 
 from qray.atomic import write_json
 from qray.errors import QrayError
+from qray.measure.isa import native_isa, range_is_reduced
 from qray.study import ClipSpec, Variant
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from qray.model.regressor import VideoRegressor
 
-FORMAT = 1
+FORMAT = 2
 #: uint8 (B, T, H, W, 3) RGB clips -> float32 (B,) predictions in target units, for any B >= 1.
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -30,9 +31,10 @@ class BuildRequest:
     """What a variant is made of.
 
     model: trained, on the CPU, in eval mode. calibration: uint8 (b, T, H, W, 3) batches of TRAIN clips, which ptq
-    observes and on which INT8 methods compare what is deployed with what was simulated; empty for other methods.
-    qat_state and qat_settings: state_dict of the trained QAT module and the `pt2e.QatSettings` it was prepared with,
-    for method `qat`.
+    observes; empty for other methods. qat_state and qat_settings: state_dict of the trained QAT module and the
+    `pt2e.QatSettings` it was prepared with, for method `qat`. validation: batches of VAL clips, on which INT8 methods
+    compare FP32, what was simulated and what is deployed. isa: the instruction set (of `ISA_FLAGS`) to build for, by
+    default this CPU's.
     """
 
     variant: Variant
@@ -41,6 +43,13 @@ class BuildRequest:
     calibration: Sequence[torch.Tensor] = ()
     qat_state: dict[str, torch.Tensor] | None = None
     qat_settings: dict[str, Any] | None = None
+    validation: Sequence[torch.Tensor] = ()
+    isa: str = field(default_factory=native_isa)
+
+    @property
+    def reduce_range(self) -> bool:
+        """Whether 8-bit weights keep to half their range, so that no CPU of this instruction set overflows."""
+        return range_is_reduced(self.isa, self.variant.weight_bits)
 
     def example(self, batch: int = 2) -> torch.Tensor:
         """A clip batch to trace with: uint8 (batch, T, H, W, 3), seeded noise."""
@@ -58,15 +67,15 @@ class Built:
     model_file: name of the file that `load` opens. weights_bytes: bytes of parameters as stored in the artifact (codes,
     scales and biases). int8_mac_share: share of multiply-accumulates that the engine executes in INT8, read from the
     graph it executes; macs_per_clip: all multiply-accumulates of convolutions and linear layers for one clip.
-    notes: JSON-ready facts worth a column or a log line, such as "parity_max_abs": largest difference in target units
-    between the simulated (fake-quantized) and the deployed model on the same clips, and "parity": both predictions by
-    clip, or a sentence where an engine has no simulated model.
+    needs: what of `host.capabilities` a CPU must have to compute what was built. notes: JSON-ready facts worth a column
+    or a log line, among them those of `parity.parity_notes`.
     """
 
     model_file: str
     weights_bytes: int
     int8_mac_share: float
     macs_per_clip: int
+    needs: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +87,7 @@ class Artifact:
     variant: Variant
     key: str
     clip: ClipSpec
+    isa: str
     built: Built
     versions: dict[str, str]
 
@@ -94,6 +104,7 @@ def write_artifact_json(artifact: Artifact) -> None:
         "key": artifact.key,
         "variant": artifact.variant.model_dump(mode="json"),
         "clip": artifact.clip.model_dump(mode="json"),
+        "isa": artifact.isa,
         "input": "uint8 (B, T, H, W, 3), RGB",
         "output": "float32 (B,), target units",
         "built": asdict(artifact.built),
@@ -121,7 +132,8 @@ def read_artifact(folder: Path) -> Artifact:
             variant=Variant.model_validate(record["variant"]),
             key=record["key"],
             clip=ClipSpec.model_validate(record["clip"]),
-            built=Built(**record["built"]),
+            isa=record["isa"],
+            built=Built(**record["built"] | {"needs": tuple(record["built"]["needs"])}),
             versions=record["versions"],
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import tempfile
@@ -14,11 +15,13 @@ from torch import nn
 from qray.atomic import atomic_path
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags
+from qray.measure.isa import INT8_DOT_PRODUCT, ISA_FLAGS
 from qray.scratch import without_blanks
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
 from qray.variants.parity import parity_notes
+from qray.variants.tail import check_tail
 from qray.variants.torch_export import export, runner, tensor_bytes, to_bf16
 
 MODEL_FILE = "model.pt2"
@@ -40,35 +43,53 @@ def build(request: BuildRequest, folder: Path) -> Built:
     """
     variant = request.variant
     macs = layer_macs(request.model, request.example(1))
-    # g++ compiles for the CPU it runs on: another one that lacks an instruction set would die of it.
-    notes: dict[str, object] = {"cpu_flags": sorted(cpu_flags())}
+    notes: dict[str, object] = {}
     module: nn.Module = request.model
     if variant.method == "bf16":
         module = to_bf16(request.model)
     elif variant.method in INT8_METHODS:
-        from qray.variants.pt2e import quantized
+        from qray.variants.pt2e import quantized, quantized_in_tail, simulate
 
         module = quantized(request)
     program = export(module, request)
-    code = _compile(program, folder / MODEL_FILE)
-    share = 0.0
+    code = _compile(program, folder / MODEL_FILE, request.isa)
+    share, needs = 0.0, compiled_needs(request.isa)
     if variant.method in INT8_METHODS:
         layers, adds = int8_layers(code, set(macs))
         keep = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else variant.keep_fp32
         kept = resolve_keep_fp32(request.model, tuple(keep))
         share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
+        assert isinstance(module, torch.fx.GraphModule)
+        check_tail(quantized_in_tail(module))
+        if variant.weight_bits == 8 and not request.reduce_range:
+            needs = (*needs, INT8_DOT_PRODUCT)
         threads = torch.get_num_threads()
         deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), threads)
-        found = parity_notes(runner(module, threads), deployed, request.calibration or [request.example()])
-        if not request.calibration:
-            # Noise shows whether the kernels agree, but it is no clip that anybody would plot.
-            del found["parity"]
-        notes |= found
-        notes["int8_layers"], notes["int8_residual_adds"] = len(layers), adds
-    return Built(MODEL_FILE, tensor_bytes(program), share, sum(macs.values()), notes)
+        notes |= parity_notes(runner(request.model, threads), simulate(module, threads), deployed, request.validation)
+        notes |= {"int8_layers": len(layers), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
+    return Built(MODEL_FILE, tensor_bytes(program), share, sum(macs.values()), needs, notes)
 
 
-def _compile(program: torch.export.ExportedProgram, path: Path) -> str:
+#: What g++ may use, and how wide inductor's vectors are, where neither is to be taken from the CPU that compiles.
+MARCH = {"any": "x86-64-v3", "avx2": "x86-64-v3", "avx-vnni": "x86-64-v3"} | dict.fromkeys(
+    ("avx512", "avx512-vnni", "amx"), "x86-64-v4"
+)
+SIMD_BITS = {"x86-64-v3": 256, "x86-64-v4": 512}
+
+
+def compiled_needs(isa: str) -> tuple[str, ...]:
+    """CPU flags without which code compiled for an instruction set dies."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return tuple(sorted(cpu_flags()))
+    return ISA_FLAGS["avx2" if isa == "any" else isa]
+
+
+def _compiler_settings(isa: str) -> dict[str, object]:
+    march = MARCH.get(isa) if platform.machine().lower() in ("x86_64", "amd64") else None
+    return {} if march is None else {"cpp.march": march, "cpp.simdlen": SIMD_BITS[march]}
+
+
+def _compile(program: torch.export.ExportedProgram, path: Path, isa: str) -> str:
     """Compile into a package at `path`; return the C++ that was compiled, which the package as shipped leaves out."""
     from torch._inductor import aoti_compile_and_package
 
@@ -83,7 +104,7 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> str:
         # silently left out.
         # Constants of up to 8 elements would be inlined namelessly, and a narrow layer could not be told from its
         # neighbours in the compiled code.
-        configs = {"freezing": True, "always_keep_tensor_constants": True}
+        configs = {"freezing": True, "always_keep_tensor_constants": True, **_compiler_settings(isa)}
         if moved:
             # The folder of precompiled headers was fixed when Inductor was imported.
             configs["aot_inductor.precompile_headers"] = False
@@ -131,15 +152,7 @@ def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
 
 
 def load(folder: Path, built: Built, threads: int) -> Predict:
-    """Run a package. Neither torchao nor a compiler is needed.
-
-    Raises:
-        QrayError: it was compiled for a CPU with instructions that this one lacks.
-    """
+    """Run a package. Neither torchao nor a compiler is needed."""
     from torch._inductor import aoti_load_package
-
-    lacking = sorted(set(built.notes.get("cpu_flags", ())) - cpu_flags())
-    if lacking:
-        raise QrayError(f"{folder}: compiled for a CPU with {', '.join(lacking)}, which this one lacks; build it here")
 
     return runner(aoti_load_package(str(folder / built.model_file)), threads)

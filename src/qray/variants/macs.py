@@ -55,13 +55,16 @@ def check_coverage(
     """The INT8 share of what an engine executes.
 
     Raises:
-        QrayError: a layer that should be INT8 ran in FP32, a residual add did, or a layer to be kept in FP32 ran in
-            INT8. Layers are counted, not MACs: a downsampling convolution is a third of a percent of ResNet-18.
+        QrayError: a layer that should be INT8 ran in FP32, a residual add did, or a layer of the tail, or one to be
+            kept in FP32, ran in INT8. Layers are counted, not MACs: a downsampling convolution is a third of a percent
+            of ResNet-18.
     """
     wanted = {name for name in macs if name.startswith("backbone.") and name not in keep_fp32}
     fp32, not_kept = sorted(wanted - int8_layers), sorted(int8_layers & set(keep_fp32))
     if fp32:
         raise QrayError(f"the engine runs {len(fp32)} of {len(wanted)} convolutions in FP32: {', '.join(fp32)}")
+    if tail := sorted(name for name in int8_layers if not name.startswith("backbone.")):
+        raise QrayError(f"the engine runs layers in INT8 that come after pooling over time: {', '.join(tail)}")
     if not_kept:
         raise QrayError(f"the engine runs layers in INT8 that keep_fp32 names: {', '.join(not_kept)}")
     if not keep_fp32 and int8_adds < adds:

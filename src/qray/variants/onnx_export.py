@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torchvision.models.resnet import BasicBlock
 
 from qray.model.regressor import VideoRegressor
 from qray.variants.artifact import BuildRequest
+from qray.variants.tail import PREFIX
 
 
 def fold_batch_norm(model: VideoRegressor) -> VideoRegressor:
@@ -49,13 +51,54 @@ def _fold_channel_scale(model: VideoRegressor) -> None:
         model.channel_scale = None
 
 
+class WithFeatures(VideoRegressor):
+    """Returns the backbone's output too, by which the tail is found in the graph of another engine."""
+
+    forward = VideoRegressor.with_features  # type: ignore[assignment]
+
+
+def folded_with_features(model: VideoRegressor) -> WithFeatures:
+    """`fold_batch_norm`, as the class that shows where the tail begins; names of parameters stay what they are."""
+    folded = fold_batch_norm(model)
+    folded.__class__ = WithFeatures
+    assert isinstance(folded, WithFeatures)
+    return folded
+
+
 def export_onnx(request: BuildRequest, path: Path) -> None:
-    """Write the FP32 model: input `clips` uint8 (batch, T, H, W, 3), output `prediction` float32 (batch,)."""
+    """Write the FP32 model: input `clips` uint8 (batch, T, H, W, 3), output `prediction` float32 (batch,).
+
+    Nodes of the tail and the values between them are called `tail/...`.
+    """
+    import onnx
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            fold_batch_norm(request.model), (request.example().clone(),), str(path), dynamo=True, verbose=False,
-            input_names=["clips"], output_names=["prediction"], external_data=False,
+            folded_with_features(request.model), (request.example().clone(),), str(path), dynamo=True, verbose=False,
+            input_names=["clips"], output_names=["prediction", "features"], external_data=False,
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), optimize=True,
         )  # fmt: skip
+    model = onnx.load(str(path))
+    _name_tail(model.graph)
+    onnx.save(model, str(path))
+
+
+def _name_tail(graph: Any) -> None:
+    """Drop the output `features`, and call what comes after it by the names of the tail. Nodes come in order."""
+    outputs = list(graph.output)
+    del graph.output[:]
+    graph.output.extend(value for value in outputs if value.name != "features")
+    renamed = {"features": "features"}
+    for node in graph.node:
+        if any(name in renamed for name in node.input):
+            node.name = f"{PREFIX}{len(renamed)}"
+            for at, name in enumerate(node.output):
+                renamed[name] = name if name == "prediction" else f"{node.name}.{at}"
+                node.output[at] = renamed[name]
+        for at, name in enumerate(node.input):
+            node.input[at] = renamed.get(name, name)
+    kept = [value for value in graph.value_info if value.name not in renamed]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)

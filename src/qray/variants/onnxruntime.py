@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from qray.measure.host import has_int8_dot_product
+from qray.measure.isa import INT8_DOT_PRODUCT
 from qray.study import Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
+from qray.variants.parity import Outside, Simulated, one_by_one, parity_notes
+from qray.variants.tail import PREFIX, check_tail
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
@@ -38,7 +40,7 @@ class _OneClipAtATime:
         return None if clip is None else {INPUT: clip}
 
 
-def _session(path: Path, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
+def _session(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -51,7 +53,9 @@ def _session(path: Path, threads: int, optimized: Path | None = None, optimize: 
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        path if isinstance(path, bytes) else str(path), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _residual_adds(model: Any) -> list[str]:
@@ -67,7 +71,7 @@ def _residual_adds(model: Any) -> list[str]:
     ]
 
 
-def _quantize(request: BuildRequest, source: Path, target: Path, reduce_range: bool) -> None:
+def _quantize(request: BuildRequest, source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -86,9 +90,9 @@ def _quantize(request: BuildRequest, source: Path, target: Path, reduce_range: b
     minmax = request.variant.observer == "minmax"
     quantize_static(
         str(prepared), str(target), _OneClipAtATime(request.calibration),
-        quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
+        quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=request.reduce_range,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        nodes_to_quantize=wanted + _residual_adds(model) + between,
+        nodes_to_quantize=[n for n in wanted + _residual_adds(model) + between if not n.startswith(PREFIX)],
         calibrate_method=CalibrationMethod.MinMax if minmax else CalibrationMethod.Percentile,
         extra_options={} if minmax else {"CalibPercentile": PERCENTILE},
     )  # fmt: skip
@@ -105,34 +109,66 @@ def build(request: BuildRequest, folder: Path) -> Built:
     Raises:
         QrayError: an INT8 variant whose optimized graph runs convolutions or residual adds in FP32.
     """
-    from qray.measure.coverage_onnx import executed_int8, initializer_bytes
+    from qray.measure.coverage_onnx import executed_int8, initializer_bytes, quantized_after
     from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
     from qray.variants.onnx_export import export_onnx
-    from qray.variants.parity import parity_notes
+    from qray.variants.torch_export import runner
 
     macs = layer_macs(request.model, request.example(1))
     target = folder / MODEL_FILE
     if request.variant.method == "fp32":
         export_onnx(request, target)
         return Built(MODEL_FILE, initializer_bytes(target), 0.0, sum(macs.values()))
-    # Without VNNI the kernels add pairs of u8*s8 products in 16 bits and saturate; 7-bit weights cannot.
-    reduce_range = not has_int8_dot_product()
     with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
         source = Path(scratch) / "fp32.onnx"
         export_onnx(request, source)
-        _quantize(request, source, target, reduce_range)
+        _quantize(request, source, target)
         optimized = Path(scratch) / "optimized.onnx"
         _session(target, 1, optimized)
         layers, adds = executed_int8(optimized)
+        check_tail(quantized_after(optimized, PREFIX))
     kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
-    # Unoptimized, the graph computes in FP32 between its quantize/dequantize pairs: that is the simulated model.
-    simulated, deployed = _runner(_session(target, 1, optimize=False)), _runner(_session(target, 1))
+    deployed = _runner(_session(target, 1))
     notes = {
-        **parity_notes(simulated, deployed, request.calibration),
-        "reduce_range": reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
+        **parity_notes(runner(request.model, 1), _simulate(target), deployed, request.validation),
+        "reduce_range": request.reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
     }  # fmt: skip
-    return Built(MODEL_FILE, initializer_bytes(target), share, sum(macs.values()), notes)
+    needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
+    return Built(MODEL_FILE, initializer_bytes(target), share, sum(macs.values()), needs, notes)
+
+
+def _simulate(path: Path) -> Simulated:
+    """The quantized model in float: unoptimized, its graph computes in FP32 between its quantize/dequantize pairs."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    watched = []
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+            scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+            limits = np.iinfo(zero.dtype)
+            bounds = [(int(end) - int(zero)) * float(scale) for end in (limits.min, limits.max)]
+            watched.append((node.input[0], *bounds))
+    known = {value.name for value in model.graph.output}
+    names = list(dict.fromkeys(name for name, *_ in watched if name not in {INPUT, *known}))
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session, outside = _session(model.SerializeToString(), 1, optimize=False), Outside()
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        predictions = []
+        for clip in one_by_one(clips):
+            prediction, *values = session.run([OUTPUT, *names], {INPUT: clip})
+            activations = dict(zip(names, values, strict=True))
+            for name, low, high in watched:
+                if name in activations:
+                    outside.see(name, activations[name], low, high)
+            predictions.append(prediction)
+        return np.concatenate(predictions)
+
+    return Simulated(predict, outside)
 
 
 def load(folder: Path, built: Built, threads: int) -> Predict:

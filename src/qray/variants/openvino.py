@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from qray.errors import QrayError
-from qray.measure.host import has_int8_dot_product, has_native_bf16
+from qray.measure.host import has_native_bf16
+from qray.measure.isa import BF16, INT8_DOT_PRODUCT
 from qray.study import Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
+from qray.variants.parity import Outside, Simulated, one_by_one, parity_notes
+from qray.variants.tail import PREFIX, check_tail
 
 MODEL_FILE = "model.xml"
-NO_PARITY = "OpenVINO's CPU plugin has no float path for an INT8 graph, so there is no simulated model to compare to"
 
 
 def requirement(variant: Variant) -> str | None:
@@ -30,14 +32,19 @@ def requirement(variant: Variant) -> str | None:
 
 
 def _named_model(request: BuildRequest) -> Any:
-    """The model in OpenVINO's form, its convolutions named after their layers and its residual adds numbered."""
+    """The model in OpenVINO's form, its convolutions named after their layers, its residual adds and the nodes of the
+    tail numbered."""
     import openvino as ov
 
-    from qray.variants.onnx_export import fold_batch_norm
+    from qray.variants.onnx_export import folded_with_features
     from qray.variants.torch_export import export
 
-    folded = fold_batch_norm(request.model)
+    folded = folded_with_features(request.model)
     model = ov.convert_model(export(folded, request))
+    features = model.get_results()[1]
+    for number, node in enumerate(_descendants(features.input_value(0))):
+        node.set_friendly_name(f"{PREFIX}{number}")
+    model.remove_result(features)
     weights = {n.removesuffix(".weight"): p.detach().numpy() for n, p in folded.named_parameters() if p.dim() == 4}
     adds = 0
     for node in model.get_ordered_ops():
@@ -54,6 +61,19 @@ def _named_model(request: BuildRequest) -> Any:
             node.set_friendly_name(f"residual.{adds}")
             adds += 1
     return model
+
+
+def _descendants(output: Any) -> list[Any]:
+    """Every operation that depends on a value."""
+    found: dict[str, Any] = {}
+    left = [output]
+    while left:
+        for port in left.pop().get_target_inputs():
+            node = port.get_node()
+            if node.get_type_name() != "Result" and node.get_name() not in found:
+                found[node.get_name()] = node
+                left += node.outputs()
+    return list(found.values())
 
 
 def _adds_activations(node: Any) -> bool:
@@ -88,8 +108,9 @@ def build(request: BuildRequest, folder: Path) -> Built:
     """
     import openvino as ov
 
-    from qray.measure.coverage_openvino import constant_bytes, executed_in
+    from qray.measure.coverage_openvino import constant_bytes, executed_in, quantized_after
     from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+    from qray.variants.torch_export import runner
 
     method = request.variant.method
     macs = layer_macs(request.model, request.example(1))
@@ -101,23 +122,54 @@ def build(request: BuildRequest, folder: Path) -> Built:
             layers, _ = executed_in(_compile(model, method, 1), {"bf16"})
             if not layers:
                 raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
-        return Built(
-            MODEL_FILE, constant_bytes(path), 0.0, sum(macs.values()), {"bf16": True} if method == "bf16" else {}
-        )
+        needs = (BF16,) if method == "bf16" else ()
+        return Built(MODEL_FILE, constant_bytes(path), 0.0, sum(macs.values()), needs)
     kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     quantized = _quantize(request, model, kept)
     ov.save_model(quantized, path, compress_to_fp16=False)
     compiled = _compile(quantized, method, 1)
     layers, adds = executed_in(compiled, {"i8", "u8"})
     share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
-    clips = request.calibration[0].numpy()
-    # The difference to FP32 is no parity, but it bounds what the kernels can have done.
-    reference = _compile(model, "fp32", 1)(clips)[0]
+    check_tail(quantized_after(compiled, PREFIX))
     notes: dict[str, Any] = {
-        "fp32_max_abs": float(np.abs(compiled(clips)[0] - reference).max()),
-        "parity": NO_PARITY, "int8_layers": len(layers), "int8_residual_adds": adds,
+        **parity_notes(runner(request.model, 1), _simulate(quantized), _runner(compiled), request.validation),
+        "reduce_range": request.reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
     }  # fmt: skip
-    return Built(MODEL_FILE, constant_bytes(path), share, sum(macs.values()), notes)
+    needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
+    return Built(MODEL_FILE, constant_bytes(path), share, sum(macs.values()), needs, notes)
+
+
+def _simulate(quantized: Any) -> Simulated:
+    """The quantized graph in float: each FakeQuantize written out in plain arithmetic, by the formula of its operator's
+    specification, so that the plugin has nothing left to run in INT8. Its own switch for that (LP_TRANSFORMS_MODE) gave
+    predictions that neither this nor the deployed model gives."""
+    from openvino import opset13 as ops
+
+    model, watched = quantized.clone(), []
+    for node in [n for n in model.get_ordered_ops() if n.get_type_name() == "FakeQuantize"]:
+        values, low, high, out_low, out_high = node.input_values()
+        steps = ops.constant(np.float32(node.get_attributes()["levels"] - 1))
+        cut = ops.maximum(ops.minimum(values, high), low)
+        codes = ops.round(ops.divide(ops.multiply(ops.subtract(cut, low), steps), ops.subtract(high, low)))
+        again = ops.add(ops.divide(ops.multiply(codes, ops.subtract(out_high, out_low)), steps), out_low)
+        if values.get_node().get_type_name() != "Constant":
+            bounds = [float(value.get_node().get_data().item()) for value in (low, high)]
+            watched.append((node.get_friendly_name(), values, *bounds, int(node.get_attributes()["levels"])))
+        node.output(0).replace(again.output(0))
+    model.add_results([ops.result(values) for _, values, *_ in watched])
+    model.validate_nodes_and_infer_types()
+    compiled, outside = _compile(model, "fp32", 1), Outside()
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        predictions = []
+        for clip in one_by_one(clips):
+            prediction, *activations = compiled(clip).to_tuple()
+            for (name, _, *bounds), values in zip(watched, activations, strict=True):
+                outside.see(name, values, *bounds)
+            predictions.append(prediction)
+        return np.concatenate(predictions)
+
+    return Simulated(predict, outside)
 
 
 def _quantize(request: BuildRequest, model: Any, kept: tuple[str, ...]) -> Any:
@@ -129,16 +181,15 @@ def _quantize(request: BuildRequest, model: Any, kept: tuple[str, ...]) -> Any:
     from nncf.quantization.advanced_parameters import OverflowFix
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    # Without VNNI pairs of u8*s8 products are added in 16 bits: half-range weights keep them from saturating.
-    fix = OverflowFix.DISABLE if has_int8_dot_product() else OverflowFix.ENABLE
+    fix = OverflowFix.ENABLE if request.reduce_range else OverflowFix.DISABLE
     batches = [batch.numpy() for batch in request.calibration]
-    head = [n.get_friendly_name() for n in model.get_ordered_ops() if n.get_type_name() == "MatMul"]
+    tail = [name for n in model.get_ordered_ops() if (name := n.get_friendly_name()).startswith(PREFIX)]
     return nncf.quantize(
         model.clone(),
         nncf.Dataset(batches),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(batches),
-        ignored_scope=nncf.IgnoredScope(names=[*kept, *head], validate=False),
+        ignored_scope=nncf.IgnoredScope(names=[*kept, *tail], validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             overflow_fix=fix,
             activations_range_estimator_params=_range_estimator(request.variant.observer),
@@ -166,8 +217,12 @@ def _range_estimator(observer: str) -> Any:
 
 def load(folder: Path, built: Built, threads: int) -> Predict:
     """Run the model with `threads` threads."""
-    method = "bf16" if built.notes.get("bf16") else "fp32"
-    request = _compile(str(folder / built.model_file), method, threads).create_infer_request()
+    method = "bf16" if BF16 in built.needs else "fp32"
+    return _runner(_compile(str(folder / built.model_file), method, threads))
+
+
+def _runner(compiled: Any) -> Predict:
+    request = compiled.create_infer_request()
 
     def predict(clips: np.ndarray) -> np.ndarray:
         return np.array(request.infer({0: clips}, share_inputs=True)[0])

@@ -9,7 +9,8 @@ from types import ModuleType
 from qray.atomic import atomic_path
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags, versions
-from qray.study import Variant
+from qray.measure.isa import ISA_FLAGS, capabilities
+from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
 
 MODULES = {
@@ -24,9 +25,22 @@ def _module(engine: str) -> ModuleType:
     return importlib.import_module(MODULES[engine])
 
 
-def missing_requirement(variant: Variant) -> str | None:
-    """Why this variant cannot be built on this machine, in a sentence, or None."""
+def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
+    """Why this variant cannot be built for an instruction set on this machine, in a sentence, or None."""
+    lacking = sorted(set(build_needs(variant, isa)) - cpu_flags())
+    if lacking:
+        return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
     return _module(variant.engine).requirement(variant)
+
+
+def depends_on_isa(variant: Variant) -> bool:
+    """Whether what is built depends on the instruction set: INT8 by its range, compiled code by the compiler's."""
+    return variant.method in INT8_METHODS or variant.engine == "inductor"
+
+
+def build_needs(variant: Variant, isa: str) -> tuple[str, ...]:
+    """CPU flags of a machine that can build a variant, and try what it built."""
+    return ISA_FLAGS[isa] if depends_on_isa(variant) else ()
 
 
 def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
@@ -41,12 +55,22 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
         temporary.mkdir(parents=True)
         built = _module(request.variant.engine).build(request, temporary)
         facts = {**versions(), "cpu_flags": " ".join(sorted(cpu_flags()))}
-        write_artifact_json(Artifact(temporary, request.variant, key, request.clip, built, facts))
+        write_artifact_json(Artifact(temporary, request.variant, key, request.clip, request.isa, built, facts))
     return read_artifact(folder)
 
 
 def load_artifact(artifact: Path | Artifact, threads: int = 1) -> Predict:
-    """Load a finished artifact: uint8 (B, T, H, W, 3) -> float32 (B,), target units."""
+    """Load a finished artifact: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
+
+    Raises:
+        QrayError: this CPU lacks what the artifact was built for, so that it would compute something else, or nothing.
+    """
     if isinstance(artifact, Path):
         artifact = read_artifact(artifact)
+    lacking = sorted(set(artifact.built.needs) - capabilities())
+    if lacking:
+        raise QrayError(
+            f"{artifact.folder}: built for {artifact.isa}, and this CPU lacks {', '.join(lacking)}; build it here, or "
+            "for every CPU with --set target.isa=any"
+        )
     return _module(artifact.variant.engine).load(artifact.folder, artifact.built, threads)

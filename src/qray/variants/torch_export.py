@@ -91,8 +91,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
         program = export(to_bf16(request.model) if method == "bf16" else request.model, request)
     torch.export.save(program, folder / MODEL_FILE)
     # torchao's operators must be registered before a program that calls them is read.
-    notes = {"needs": "torchao"} if method == "dynamic" else {}
-    return Built(MODEL_FILE, tensor_bytes(program), int8 / sum(macs.values()), sum(macs.values()), notes)
+    notes = {"imports": "torchao"} if method == "dynamic" else {}
+    return Built(MODEL_FILE, tensor_bytes(program), int8 / sum(macs.values()), sum(macs.values()), (), notes)
 
 
 def runner(module: Any, threads: int) -> Predict:
@@ -108,7 +108,7 @@ def runner(module: Any, threads: int) -> Predict:
 
 def load(folder: Path, built: Built, threads: int) -> Predict:
     """Run the exported program eagerly."""
-    if built.notes.get("needs") == "torchao":
+    if built.notes.get("imports") == "torchao":
         import torchao.quantization  # noqa: F401
     data = io.BytesIO((folder / built.model_file).read_bytes())
     return runner(torch.export.load(data).module(), threads)

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from qray.data.manifest import Manifest, digest_of
-from qray.orchestrate.plan import Plan, make_plan
+from qray.measure.isa import Machine
+from qray.orchestrate.plan import Plan, covering, make_plan
 from qray.orchestrate.store import CODE_VERSIONS, unit_key
 from qray.study import Study
 
@@ -41,8 +42,11 @@ def manifest(folder: str = "here", test: Sequence[str] = ("e", "f")) -> Manifest
     return Manifest(clips, pd.DataFrame(), digest_of(clips), {})
 
 
-def plan(of: Manifest | None = None, **changes: Any) -> Plan:
-    return make_plan(Study.model_validate(STUDY | changes), of or manifest())
+AVX2, VNNI = Machine("avx2", bf16=False), Machine("avx512-vnni", bf16=False)
+
+
+def plan(of: Manifest | None = None, machine: Machine = AVX2, **changes: Any) -> Plan:
+    return make_plan(Study.model_validate(STUDY | changes), of or manifest(), machine)
 
 
 def changed(other: Plan) -> set[str]:
@@ -142,10 +146,51 @@ def test_the_seed_changes_everything() -> None:
     assert changed(plan(seed=1)) == ALL
 
 
-def test_other_calibration_changes_the_int8_variants_alone() -> None:
-    """QAT does not observe these clips, but its artifact records what it predicts of them."""
-    wanted = {"build ptq", "evaluate ptq", "build qat", "evaluate qat"}
-    assert changed(plan(calibration={"clips": 2})) == wanted
+def test_other_calibration_changes_what_is_calibrated_alone() -> None:
+    assert changed(plan(calibration={"clips": 2})) == {"build ptq", "evaluate ptq"}
+
+
+def test_other_clips_of_the_parity_change_the_int8_variants_alone() -> None:
+    """Their artifacts record what was predicted of these clips."""
+    int8 = {"build ptq", "evaluate ptq", "build qat", "evaluate qat"}
+    assert changed(plan(parity={"clips": 2})) == int8
+
+
+def test_the_gate_of_the_parity_changes_no_key() -> None:
+    assert changed(plan(parity={"max_kernel_share": 0.1})) == set()
+
+
+#: What is trained, or compiled, or quantized for an instruction set, in a study whose INT8 needs half ranges on it.
+OF_ISA = {"trials", "sweep", "finetune", "build ptq", "build qat", "build control"}
+OF_ISA |= {"evaluate ptq", "evaluate qat", "evaluate control"}
+
+
+def test_another_range_of_int8_changes_what_is_quantized_and_what_is_trained_for_it() -> None:
+    assert changed(plan(machine=VNNI)) == OF_ISA
+
+
+def test_a_named_target_is_the_same_as_the_machine_that_has_it() -> None:
+    assert changed(plan(machine=VNNI, target={"isa": "avx2"})) == set()
+
+
+def test_a_target_of_the_same_range_changes_no_training() -> None:
+    """QAT for every CPU is QAT for AVX2; what is compiled, and where it was tried, is not the same."""
+    assert changed(plan(target={"isa": "any"})) == {"build ptq", "evaluate ptq", "build qat", "evaluate qat"}
+
+
+def test_qat_trains_with_the_range_that_is_shipped() -> None:
+    assert all(trial["settings"]["reduce_range"] == (trial["settings"]["weight_bits"] == 8) for trial in plan().trials)
+    assert not any(trial["settings"]["reduce_range"] for trial in plan(machine=VNNI).trials)
+
+
+def test_training_in_bf16_is_another_training() -> None:
+    bf16 = Machine("avx2", bf16=True)
+    assert changed(plan(machine=bf16)) == ALL
+    assert changed(plan(machine=bf16, training={"precision": "fp32"})) == set()
+
+
+def test_a_gpu_decides_the_precision_itself() -> None:
+    assert plan(machine=Machine("avx2", bf16=False, gpu=True)).training.precision == "auto"
 
 
 def test_other_trials_change_what_comes_out_of_the_sweep_alone() -> None:
@@ -171,6 +216,24 @@ def test_calibration_clips_are_training_clips_drawn_by_the_seed() -> None:
     drawn = plan(calibration={"clips": 2}).calibration_clips()
     assert set(drawn["split"]) == {"TRAIN"}
     assert drawn.equals(plan(calibration={"clips": 2}).calibration_clips())
+
+
+def of_targets(target: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"clip": [f"c{i}" for i in range(len(target))], "target": target})
+
+
+def test_drawn_clips_cover_the_range_of_the_target() -> None:
+    """Of 1000 normal targets, 128: both extremes, and more of the rare ones than a uniform draw has."""
+    target = np.random.default_rng(0).normal(55, 12, 1000)
+    drawn = covering(of_targets(target), 128, (0, 1))["target"]
+    assert (drawn.min(), drawn.max()) == (target.min(), target.max())
+    rare = np.abs(target - 55) > 24
+    assert (np.abs(drawn - 55) > 24).sum() > 4 * rare.sum() * 128 / 1000
+    assert len(drawn) == 128
+
+
+def test_clips_of_one_target_are_drawn_all_the_same() -> None:
+    assert covering(of_targets(np.full(20, 3.0)), 7, (0, 1))["clip"].nunique() == 7
 
 
 def test_calibration_takes_all_training_clips_when_there_are_fewer_than_wanted() -> None:

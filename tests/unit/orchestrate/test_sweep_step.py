@@ -15,6 +15,7 @@ from rich.console import Console
 from qray.data.manifest import Manifest, digest_of
 from qray.errors import QrayError
 from qray.orchestrate.context import RunContext
+from qray.orchestrate.placement import Placement
 from qray.orchestrate.plan import make_plan
 from qray.orchestrate.session import Slots
 from qray.orchestrate.steps import Runner
@@ -44,7 +45,7 @@ def test_a_width_of_which_no_trial_finished_fails_the_sweep_with_the_trials_reas
 ) -> None:
     study = Study.model_validate({"name": "s", "variants": [FP32, trained], "sweep": {"trials": 2}})
     plan, store = make_plan(study, manifest()), Store(tmp_path)
-    run = RunContext(study, store, plan, Runner(store, Console(file=StringIO())), Slots(4, 0), None)
+    run = RunContext(study, store, plan, Runner(store, Console(file=StringIO())), Slots(4, 0), Placement({}), None)
     errors = [{"key": trial["key"], "error": "the stream was silent"} for trial in plan.trials]
     with pytest.raises(QrayError, match=re.escape("no QAT trial of [8] bits finished: the stream was silent")):
         sweep_step(run).finish(errors)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
-from shelf import VARIANTS
+from shelf import VARIANTS, Shelf
 
 from qray.errors import QrayError
 from qray.measure import host
+from qray.measure.isa import INT8_DOT_PRODUCT
 from qray.study import Variant
-from qray.variants import inductor, onnxruntime, openvino
-from qray.variants.artifact import Built
-from qray.variants.registry import missing_requirement
+from qray.variants import onnxruntime, openvino, registry
+from qray.variants.artifact import read_artifact, write_artifact_json
+from qray.variants.registry import load_artifact, missing_requirement
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -52,7 +55,28 @@ def test_a_cpu_without_bf16_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     assert "this CPU has no bf16 arithmetic" in (missing_requirement(variant) or "")
 
 
-def test_a_package_for_another_cpu_is_refused_with_what_is_lacking(tmp_path: Path) -> None:
-    built = Built("model.pt2", 0, 0.0, 0, {"cpu_flags": ["avx2", "made_up_isa"]})
-    with pytest.raises(QrayError, match="compiled for a CPU with made_up_isa, which this one lacks"):
-        inductor.load(tmp_path, built, 1)
+def test_an_artifact_that_needs_more_than_this_cpu_has_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(shelf["ptq-onnxruntime"].folder, tmp_path / "artifact"))
+    artifact = read_artifact(copied)
+    write_artifact_json(replace(artifact, isa="avx512-vnni", built=replace(artifact.built, needs=("made_up_isa",))))
+    with pytest.raises(QrayError, match=r"built for avx512-vnni, and this CPU lacks made_up_isa; .*target\.isa=any"):
+        load_artifact(copied)
+
+
+def test_int8_of_full_range_needs_a_dot_product(shelf: Shelf) -> None:
+    """Whatever this machine is: what was built with reduced ranges runs anywhere, what was not says what it wants."""
+    for name in ("ptq-onnxruntime", "ptq-openvino"):
+        built = shelf[name].built
+        assert (INT8_DOT_PRODUCT in built.needs) is not built.notes["reduce_range"]
+
+
+def test_a_target_that_this_machine_is_not_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    reason = missing_requirement(VARIANTS["ptq-onnxruntime"], "avx512-vnni")
+    assert reason is not None
+    assert "target.isa is avx512-vnni, and this machine lacks avx512_vnni, avx512f" in reason
+
+
+def test_fp32_of_an_engine_of_its_own_runs_on_any_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "cpu_flags", lambda: frozenset())
+    assert missing_requirement(VARIANTS["fp32-onnxruntime"], "avx512-vnni") is None

@@ -1,0 +1,72 @@
+"""Which nodes of a cluster can run what: an artifact goes only where it computes what it was built for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from qray.errors import Unavailable
+from qray.measure.isa import Machine, capabilities, least_of
+from qray.orchestrate.session import ray_session
+
+PROBE_TIMEOUT_S = 60.0
+
+
+@ray.remote(num_cpus=0)
+def _capabilities() -> frozenset[str]:
+    return capabilities()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Nodes that work may be placed on, by id, with the `capabilities` of their CPUs."""
+
+    nodes: dict[str, frozenset[str]]
+    _turn: Iterator[int] = field(default_factory=itertools.count)
+
+    def machine(self) -> Machine:
+        """The least of the nodes."""
+        return least_of(self.nodes.values(), gpu=ray.cluster_resources().get("GPU", 0) >= 1)
+
+    def options(self, needs: Collection[str]) -> dict[str, Any]:
+        """Options of a task that wants a CPU with all of `needs`: none where every node will do, else a node that will,
+        each in its turn.
+
+        Raises:
+            Unavailable: no node will.
+        """
+        able = [node for node, has in self.nodes.items() if has.issuperset(needs)]
+        if len(able) == len(self.nodes):
+            return {}
+        if not able:
+            raise Unavailable(f"no node of this cluster has {' and '.join(sorted(needs))}")
+        node = able[next(self._turn) % len(able)]
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def cluster_machine() -> Machine | None:
+    """The least of the nodes of the cluster that RAY_ADDRESS names; None where the run will start a Ray of its own."""
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        return None
+    with ray_session():
+        return placement().machine()
+
+
+def placement() -> Placement:
+    """Ask every node that runs work what its CPU has.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: a node does not answer.
+    """
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    asked = [
+        _capabilities.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in nodes
+    ]
+    return Placement(dict(zip(nodes, ray.get(asked, timeout=PROBE_TIMEOUT_S), strict=True)))
