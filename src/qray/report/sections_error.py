@@ -77,12 +77,13 @@ def _layer_row(layer: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def parity_blocks(evidence: Evidence) -> list[Block]:
     """Deployed predictions against those of the simulated model, from the artifacts' own records, and the gate."""
-    plots = []
-    for variant in evidence.variants:
-        parity = _artifact_notes(evidence, variant.row.get("artifact")).get("parity")
-        if isinstance(parity, Mapping) and (pair := _pair(parity)) is not None:
-            plots.append(parity_plot(variant.name, *pair))
-    rows = tuple(cells for variant in evidence.variants if (cells := _parity_row(variant.name, variant.row)))
+    found = {v.name: _artifact_notes(evidence, v.row.get("artifact")) for v in evidence.variants}
+    plots = [
+        parity_plot(name, *pair)
+        for name, notes in found.items()
+        if isinstance(parity := notes.get("parity"), Mapping) and (pair := _pair(parity)) is not None
+    ]
+    rows = tuple(cells for name, notes in found.items() if (cells := _parity_row(name, notes)))
     if not rows:
         return []
     limit = f"{evidence.study.parity.max_kernel_share:g}" if evidence.study is not None else "the study's share"
@@ -92,19 +93,19 @@ def parity_blocks(evidence: Evidence) -> list[Block]:
         f"- simulated) may be at most {limit} of what quantization costs (RMS of simulated - FP32); else the row is "
         "failed."
     )
-    header = ("variant", "made for", "kernels, RMS", "quantization, RMS", "share", "largest", "outside ranges")
-    grid = Grid(header, rows, "Deployed against simulated", frozenset(range(2, 7)))
+    header = ("variant", "kernels, RMS", "quantization, RMS", "share", "largest", "outside ranges")
+    grid = Grid(header, rows, "Deployed against simulated", frozenset(range(1, 6)))
     return [Paragraph(words), grid, *([Gallery(tuple(plots))] if plots else [])]
 
 
-def _parity_row(name: str, row: Mapping[str, Any]) -> tuple[Cell, ...] | None:
-    kernels, cost = row.get("kernel_rms"), row.get("quantization_rms")
+def _parity_row(name: str, notes: Mapping[str, Any]) -> tuple[Cell, ...] | None:
+    kernels, cost = notes.get("kernel_rms"), notes.get("quantization_rms")
     if kernels is None or cost is None:
         return None
-    share, largest, outside = kernel_share(row), row.get("parity_max_abs"), row.get("outside_share")
+    share, largest, outside = kernel_share(notes), notes.get("parity_max_abs"), notes.get("outside_share")
     return (
-        Cell(name), Cell(str(row.get("isa") or "")), Cell(number(kernels, 3), order=kernels),
-        Cell(number(cost, 3), order=cost), Cell(number(share, 2), order=share), Cell(number(largest, 3), order=largest),
+        Cell(name), Cell(number(kernels, 3), order=kernels), Cell(number(cost, 3), order=cost),
+        Cell(number(share, 2), order=share), Cell(number(largest, 3), order=largest),
         Cell(percent(outside, 3), order=outside),
     )  # fmt: skip
 

@@ -120,7 +120,7 @@ def test_a_variant_that_was_not_built_says_that_it_is_not_finished(store: Store,
 def test_a_variant_that_cannot_be_built_here_is_skipped(
     store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "missing_requirement", lambda variant: "no such engine here")
+    monkeypatch.setattr(module, "missing_requirement", lambda variant, isa: "no such engine here")
     found = outcomes(store, plan)["int8"]
     assert (found.status, found.reason) == ("skipped", "no such engine here")
 
@@ -128,7 +128,7 @@ def test_a_variant_that_cannot_be_built_here_is_skipped(
 def test_a_variant_built_elsewhere_keeps_its_row_where_its_engine_is_missing(
     store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "missing_requirement", lambda variant: "no such engine here")
+    monkeypatch.setattr(module, "missing_requirement", lambda variant, isa: "no such engine here")
     assert outcomes(store, plan)["fp32"].status == "ok"
 
 
