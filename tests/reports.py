@@ -73,7 +73,7 @@ def write_artifact(folder: Path) -> None:
     deployed = simulated + 0.02 * np.sin(simulated)
     fp32 = simulated - 0.2 * np.cos(simulated)
     outside = Outside()
-    outside.see("conv1", np.linspace(-1, 300, 5000), 0, 255)
+    outside.see("conv1", np.linspace(-1, 300, 5000), 0, 255, 1)
     validation = [torch.arange(16, dtype=torch.uint8)]
     notes = parity_notes(
         lambda clips: fp32[clips], Simulated(lambda clips: simulated[clips], outside), lambda clips: deployed[clips],

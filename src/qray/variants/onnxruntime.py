@@ -150,8 +150,9 @@ def _simulate(path: Path) -> Simulated:
         if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
             scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
             limits = np.iinfo(zero.dtype)
-            bounds = [(int(end) - int(zero)) * float(scale) for end in (limits.min, limits.max)]
-            watched.append((node.input[0], *bounds))
+            low, high = ((int(end) - int(zero)) * float(scale) for end in (limits.min, limits.max))
+            # A range from 0 stands for the ReLU that the quantizer took out: what it cuts off below is meant.
+            watched.append((node.input[0], low if low < 0 else -np.inf, high, (high - low) / 255))
     known = {value.name for value in model.graph.output}
     names = list(dict.fromkeys(name for name, *_ in watched if name not in {INPUT, *known}))
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
@@ -162,9 +163,9 @@ def _simulate(path: Path) -> Simulated:
         for clip in one_by_one(clips):
             prediction, *values = session.run([OUTPUT, *names], {INPUT: clip})
             activations = dict(zip(names, values, strict=True))
-            for name, low, high in watched:
+            for name, *bounds in watched:
                 if name in activations:
-                    outside.see(name, activations[name], low, high)
+                    outside.see(name, activations[name], *bounds)
             predictions.append(prediction)
         return np.concatenate(predictions)
 

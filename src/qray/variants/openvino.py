@@ -153,8 +153,9 @@ def _simulate(quantized: Any) -> Simulated:
         codes = ops.round(ops.divide(ops.multiply(ops.subtract(cut, low), steps), ops.subtract(high, low)))
         again = ops.add(ops.divide(ops.multiply(codes, ops.subtract(out_high, out_low)), steps), out_low)
         if values.get_node().get_type_name() != "Constant":
-            bounds = [float(value.get_node().get_data().item()) for value in (low, high)]
-            watched.append((node.get_friendly_name(), values, *bounds, int(node.get_attributes()["levels"])))
+            least, most = (float(value.get_node().get_data().item()) for value in (low, high))
+            step = (most - least) / (int(node.get_attributes()["levels"]) - 1)
+            watched.append((node.get_friendly_name(), values, least, most, step))
         node.output(0).replace(again.output(0))
     model.add_results([ops.result(values) for _, values, *_ in watched])
     model.validate_nodes_and_infer_types()

@@ -28,10 +28,9 @@ class Outside:
     outside: dict[str, int] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
 
-    def see(self, name: str, values: np.ndarray, low: float, high: float, levels: int = 256) -> None:
+    def see(self, name: str, values: np.ndarray, low: float, high: float, step: float) -> None:
         """Count values beyond [low, high]. Up to half a step further the error is no larger than that of rounding."""
-        half = (high - low) / (levels - 1) / 2
-        gone = int(np.count_nonzero((values < low - half) | (values > high + half)))
+        gone = int(np.count_nonzero((values < low - step / 2) | (values > high + step / 2)))
         self.outside[name] = self.outside.get(name, 0) + gone
         self.values[name] = self.values.get(name, 0) + values.size
 

@@ -247,7 +247,7 @@ class _Watching(torch.fx.Interpreter):
         if n.target == torch.ops.quantized_decomposed.quantize_per_tensor.default:
             values, scale, zero, low, high, _ = self.fetch_args_kwargs_from_env(n)[0]
             name = str(n.args[0])
-            self.seen.see(name, values.numpy(), (low - zero) * scale, (high - zero) * scale, high - low + 1)
+            self.seen.see(name, values.numpy(), (low - zero) * scale, (high - zero) * scale, scale)
         return super().run_node(n)
 
 

@@ -74,8 +74,8 @@ def test_kernels_that_add_nothing_pass_whatever_quantization_costs() -> None:
 
 def test_values_outside_a_range_are_counted_beyond_half_a_step() -> None:
     outside = Outside()
-    outside.see("a", np.array([-0.6, -0.4, 0.0, 255.4, 255.6]), 0, 255)
-    outside.see("b", np.array([1.0, 2.0]), 0, 255)
+    outside.see("a", np.array([-0.6, -0.4, 0.0, 255.4, 255.6]), 0, 255, 1)
+    outside.see("b", np.array([1.0, 2.0]), 0, 255, 1)
     assert outside.notes() == {"outside_share": 2 / 7, "outside": {"a": 2 / 5}}
 
 
