@@ -43,6 +43,16 @@ def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
     return found if reached else None
 
 
+def fused_before_adds(compiled: Any) -> set[str]:
+    """Original names of what is computed inside one node with a residual add that comes after it."""
+    fused: set[str] = set()
+    for node in compiled.get_runtime_model().get_ops():
+        names = _text(node.get_rt_info()["originalLayersNames"]).split(",")
+        adds = [at for at, name in enumerate(names) if name.startswith("residual.")]
+        fused.update(names[: adds[0]] if adds else ())
+    return fused
+
+
 def constant_bytes(xml: Path) -> int:
     """Bytes of a saved model's constants, which its .bin file holds."""
     return xml.with_suffix(".bin").stat().st_size
