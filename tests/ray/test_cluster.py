@@ -24,6 +24,10 @@ from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 from runs import RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
 
+from qray.errors import Unavailable
+from qray.measure.isa import ISA_FLAGS, native_isa
+from qray.orchestrate.placement import placement
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -96,6 +100,25 @@ def test_every_task_and_actor_bears_its_variants_name(on_cluster: Path, nodes: d
 
 def test_the_cluster_lives_on_after_the_run(on_cluster: Path, nodes: dict[str, bool]) -> None:
     assert sum(node["Alive"] for node in ray.nodes()) == 4
+
+
+def test_work_goes_to_nodes_that_can_do_it_where_instruction_sets_differ(
+    cluster: Cluster, nodes: dict[str, bool]
+) -> None:
+    """One more node, whose kernels are told to use less than this machine has."""
+    lesser = cluster.add_node(num_cpus=1, env_vars={"ONEDNN_MAX_CPU_ISA": "SSE41"})
+    try:
+        mixed = placement()
+        assert len(mixed.nodes) == 4
+        assert mixed.machine().isa == "any" != native_isa()
+        needed = ISA_FLAGS[native_isa()]
+        chosen = {mixed.options(needed)["scheduling_strategy"].node_id for _ in range(6)}
+        assert chosen == set(mixed.nodes) - {lesser.node_id}
+        assert mixed.options(()) == {}
+        with pytest.raises(Unavailable, match="no node of this cluster has made_up_isa"):
+            mixed.options(["made_up_isa"])
+    finally:
+        cluster.remove_node(lesser)
 
 
 def test_cluster_yaml_passes_rays_own_validator() -> None:

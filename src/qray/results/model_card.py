@@ -141,12 +141,11 @@ def _use(evidence: Evidence, data: DataFacts) -> str:
 
 
 def _factors(variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
-    built = artifact.get("built")
-    notes = built.get("notes", {}) if isinstance(built, dict) else {}
-    flags = notes.get("cpu_flags") if isinstance(notes, dict) else None
+    built, isa = artifact.get("built"), artifact.get("isa")
+    needs = built.get("needs") if isinstance(built, dict) else None
     build_flags = (artifact.get("versions") or {}).get("cpu_flags")
-    if flags:
-        hardware = f"compiled for a CPU with {', '.join(flags)}; on a CPU that lacks one of them it refuses to load"
+    if needs and isa:
+        hardware = f"built for {isa}: on a CPU without {', '.join(map(str, needs))} it refuses to load"
     elif build_flags:
         hardware = f"not compiled for one CPU; built on one with {', '.join(str(build_flags).split())}"
     else:

@@ -131,8 +131,9 @@ def build(request: BuildRequest, folder: Path) -> Built:
     layers, adds = executed_in(compiled, {"i8", "u8"})
     share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
     check_tail(quantized_after(compiled, PREFIX))
+    simulated = _simulate(quantized, fused_before_adds(compiled))
     notes: dict[str, Any] = {
-        **parity_notes(runner(request.model, 1), _simulate(quantized, fused_before_adds(compiled)), _runner(compiled), request.validation),
+        **parity_notes(runner(request.model, 1), simulated, _runner(compiled), request.validation),
         "reduce_range": request.reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
     }  # fmt: skip
     needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ def card_of(folder: Path, name: str = "ptq-openvino", **how: Any) -> str:
     return text(folder / "out", name)
 
 
-def artifact(folder: Path, name: str, **notes: Any) -> Path:
+def artifact(folder: Path, name: str, needs: Sequence[str] = ()) -> Path:
     """A made-up artifact.json where the run made by hand says that the artifact is."""
     path = folder / "out" / "artifacts" / key_of("build", name)
     write_json(path / "artifact.json", {
         "clip": {"frames": 7, "image_size": 48}, "versions": {"openvino": "1.2.3", "cpu_flags": "avx2 fma"},
-        "built": {"macs_per_clip": 1234567, "notes": notes},
+        "isa": "avx512-vnni", "built": {"macs_per_clip": 1234567, "needs": needs, "notes": {}},
     })  # fmt: skip
     return path
 
@@ -141,8 +142,10 @@ def test_counts_that_nobody_recorded_are_said_not_to_be(tmp_path: Path) -> None:
 
 
 def test_a_compiled_artifact_names_the_cpu_that_it_needs(tmp_path: Path) -> None:
-    artifact(tmp_path, "qat-inductor", cpu_flags=["avx2", "avx512_vnni"])
-    assert "compiled for a CPU with avx2, avx512_vnni" in section(card_of(tmp_path, "qat-inductor"), "Factors")
+    artifact(tmp_path, "qat-inductor", needs=["avx2", "avx512_vnni"])
+    assert "built for avx512-vnni: on a CPU without avx2, avx512_vnni it refuses to load" in section(
+        card_of(tmp_path, "qat-inductor"), "Factors"
+    )
 
 
 def test_an_artifact_that_is_not_compiled_names_the_cpu_it_was_built_on(tmp_path: Path) -> None:
