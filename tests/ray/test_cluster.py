@@ -192,6 +192,7 @@ def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, 
     done = qray("submit", "--address", f" {address}", "--study", "tiny.yaml", "--data", tiny_dataset,
                 cwd=tmp_path / "work", env=env)  # fmt: skip
     assert done.code == 0, done.stdout + done.stderr
+    assert "and nothing else of" in done.stdout
     assert "done  train fp32" in done.stdout
     # The job's own folder is gone when it ends.
     assert set(results(head.home / "qray-jobs" / "runs" / "tiny")["status"]) == {"ok"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from qray.signals import hangup_blocked
 
 #: The system's limit of a socket's path, less what Ray puts under its folder:
 #: /ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store
-SOCKET_PATH_BYTES = 107
-BELOW_ROOT = len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
+ROOT_BYTES = 107 - len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
 SHARED_MEMORY = Path("/dev/shm")
 #: Where there is no shared memory, the object store is a file; Ray would not start without being told its size.
 STORE_WITHOUT_SHARED_MEMORY_BYTES = 2**30
+
+
+def _fits(path: str) -> bool:
+    return len(os.fsencode(os.path.abspath(path))) <= ROOT_BYTES and not has_blank(path)
 
 
 def ray_root() -> Path:
@@ -29,17 +33,12 @@ def ray_root() -> Path:
     Raises:
         QrayError: no folder will.
     """
-    most = SOCKET_PATH_BYTES - BELOW_ROOT
-
-    def fits(path: str) -> bool:
-        return len(os.fsencode(os.path.abspath(path))) <= most and not has_blank(path)
-
     named = os.environ.get("RAY_TMPDIR")
-    root = Path(named) if named and fits(named) and writable(Path(named)) else temporary_root(fits)
+    root = Path(named) if named and _fits(named) and writable(Path(named)) else temporary_root(_fits)
     if root is None:
         raise QrayError(
-            f"cannot start Ray: its sockets need a writable folder whose path has at most {most} bytes and no blank, "
-            "and neither TMPDIR nor /tmp is one; set RAY_TMPDIR to such a folder, for example RAY_TMPDIR=/run/qray"
+            f"cannot start Ray: its sockets need a writable folder whose path has at most {ROOT_BYTES} bytes and no "
+            "blank; neither TMPDIR nor /tmp is one; set RAY_TMPDIR to such a folder, for example RAY_TMPDIR=/run/qray"
         )
     return root.absolute()
 
@@ -52,6 +51,9 @@ def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
     """
     root = ray_root()
     provide_token(root)
+    if not _fits(tempfile.gettempdir()):
+        # Processes that Ray starts make sockets there, and builds compile.
+        os.environ["TMPDIR"] = tempfile.tempdir = str(root)
     options: dict[str, Any] = {"_temp_dir": str(root / "ray")}
     if not SHARED_MEMORY.is_dir():
         options |= {"_plasma_directory": str(root), "object_store_memory": STORE_WITHOUT_SHARED_MEMORY_BYTES}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qray.errors import QrayError
-from qray.orchestrate.local_ray import BELOW_ROOT, SOCKET_PATH_BYTES, ray_root
+from qray.orchestrate.local_ray import ROOT_BYTES, ray_root
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +45,11 @@ def test_one_that_cannot_be_written_gives_way(folder: str, monkeypatch: pytest.M
 
 
 def test_bytes_are_counted_not_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    most = SOCKET_PATH_BYTES - BELOW_ROOT
-    folder = Path("/tmp") / ("\u00e9" * (most - len("/tmp/") - 1))
+    folder = Path("/tmp") / ("\u00e9" * (ROOT_BYTES - len("/tmp/") - 1))
     folder.mkdir(exist_ok=True)
     try:
         monkeypatch.setenv("TMPDIR", str(folder))
-        assert (len(str(folder)) <= most, ray_root()) == (True, Path("/tmp"))
+        assert (len(str(folder)) <= ROOT_BYTES, ray_root()) == (True, Path("/tmp"))
     finally:
         folder.rmdir()
 
