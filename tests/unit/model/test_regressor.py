@@ -159,3 +159,14 @@ def test_imagenet_weights_that_cannot_be_downloaded_say_what_to_do(
         QrayError, match=r"model\.weights is imagenet, but .* could not be had .*set model\.weights to none"
     ):
         build_regressor(Model(width=64, weights="imagenet"), 0, 1, seed=0)
+
+
+@pytest.mark.parametrize(("width", "last"), [(4, False), (7, False), (8, True), (64, True)])
+def test_channels_come_last_where_they_fill_a_register(width: int, last: bool) -> None:
+    # In narrower networks oneDNN writes past a buffer: trainings ended in "free(): invalid next size", or differed.
+    model = VideoRegressor(Model(width=width)).channels_last()
+    frames = model.normalize(torch.zeros((1, 2, 32, 32, 3), dtype=torch.uint8))
+    found = [
+        tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (model.backbone.conv1.weight, frames)
+    ]
+    assert found == [last, last]
