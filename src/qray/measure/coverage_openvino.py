@@ -44,12 +44,14 @@ def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
 
 
 def fused_before_adds(compiled: Any) -> set[str]:
-    """Original names of what is computed inside one node with a residual add that comes after it."""
+    """Original names of what is computed inside one node of INT8 output with a residual add that comes after it."""
     fused: set[str] = set()
     for node in compiled.get_runtime_model().get_ops():
-        names = _text(node.get_rt_info()["originalLayersNames"]).split(",")
+        info = node.get_rt_info()
+        names = _text(info["originalLayersNames"]).split(",")
         adds = [at for at, name in enumerate(names) if name.startswith("residual.")]
-        fused.update(names[: adds[0]] if adds else ())
+        if adds and _text(info["outputPrecisions"]).lower() in ("u8", "i8"):
+            fused.update(names[: adds[0]])
     return fused
 
 

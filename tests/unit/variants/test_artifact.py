@@ -44,7 +44,7 @@ def test_a_folder_without_a_description_is_no_artifact(tmp_path: Path) -> None:
 def test_another_format_asks_for_a_new_build(copied: Path) -> None:
     path = copied / "artifact.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(QrayError, match="format 99, this qray reads format 1; build it again"):
+    with pytest.raises(QrayError, match="format 99, this qray reads format 2; build it again"):
         read_artifact(copied)
 
 
