@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from qray.atomic import write_json, write_parquet, write_text
 from qray.measure.latency import Latency
+from qray.results.provenance import Provenance
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.results.timing import write_phases
 from qray.study import Study
@@ -191,8 +192,7 @@ def make_run(
                 predictions_path=_predictions_path(key))
     )  # fmt: skip
     outcomes += [_trial(made, bits) for bits in (8, 4)]
-    facts = RunFacts("this host", "avx2 avx512_vnni", {"torch": "2.14.1", "qray": "0.1.0"},
-                     datetime(2026, 6, 1, tzinfo=UTC))  # fmt: skip
+    facts = RunFacts(datetime(2026, 6, 1, tzinfo=UTC))
     table = assemble(outcomes, study, facts)
     if old_schema:
         table = table.drop_columns([c for c in NEW_COLUMNS if c in table.column_names])
@@ -218,6 +218,7 @@ def _outcome(name: str, made: Made, predictions: pd.DataFrame | None, latency: L
     shared: dict[str, Any] = {
         "variant": name, "key": key_of("build", name), "method": made.method, "engine": made.engine,
         "status": made.status, "reason": made.reason, "weight_bits": made.weight_bits,
+        "made": {"build": Provenance({"torch": "2.14.1", "qray": "0.1.0"}, "this host", "avx2 avx512_vnni")},
     }  # fmt: skip
     if made.status != "ok":
         return Outcome(**shared)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.measure.latency import Latency
+from qray.results.provenance import Provenance
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.study import Study
 
@@ -21,7 +22,8 @@ NOISE = RNG.normal(0, 3, CLIPS)
 STUDY = Study.model_validate(
     {"name": "s", "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}], "verdict": {"bootstrap": 400}}
 )
-FACTS = RunFacts("this host", "avx2 fma", {"torch": "2"}, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+MADE = {"build": Provenance({"torch": "2"}, "this host", "avx2 fma")}
+FACTS = RunFacts(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
 
 
 def predictions(predicted: Sequence[float] | np.ndarray, target: np.ndarray = TARGET) -> pd.DataFrame:
@@ -37,6 +39,7 @@ def outcome(name: str, method: str, engine: str, noise: float = 1.0, ms: float |
     finished: dict[str, Any] = {
         "predictions": predictions(TARGET + noise * NOISE), "size_bytes": 4_000_000, "weights_bytes": 3_000_000,
         "latency": {} if ms is None else {(1, 1): latency(ms)}, "int8_mac_share": 0.0, "artifact": f"artifacts/{name}",
+        "made": MADE,
     }  # fmt: skip
     return Outcome(name, f"key of {name}", method, engine, **(finished | more))
 

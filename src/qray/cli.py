@@ -21,6 +21,10 @@ app.add_typer(run_app, name="run")
 app.add_typer(data_app, name="data")
 
 StudyOption = Annotated[str, typer.Option("--study", help="A named study or a .yaml file.")]
+RunStudyOption = Annotated[
+    str | None,
+    typer.Option("--study", help="A named study or a .yaml file; default: quickstart; for `table`: OUT's."),
+]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Data set folder; default: the study's own.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<study>.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
@@ -36,13 +40,13 @@ STAGE_HELP = {
     "evaluate": "Evaluate every variant on TEST.",
     "measure": "Measure latency and memory of every variant.",
     "sensitivity": "Quantize each layer alone, and all but it: where the error comes from.",
-    "table": "Write results.parquet anew from what OUT holds.",
+    "table": "Write results.parquet anew from what OUT holds; needs no data set.",
 }
 
 
 def _add_stage(stage: str) -> None:
     def command(
-        study: StudyOption = "quickstart",
+        study: RunStudyOption = None,
         data: DataOption = None,
         out: OutOption = None,
         set_: SetOption = None,

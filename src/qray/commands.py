@@ -20,9 +20,11 @@ from qray.ray_token import use_token_if_asked
 from qray.study_files import load_study
 from qray.terminal import open_console
 
+DEFAULT_STUDY = "quickstart"
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet", "report.html", "report.md", "report", "cards")  # fmt: skip
+                "rejected.parquet", "manifest.parquet", "run.json", "report.html", "report.md", "report",
+                "cards")  # fmt: skip
 
 
 def _clear(out: Path) -> None:
@@ -58,17 +60,19 @@ def _check_ray_address(out: Path) -> None:
 
 
 def run_stage(
-    stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
+    stage: str, study_name: str | None, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
     as_json: bool, num_cpus: int | None,
 ) -> None:  # fmt: skip
     """`qray run STAGE`."""
     began, started = time.monotonic(), time.time()
-    if fresh and stage == "table":
-        raise UsageError("--fresh would remove what `qray run table` writes the table from; leave it out")
+    if stage == "table":
+        if fresh:
+            raise UsageError("--fresh would remove what `qray run table` writes the table from; leave it out")
+        return _run_table(study_name, out, settings, as_json)
     # JSON is YAML, and quotes whatever a path may contain.
     located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
     given = [*settings, *located]
-    study = load_study(study_name, given)
+    study = load_study(study_name or DEFAULT_STUDY, given)
     if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
         # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
@@ -97,7 +101,7 @@ def run_stage(
     console = results_console()
     if as_json:
         print(to_json(result.table))
-    elif stage in ("all", "evaluate", "measure", "table"):
+    elif stage in ("all", "evaluate", "measure"):
         print_results(result.table, console)
     if not as_json and stage in ("all", "sensitivity"):
         _print_sensitivity(folder, console)
@@ -111,11 +115,38 @@ def run_stage(
     if stage == "all" and not any(row["stage"] == "variant" and row["status"] == "ok" for row in rows):
         first = f"no variant came out of the run; the first: {rows[0]['variant']}: {rows[0]['reason']}"
         raise QrayError(f"{first}; {unreported}" if unreported else first)
-    if failed and stage not in ("all", "table"):
+    if failed and stage != "all":
         raise QrayError(f"{len(failed)} units failed: {failed[0]}")
     if unreported:
         # Not silently 0: what publishes report.html after this command would publish none, or an earlier run's.
         raise QrayError(f"the run is finished and its table written, but {unreported}")
+
+
+def _run_table(study_name: str | None, out: Path | None, settings: Sequence[str], as_json: bool) -> None:
+    """`qray run table`: from OUT alone, by the study that it holds unless another one is named."""
+    folder = (out or Path("runs") / (study_name or DEFAULT_STUDY)).resolve()
+    if not folder.is_dir():
+        raise UsageError(f"--out: {folder}: no such folder; name the output folder of a run")
+    if study_name is None and not (folder / "study.yaml").is_file():
+        raise QrayError(f"{folder}: not the output of a run (study.yaml is missing); name one with --out")
+    study = load_study(study_name or str(folder / "study.yaml"), settings)
+    _make_writable(folder)
+
+    from qray.orchestrate.run import write_table_anew
+    from qray.orchestrate.store import Store
+    from qray.results.show import print_results, results_console, to_json
+
+    table = write_table_anew(study, Store(folder))
+    if as_json:
+        print(to_json(table))
+    else:
+        console = results_console()
+        print_results(table, console)
+        _print_timing(folder, console)
+    open_console(stderr=True, soft_wrap=True).print(
+        f"Table: {folder / 'results.parquet'}; print it again with `{command('qray', 'show', folder)}`",
+        markup=False, highlight=False,
+    )  # fmt: skip
 
 
 def _print_timing(out: Path, console: Console) -> None:

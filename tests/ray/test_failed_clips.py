@@ -17,7 +17,7 @@ from qray.orchestrate import sensitivity
 from qray.orchestrate.clips import SplitClips
 from qray.orchestrate.trial import SweepJob, train_qat
 from qray.orchestrate.work import EvaluateJob, evaluate_checkpoint, fixed_batches
-from qray.study import ClipSpec, Model, Sensitivity, Sweep, Training
+from qray.study import ClipSpec, Model, Sensitivity, Training
 from qray.variants.layers import layer_names
 
 N_VIDEOS, GONE = 8, "6"
@@ -59,10 +59,12 @@ def curve(_: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
 
 def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
     training = Training(epochs=1, batch_size=4)
-    job = SweepJob(MODEL, training, SPEC, Sweep(), 0, 0.5, {}, 1, 60.0, "", None)
+    job = SweepJob(MODEL, training, SPEC, 0, 0.5, {}, 1, 60.0, "", None)
     settings = {"weight_bits": 8, "lr": 1e-4, "epochs": 1, "observer": "minmax", "freeze_batch_norm_at": 0.0,
-                "freeze_observers_at": 1.0, "keep_fp32": []}  # fmt: skip
-    raise AssertionError(list(train_qat("qat", {"key": "k", "settings": settings}, job, weights, train, val)))
+                "freeze_observers_at": 1.0, "keep_fp32": [], "reduce_range": False}  # fmt: skip
+    raise AssertionError(
+        list(train_qat("qat", {"key": "k", "keys": ["k"], "settings": settings, "until": 1}, job, weights, train, val))
+    )
 
 
 def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:

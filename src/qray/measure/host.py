@@ -9,6 +9,7 @@ import re
 import socket
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 #: Instruction sets that decide how fast an INT8 or bf16 model runs.
 INFERENCE_FLAGS = (
@@ -133,6 +134,11 @@ def usable_cpus() -> int:
 def host_name() -> str:
     """Name, CPU and usable cores: what two latencies must share to be compared."""
     return f"{socket.gethostname()} ({cpu_model()}, {usable_cpus()} cores)"
+
+
+def provenance_here() -> dict[str, Any]:
+    """Who makes a figure, for the record of the unit that makes it: host, instruction sets, versions."""
+    return {"host": host_name(), "cpu_flags": " ".join(sorted(cpu_flags())), "versions": versions()}
 
 
 def load_average() -> float:

@@ -24,13 +24,19 @@ class TrainBatch:
     weights: Tensor
 
 
+class Diverged(QrayError):
+    """The loss is not a number any more: what comes of these settings, whenever they are tried."""
+
+
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch leaves: mean loss (standardised units), its duration, and a checkpoint as bytes."""
+    """What an epoch leaves: mean loss (standardised units), its duration, that of all epochs so far (those before a
+    checkpoint included), and a checkpoint as bytes."""
 
     epoch: int
     loss: float
     seconds: float
+    seconds_so_far: float
     clips: int
     checkpoint: bytes
 
@@ -126,19 +132,19 @@ def fit(
     a checkpoint equals one that was never interrupted.
 
     Raises:
-        QrayError: the loss is not finite, or the stream ended early.
+        Diverged: the loss is not finite. QrayError: the stream ended early.
     """
     config, device = settings.training, torch.device(settings.device)
     model.to(device)
     optimizer = _optimizer(model, config)
     schedule = _schedule(optimizer, config, config.epochs * settings.steps_per_epoch)
-    first = 0
+    first, so_far = 0, 0.0
     if resume is not None:
         state = load_checkpoint(resume)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        first = int(state["epoch"]) + 1
+        first, so_far = int(state["epoch"]) + 1, float(state["seconds"])
     for epoch in range(first, config.epochs):
         started, total, clips = time.monotonic(), 0.0, 0
         generator = torch.Generator().manual_seed(hash((settings.seed, epoch)) % 2**63)
@@ -162,7 +168,7 @@ def fit(
             schedule.step()
             value = float(loss.detach())
             if value != value or value == float("inf"):
-                raise QrayError(
+                raise Diverged(
                     f"the loss became {value} at epoch {epoch + 1}, step {step + 1}: lower training.lr "
                     f"({config.lr:g}) or set training.clip_grad_norm"
                 )
@@ -170,12 +176,15 @@ def fit(
             clips += int(batch.weights.sum())
             if on_step:
                 on_step(value, len(batch.weights))
+        seconds = time.monotonic() - started
+        so_far += seconds
         checkpoint = dump_checkpoint(
             {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "epoch": epoch,
+                "seconds": so_far,
             }
         )
-        yield EpochResult(epoch, total / settings.steps_per_epoch, time.monotonic() - started, clips, checkpoint)
+        yield EpochResult(epoch, total / settings.steps_per_epoch, seconds, so_far, clips, checkpoint)

@@ -10,18 +10,20 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.atomic import write_parquet
-from qray.measure.host import cpu_flags, host_name, versions
 from qray.measure.latency import Latency
-from qray.orchestrate.measuring import latency_units, memory_units
+from qray.orchestrate.measuring import At, latency_key, memory_key, memory_step, points
 from qray.orchestrate.plan import Plan
-from qray.orchestrate.steps import Result
+from qray.orchestrate.run_record import Result, read_run
 from qray.orchestrate.store import Store
+from qray.orchestrate.sweep_steps import trial_standings
 from qray.orchestrate.trial import trial_name
+from qray.results.provenance import Provenance, provenance_of
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.study import Variant
 from qray.variants.artifact import read_artifact
 from qray.variants.parity import kernel_fault
-from qray.variants.registry import missing_requirement
+
+NOT_FINISHED = "not finished; run the same command again"
 
 
 def _predictions(store: Store, key: str) -> pd.DataFrame | None:
@@ -33,13 +35,13 @@ def _predictions_path(store: Store, key: str) -> str | None:
     return store.relative(path) if path.is_file() else None
 
 
-def _train_seconds(store: Store, plan: Plan, variant: Variant, trial: dict[str, Any] | None) -> float | None:
-    unit = store.get("train", plan.train)
+def _training(store: Store, plan: Plan, variant: Variant, trial: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The record of what trained a variant's weights last."""
     if variant.method == "qat":
-        return trial["seconds"] if trial else None
+        return trial
     if variant.method == "finetune":
-        unit = store.get("finetune", plan.finetune[variant.weight_bits])
-    return unit["seconds"] if unit else None
+        return store.get("finetune", plan.finetune[variant.weight_bits])
+    return store.get("train", plan.train)
 
 
 def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Result]) -> Outcome:
@@ -47,66 +49,76 @@ def _variant(store: Store, plan: Plan, variant: Variant, results: dict[str, Resu
     unit, evaluated = store.get("build", build_key), store.get("evaluate", key)
     sweep = store.get("sweep", plan.sweep) or {}
     trial = sweep.get("best", {}).get(str(variant.weight_bits)) if variant.method in ("qat", "finetune") else None
+    trained = _training(store, plan, variant, trial)
+    made = {"train": store.get("train", plan.train), variant.method: trained, "build": unit, "evaluate": evaluated}
     shared: dict[str, Any] = {
         "variant": variant.name, "key": build_key, "method": variant.method, "engine": variant.engine,
         "weight_bits": variant.weight_bits if variant.method in ("ptq", "qat") else None,
-        "settings": trial["settings"] if trial else None, "train_s": _train_seconds(store, plan, variant, trial),
+        "settings": trial["settings"] if trial else None, "train_s": trained["train_s"] if trained else None,
+        "made": {what: provenance_of(record) for what, record in made.items() if record and (
+            what != variant.method or record is not made["train"])},
     }  # fmt: skip
     if unit is None or evaluated is None:
-        ended = results.get(build_key)
-        if ended is None or ended.status == "ok":
-            ended = results.get(key)
-        if ended is None and unit is None and (lacking := missing_requirement(variant, plan.isa)):
-            ended = Result("skipped", reason=lacking)
-        status = ended.status if ended and ended.status != "ok" else "failed"
-        reason = ended.reason if ended and ended.reason else "not finished; run the same command again"
+        ended = results.get(build_key if unit is None else key) or Result("failed", reason=NOT_FINISHED)
+        shared |= {"status": ended.status, "reason": ended.reason}
         if unit is None:
-            return Outcome(**shared, status=status, reason=reason)
-        shared |= {"status": status, "reason": reason}
+            return Outcome(**shared | {"made": shared["made"] | {"build": provenance_of(ended.record)}})
     artifact = read_artifact(store.artifact_folder(build_key))
     notes = artifact.built.notes
     fault = kernel_fault(notes, plan.study.parity.max_kernel_share)
     if fault is not None:
         shared |= {"status": "failed", "reason": fault}
-    latency, peak = {}, {}
-    for at, record in latency_units(store, plan):
-        if build_key in record["latency"]:
-            latency[at] = Latency(**record["latency"][build_key])
-    for at, record in memory_units(store, plan, build_key):
-        if record.get("peak_rss_mb") is not None:
-            peak[at] = record["peak_rss_mb"]
     return Outcome(
-        **shared, predictions=_predictions(store, key) if fault is None else None,
+        **shared, **_measured(store, plan, build_key, results),
+        predictions=_predictions(store, key) if fault is None else None,
         predictions_path=_predictions_path(store, key),
         val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
         size_bytes=artifact.size_bytes, weights_bytes=artifact.built.weights_bytes,
         int8_mac_share=artifact.built.int8_mac_share, isa=artifact.isa, notes=notes,
-        artifact=store.relative(artifact.folder), latency=latency, peak_rss_mb=peak, build_s=unit["seconds"],
+        artifact=store.relative(artifact.folder), build_s=unit["seconds"],
         evaluate_s=evaluated["seconds"] if evaluated else None,
     )  # fmt: skip
 
 
+def _measured(store: Store, plan: Plan, build_key: str, results: dict[str, Result]) -> dict[str, Any]:
+    """What was measured of an artifact, at each (threads, batch); where that failed, the reason, until it succeeds."""
+    latency, peak, errors = {}, {}, {}
+    made: dict[At, dict[str, Provenance]] = {}
+    for at in points(plan.study.measure):
+        memory = store.attempt("memory", memory_key(build_key, at))
+        timed = store.attempt("measure", latency_key(store, plan, at))
+        made[at] = {what: provenance_of(r) for what, r in (("memory", memory), ("latency", timed)) if r is not None}
+        if memory is not None and memory["peak_rss_mb"] is not None:
+            peak[at] = memory["peak_rss_mb"]
+        elif memory is not None:
+            errors[at] = memory["unfinished"]
+        elif (ended := results.get(memory_step(at))) is not None:
+            errors[at] = str(ended.reason)
+        if timed is not None and build_key in timed["latency"]:
+            latency[at] = Latency(**timed["latency"][build_key])
+        elif (ended := results.get(latency_key(store, plan, at))) is not None:
+            latency[at] = Latency(error=ended.reason)
+    return {"latency": latency, "peak_rss_mb": peak, "memory_error": errors, "measured": made}
+
+
 def _trials(store: Store, plan: Plan) -> list[Outcome]:
     outcomes = []
-    for trial in plan.trials:
-        settings = trial["settings"]
-        record = store.get("trial", trial["key"])
-        shared: dict[str, Any] = {
-            "variant": trial_name(trial), "key": trial["key"], "method": "qat",
-            "engine": "eager", "stage": "trial", "weight_bits": settings["weight_bits"], "settings": settings,
-        }  # fmt: skip
-        if record is None:
-            outcomes.append(Outcome(**shared, status="failed", reason="the trial did not finish"))
-        else:
-            outcomes.append(
-                Outcome(
-                    **shared,
-                    status=record["status"],
-                    reason=record["reason"],
-                    val_mae=record["val_mae"],
-                    train_s=record["seconds"],
-                )
+    for trial, standing in zip(plan.trials, trial_standings(store, plan), strict=True):
+        settings, total = trial["settings"], trial["settings"]["epochs"]
+        reached = standing.epochs if standing.state != "run" else standing.epochs - 1
+        record = store.get("trial", trial["keys"][reached - 1]) if reached else None
+        reason = {
+            "cut": f"stopped after epoch {standing.epochs} of {total}", "whole": None,
+            "diverged": record["reason"] if record else None,
+        }.get(standing.state, f"the trial did not finish: {NOT_FINISHED}")  # fmt: skip
+        outcomes.append(
+            Outcome(
+                trial_name(trial), trial["key"], "qat", "eager", stage="trial", weight_bits=settings["weight_bits"],
+                settings=settings, status="ok" if standing.state in ("cut", "whole") else "failed", reason=reason,
+                val_mae=record["val_mae"] if record else None, train_s=record.get("train_s") if record else None,
+                made={"trial": provenance_of(record)},
             )
+        )  # fmt: skip
     return outcomes
 
 
@@ -116,15 +128,16 @@ def collect(store: Store, plan: Plan, results: dict[str, Result]) -> list[Outcom
         "mean-predictor", plan.baseline_key(), "baseline", "none", stage="baseline",
         predictions=_predictions(store, plan.baseline_key()),
         predictions_path=_predictions_path(store, plan.baseline_key()),
+        made={"evaluate": provenance_of(store.get("evaluate", plan.baseline_key()))},
     )  # fmt: skip
     study = plan.study
     ordered = sorted(study.variants, key=lambda v: v.name != study.reference.name)
     return [*[_variant(store, plan, v, results) for v in ordered], baseline, *_trials(store, plan)]
 
 
-def write_table(store: Store, plan: Plan, results: dict[str, Result]) -> pa.Table:
+def write_table(store: Store, plan: Plan) -> pa.Table:
     """Assemble results.parquet from OUT and write it."""
-    facts = RunFacts(host_name(), " ".join(sorted(cpu_flags())), versions(), datetime.now(UTC))
-    table = assemble(collect(store, plan, results), plan.study, facts)
+    outcomes = collect(store, plan, read_run(store).ended)
+    table = assemble(outcomes, plan.study, RunFacts(datetime.now(UTC)))
     write_parquet(Path(store.out) / "results.parquet", table)
     return table

@@ -73,12 +73,12 @@ def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str
     return measured | {"host": host_name()}
 
 
-def _decoders(spec: ClipSpec, videos: list[tuple[str, int]]) -> list[Callable[[], np.ndarray]]:
-    """A call for each video that can be decoded."""
+def _decoders(spec: ClipSpec, videos: list[tuple[str, int]]) -> tuple[list[Callable[[], np.ndarray]], dict[str, str]]:
+    """A call for each video that can be decoded, and the reasons of the others by path."""
     from qray.data.decode import ClipError, decode_frames, evaluation_indices
 
     found: list[Callable[[], np.ndarray]] = []
-    reasons: list[str] = []
+    failed: dict[str, str] = {}
     for path, n_frames in videos:
         indices = evaluation_indices(n_frames, spec)
 
@@ -88,12 +88,13 @@ def _decoders(spec: ClipSpec, videos: list[tuple[str, int]]) -> list[Callable[[]
         try:
             call()
         except ClipError as error:
-            reasons.append(f"{path}: {error}")
+            failed[path] = str(error)
         else:
             found.append(call)
     if not found:
-        raise QrayError(f"none of {len(videos)} TEST clips could be decoded; the first: {reasons[0]}")
-    return found
+        path, reason = next(iter(failed.items()))
+        raise QrayError(f"none of {len(videos)} TEST clips could be decoded; the first: {path}: {reason}")
+    return found, failed
 
 
 def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
@@ -110,10 +111,10 @@ def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
     spec = ClipSpec.model_validate(request["clip"])
     model = VideoRegressor(Model.model_validate(request["model"]))
     model.load_state_dict(load_checkpoint(checkpoint)["model"])
-    decoders = _decoders(spec, request["videos"])
+    decoders, failed = _decoders(spec, request["videos"])
     return {
         "blocks_ms": time_parts(decoders, model.eval(), Measure.model_validate(request["measure"])),
-        "clips": len(decoders), "frames": spec.frames, "image_size": spec.image_size,
+        "clips": len(decoders), "failed_clips": failed, "frames": spec.frames, "image_size": spec.image_size,
         "method": "fp32", "engine": "eager", "threads": THREADS, "batch": 1,
         "cpu_flags": " ".join(sorted(cpu_flags())), "load_average": None if np.isnan(load) else load,
     }  # fmt: skip

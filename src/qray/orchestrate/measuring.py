@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +14,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import QrayError
 from qray.measure.costs import PARTS
-from qray.measure.host import host_name
 from qray.measure.latency import measure_latency
 from qray.measure.memory import measure_memory
 from qray.orchestrate.costs import CostJob, measure_costs
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
+from qray.orchestrate.work import whereabouts
 from qray.study import Measure
 
 #: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
@@ -49,20 +49,9 @@ def points(study_measure: Measure) -> list[At]:
     return [(threads, batch) for threads in study_measure.threads for batch in study_measure.batches]
 
 
-def latency_units(store: Store, plan: Plan) -> Iterator[tuple[At, dict[str, Any]]]:
-    """Finished latency measurements."""
-    for at in points(plan.study.measure):
-        record = store.get("measure", latency_key(store, plan, at))
-        if record is not None:
-            yield at, record
-
-
-def memory_units(store: Store, plan: Plan, build_key: str) -> Iterator[tuple[At, dict[str, Any]]]:
-    """Finished memory measurements of one artifact."""
-    for at in points(plan.study.measure):
-        record = store.get("memory", memory_key(build_key, at))
-        if record is not None:
-            yield at, record
+def memory_step(at: At) -> str:
+    """Key of the step that measures the memory of all artifacts at one (threads, batch)."""
+    return f"memory-{at[0]}-{at[1]}"
 
 
 def quiet_node() -> tuple[str, float]:
@@ -90,30 +79,36 @@ def pack_artifacts(store: Store, keys: list[str]) -> dict[str, dict[str, bytes]]
 
 @ray.remote
 def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -> dict[str, Any]:
-    """{"latency": {key: Latency as a dict}, "threads", "batch", "host"} of all artifacts, interleaved."""
+    """{"latency": {key: Latency as a dict}, "threads", "batch"} of all artifacts, interleaved, and the whereabouts."""
     with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
         folders = _unpack(artifacts, Path(scratch))
         limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
         measured = measure_latency(folders, at[0], at[1], settings, limit)
     calls = {key: asdict(value) for key, value in measured.items()}
-    return {"latency": calls, "threads": at[0], "batch": at[1], "host": host_name()}
+    return {"latency": calls, "threads": at[0], "batch": at[1], **whereabouts()}
 
 
 @ray.remote
 def costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
     """What `measure_costs` returns, from a node that does nothing else."""
-    return measure_costs(job, checkpoint, len(PARTS) * (SECONDS_PER_ARTIFACT + 10 * job.settings.seconds))
+    limit = len(PARTS) * (SECONDS_PER_ARTIFACT + 10 * job.settings.seconds)
+    return whereabouts() | measure_costs(job, checkpoint, limit)
 
 
 @ray.remote
 def memory(artifacts: dict[str, dict[str, bytes]], at: At, parallel: int) -> dict[str, dict[str, Any]]:
-    """{key: {"peak_rss_mb" or "error"}}; memory, unlike latency, does not mind a neighbour."""
+    """{key: {"peak_rss_mb", "started", "seconds"}}, or "unfinished" with the reason, and the whereabouts; memory,
+    unlike latency, does not mind a neighbour."""
+    here = whereabouts()
 
     def one(folder: Path) -> dict[str, Any]:
+        started = time.time()
+        found: dict[str, Any]
         try:
-            return {"peak_rss_mb": measure_memory(folder, at[0], at[1], 2 * SECONDS_PER_ARTIFACT)}
+            found = {"peak_rss_mb": measure_memory(folder, at[0], at[1], 2 * SECONDS_PER_ARTIFACT)}
         except QrayError as error:
-            return {"peak_rss_mb": None, "error": str(error)}
+            found = {"peak_rss_mb": None, "unfinished": str(error)}
+        return found | {"started": started, "seconds": time.time() - started} | here
 
     with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch, ThreadPoolExecutor(parallel) as pool:
         folders = _unpack(artifacts, Path(scratch))

@@ -21,7 +21,8 @@ class Plan:
     """Keys of every unit of a study on a data set.
 
     isa: the target's instruction set, resolved. training: its precision resolved too, where it is not a GPU's affair.
-    trials: {"key", "settings"} of each QAT trial; finetune: key of the FP32 control, by the weight width it is the
+    trials: {"keys", "key", "settings"} of each QAT trial: the key of what it is after 1, 2, ... epochs, and the last of
+    them; finetune: key of the FP32 control, by the weight width it is the
     control of; build and evaluate: keys by variant name.
     """
 
@@ -87,6 +88,11 @@ def _trained_by(training: Training, machine: Machine) -> Training:
     return training.model_copy(update={"precision": "bf16" if machine.bf16 else "fp32"})
 
 
+def _trial(settings: dict[str, Any], **upstream: Any) -> dict[str, Any]:
+    keys = [unit_key("trial", settings=settings, epochs=e + 1, **upstream) for e in range(settings["epochs"])]
+    return {"keys": keys, "key": keys[-1], "settings": settings}
+
+
 def make_plan(study: Study, manifest: Manifest, machine: Machine | None = None) -> Plan:
     """Name every unit of work by a hash of what it depends on.
 
@@ -103,10 +109,7 @@ def make_plan(study: Study, manifest: Manifest, machine: Machine | None = None) 
         s | {"reduce_range": range_is_reduced(isa, s["weight_bits"])}
         for s in (trial_settings(study.sweep, study.seed) if study.sweep else [])
     ]
-    trials = tuple(
-        {"key": unit_key("trial", train=train, val=val_digest, settings=s, seed=study.seed), "settings": s}
-        for s in settings
-    )
+    trials = tuple(_trial(s, train=train, val=val_digest, seed=study.seed) for s in settings)
     factor = study.sweep.reduction_factor if study.sweep else None
     sweep = unit_key("sweep", trials=[t["key"] for t in trials], reduction_factor=factor)
     widths: set[int] = {v.weight_bits for v in study.variants if v.method == "finetune"}

@@ -12,19 +12,22 @@ from rich.console import Console
 from qray.data.manifest import Manifest
 from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
+from qray.measure.isa import this_machine
 from qray.orchestrate import measuring
 from qray.orchestrate.collect import write_table
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import costs_key
-from qray.orchestrate.data_set import ensure_data, load_manifest
+from qray.orchestrate.data_set import ensure_data, load_manifest, stored_manifest
 from qray.orchestrate.placement import cluster_machine, placement
 from qray.orchestrate.plan import Plan, make_plan
+from qray.orchestrate.run_record import Result, read_run, write_run
 from qray.orchestrate.sensitivity import add_sensitivity_steps, sensitivity_key
 from qray.orchestrate.session import cluster_slots, ray_session
-from qray.orchestrate.steps import Result, Runner
+from qray.orchestrate.steps import Runner
 from qray.orchestrate.store import Store
+from qray.orchestrate.sweep_steps import sweep_steps
 from qray.orchestrate.telemetry import start_board
-from qray.orchestrate.training_steps import finetune_step, sweep_step, train_step
+from qray.orchestrate.training_steps import finetune_step, train_step
 from qray.orchestrate.variant_steps import add_measure_steps, build_step, evaluate_step, save_baseline
 from qray.ray_token import dashboard_words
 from qray.study import Study
@@ -76,25 +79,47 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
     manifest = load_manifest(store, root, study.data)
     phases.end("check the videos")
     _say_manifest(manifest, console)
-    plan = make_plan(study, manifest, cluster_machine())
-    results: dict[str, Result] = {}
-    if stage != "table":
-        results = _impossible_here(store, plan)
+    machine = cluster_machine() or this_machine()
+    plan = make_plan(study, manifest, machine)
+    results, started = _impossible_here(store, plan), time.time()
+    # Said at once, too: after a kill -9 the table can be written from what was finished.
+    write_run(store, stage, started, {}, machine)
+    try:
         if not all(key in results or store.get(kind, key) for kind, key in wanted_units(store, plan, stage)):
-            results = _run_on_ray(study, store, plan, stage, console, phases, num_cpus)
-    table = write_table(store, plan, results)
+            # The workers of a cluster may have what this machine lacks.
+            results.clear()
+            _run_on_ray(study, store, plan, stage, console, phases, num_cpus, results)
+    finally:
+        # However it ended: why a row is empty is known now, and only here.
+        write_run(store, stage, started, results, machine)
+    table = write_table(store, plan)
     phases.end("write the table")
     return RunResult(table, results, phases.seconds)
 
 
+def write_table_anew(study: Study, store: Store) -> pa.Table:
+    """results.parquet from OUT alone: neither the data set nor Ray is needed.
+
+    Raises:
+        QrayError: no run into OUT has come as far as checking its data set.
+    """
+    plan = make_plan(study, stored_manifest(store), read_run(store).machine)
+    store.write_study(dump_study(study))
+    return write_table(store, plan)
+
+
 def _run_on_ray(
-    study: Study, store: Store, plan: Plan, stage: str, console: Console, phases: _Phases, num_cpus: int | None
-) -> dict[str, Result]:
+    study: Study, store: Store, plan: Plan, stage: str, console: Console, phases: _Phases, num_cpus: int | None,
+    results: dict[str, Result],
+) -> None:  # fmt: skip
+    """Run what is missing; how each unit ended goes into `results`, also when the run ends with an error."""
     with ray_session(num_cpus) as dashboard:
         phases.end("start Ray")
         console.print(dashboard_words(dashboard), markup=False, highlight=False)
         board = start_board()
-        run = RunContext(study, store, plan, Runner(store, console, board), cluster_slots(), placement(), board)
+        run = RunContext(
+            study, store, plan, Runner(store, console, board, results), cluster_slots(), placement(), board
+        )
         add_steps(run, stage)
         pending = {kind for kind, key in wanted_units(store, plan, stage) if store.get(kind, key) is None}
         if pending & {"train", "sweep"}:
@@ -111,7 +136,6 @@ def _run_on_ray(
             add_measure_steps(run)
             run.runner.run()
             phases.end("measure latency and memory")
-    return run.runner.results
 
 
 def add_steps(run: RunContext, stage: str) -> None:
@@ -122,7 +146,8 @@ def add_steps(run: RunContext, stage: str) -> None:
     if stage == "sensitivity":
         return add_sensitivity_steps(run)
     if stage == "sweep" or (stage != "train" and trained):
-        runner.add(sweep_step(run))
+        for step in sweep_steps(run):
+            runner.add(step)
     if stage in ("train", "sweep"):
         return
     for bits in run.plan.finetune:

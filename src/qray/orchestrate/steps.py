@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,9 +13,11 @@ from rich.console import Console
 
 from qray.data.stream import cluster_state
 from qray.errors import QrayError
+from qray.orchestrate.run_record import Result
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
 from qray.orchestrate.telemetry import Status
+from qray.orchestrate.work import whereabouts
 from qray.reasons import reason_of
 
 WAIT_S = 0.5
@@ -33,7 +35,8 @@ class Step:
     """One unit of work.
 
     start: launches it, returns what ray.wait takes (an ObjectRef, or the generator of a streaming task). finish: turns
-    the result into the unit's record, writing its files first. on_item: hears of each item of a streaming task; the
+    the result into the unit's record, writing its files first; a record with "unfinished" (a reason) keeps what came
+    out, and the unit is tried again by the next run. on_item: hears of each item of a streaming task; the
     last one goes to `finish`. poll: called at every turn of the loop while the step runs. kind None: not recorded.
     """
 
@@ -50,15 +53,6 @@ class Step:
 
 
 @dataclass
-class Result:
-    """How a step ended: `record` when it succeeded, else `status` (failed or skipped) and `reason`."""
-
-    status: str
-    record: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-
-
-@dataclass
 class _Running:
     step: Step
     handle: Any
@@ -71,9 +65,11 @@ class _Running:
 class Runner:
     """Runs steps; keeps the results by key. One step's failure fails what needs it and nothing else."""
 
-    def __init__(self, store: Store, console: Console, board: Any = None) -> None:
+    def __init__(
+        self, store: Store, console: Console, board: Any = None, results: dict[str, Result] | None = None
+    ) -> None:
         self.store, self.console, self.board = store, console, board
-        self.results: dict[str, Result] = {}
+        self.results = results if results is not None else {}
         self.log: list[str] = []
         self._steps: dict[str, Step] = {}
         self._running: dict[str, _Running] = {}
@@ -218,10 +214,13 @@ class Runner:
     def _finish(self, running: _Running, value: Any) -> None:
         step = running.step
         record = step.finish(value)
-        record |= {"label": step.label, "started": running.started, "seconds": time.time() - running.started}
+        ended = {"label": step.label, "started": running.started, "seconds": time.time() - running.started}
+        # What a task does not say of its whereabouts was done by the driver.
+        record = whereabouts() | record | ended
         if step.kind:
             self.store.put(step.kind, step.key, record)
-        self._end(step, running.started, Result("ok", record))
+        unfinished = record.get("unfinished")
+        self._end(step, running.started, Result("failed" if unfinished else "ok", record, unfinished))
 
     def _end(self, step: Step, started: float, result: Result) -> None:
         self.results[step.key] = result

@@ -17,8 +17,8 @@ from qray.errors import QrayError
 
 #: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
 CODE_VERSIONS = {
-    "train": 1, "sweep": 1, "trial": 1, "finetune": 1, "build": 1, "evaluate": 1, "measure": 1, "memory": 1, "costs": 1,
-    "layers": 1, "sensitivity": 1,
+    "train": 1, "sweep": 2, "trial": 2, "finetune": 1, "build": 1, "evaluate": 1, "measure": 1, "memory": 1, "costs": 1,
+    "layers": 1, "sensitivity": 1, "validate": 1,
 }  # fmt: skip
 
 
@@ -52,6 +52,11 @@ class Store:
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         """A finished unit's record, or None. An unreadable record counts as unfinished."""
+        record = self.attempt(kind, key)
+        return None if record is None or record.get("unfinished") else record
+
+    def attempt(self, kind: str, key: str) -> dict[str, Any] | None:
+        """A unit's record, also of an attempt in which something failed ("unfinished": what); or None."""
         path = self.unit_path(kind, key)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +68,8 @@ class Store:
         return (self.out / relative).exists()
 
     def put(self, kind: str, key: str, record: dict[str, Any]) -> None:
-        """Record a unit as finished. `record["files"]` (paths relative to OUT) must exist already."""
+        """Record a unit as finished, or, with "unfinished" in the record, what came of an attempt. `record["files"]`
+        (paths relative to OUT) must exist already."""
         write_json(self.unit_path(kind, key), record)
 
     def artifact_folder(self, key: str) -> Path:
@@ -112,14 +118,24 @@ class Store:
         """Checkpoint of a training unit after `epoch` (from 0)."""
         return self.out / "checkpoints" / key / f"epoch-{epoch:04d}.pt"
 
-    def save_checkpoint(self, key: str, epoch: int, data: bytes) -> Path:
-        """Write an epoch's checkpoint, then remove older ones: only the newest is ever needed."""
+    def write_checkpoint(self, key: str, epoch: int, data: bytes) -> Path:
+        """Write an epoch's checkpoint beside those before it."""
         path = self.checkpoint_path(key, epoch)
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
-        for old in sorted(path.parent.glob("epoch-*.pt")):
-            if old.name < path.name:
+        return path
+
+    def forget_checkpoints(self, key: str, before: int) -> None:
+        """Remove the checkpoints of the epochs before one."""
+        newest = self.checkpoint_path(key, before)
+        for old in newest.parent.glob("epoch-*.pt"):
+            if old.name < newest.name:
                 old.unlink()
+
+    def save_checkpoint(self, key: str, epoch: int, data: bytes) -> Path:
+        """Write an epoch's checkpoint, then remove older ones: only the newest is ever needed."""
+        path = self.write_checkpoint(key, epoch, data)
+        self.forget_checkpoints(key, epoch)
         return path
 
     def latest_checkpoint(self, key: str) -> bytes | None:

@@ -1,7 +1,8 @@
-"""The QAT sweep: Ray Tune with ASHA over QAT settings; the only importer of ray.tune.
+"""The QAT sweep: Ray Tune runs the trials of a rung; the only importer of ray.tune.
 
 Tune's own storage is scheduler memory. Weights and figures of a trial travel through a mailbox to the driver, which
-writes them as units; a sweep that was killed runs only the trials that have none.
+writes them as a unit after each epoch; a sweep that was killed goes on from those. Who goes on to the next rung is
+decided between rungs, by `halving`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from qray.orchestrate.clips import SplitClips
 from qray.orchestrate.trial import SweepJob, train_qat, trial_name
@@ -41,48 +41,11 @@ def trial_settings(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
 
 
 def best_trials(trials: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The finished trial with the least VAL MAE, per weight width."""
-    finished = [trial for trial in trials if trial["status"] == "ok" and trial["val_mae"] is not None]
+    """The trial with the least VAL MAE, per weight width, of the records of whole trials."""
     best: dict[int, dict[str, Any]] = {}
-    for trial in sorted(finished, key=lambda t: (t["val_mae"], t["key"])):
+    for trial in sorted(trials, key=lambda t: (t["val_mae"], t["key"])):
         best.setdefault(int(trial["settings"]["weight_bits"]), trial)
     return best
-
-
-class AshaByWidth(FIFOScheduler):
-    """One ASHA for each weight width: 4-bit trials are not stopped for being worse than 8-bit ones.
-
-    Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
-    """
-
-    def __init__(self, widths: tuple[int, ...], max_epochs: int, reduction_factor: int) -> None:
-        super().__init__()
-        self._each = {
-            width: ASHAScheduler(
-                time_attr="epoch", max_t=max_epochs + 1, grace_period=1, reduction_factor=reduction_factor
-            )
-            for width in widths
-        }
-
-    def _of(self, trial: Any) -> ASHAScheduler:
-        return self._each[trial.config["trial"]["settings"]["weight_bits"]]
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        for scheduler in self._each.values():
-            scheduler.set_search_properties(metric, mode, **spec)
-        return super().set_search_properties(metric, mode, **spec)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        # A trial that has reached its own last epoch ends by itself.
-        if result["epoch"] >= trial.config["trial"]["settings"]["epochs"]:
-            return str(TrialScheduler.CONTINUE)
-        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
 
 
 class Mailbox:
@@ -108,21 +71,26 @@ class QatTrial(tune.Trainable):
     """A trial as Tune runs it: an actor that bears the trial's name, one epoch of `trial.train_qat` a step."""
 
     def setup(
-        self, config: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips, mailbox: Any
-    ) -> None:
+        self, config: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips,
+        reached: dict[str, Any], mailbox: Any,
+    ) -> None:  # fmt: skip
         """Keep what an epoch needs; nothing is computed before the first step."""
-        self._mailbox, self._timeout_s = mailbox, job.timeout_s
-        self._epochs = train_qat(trial_name(config["trial"]), config["trial"], job, weights, train, val)
+        trial = config["trial"]
+        self._mailbox, self._timeout_s, self._until = mailbox, job.timeout_s, trial["until"]
+        resume = ray.get(reached[trial["key"]]) if trial["key"] in reached else None
+        self._epochs = train_qat(trial_name(trial), trial, job, weights, train, val, resume)
 
     def step(self) -> dict[str, Any]:
         """Train and validate one epoch, and leave its weights in the mailbox."""
         item = next(self._epochs)
         ray.get(self._mailbox.post.remote(item), timeout=self._timeout_s)
-        done = item["epoch"] == item["settings"]["epochs"]
-        return {"epoch": item["epoch"], "val_mae": item["val_mae"], "loss": item["loss"], "done": done}
+        done = item["epoch"] == self._until or item["status"] != "ok"
+        # A diverged trial has no VAL MAE, and Tune wants a number.
+        val_mae = item["val_mae"] if item["status"] == "ok" else float("inf")
+        return {"epoch": item["epoch"], "val_mae": val_mae, "done": done}
 
     def cleanup(self) -> None:
-        """End the trial's streams, also when ASHA stopped it."""
+        """End the trial's streams, also when it was interrupted."""
         self._epochs.close()
 
     def __repr__(self) -> str:
@@ -136,23 +104,23 @@ def sweep(
     weights: Any,
     train: SplitClips,
     val: SplitClips,
+    reached: dict[str, Any],
     mailbox: Any,
-) -> list[dict[str, Any]]:
-    """Run the trials that are left: `trials` are {"key", "settings"}. Returns {"key", "error"} of those that failed."""
+) -> dict[str, str]:
+    """Run trials of a plan, each up to epoch `trial["until"]`, from its newest checkpoint if it has one (`reached`: by
+    key, references). Returns the reasons of those that did not come so far, by key."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     # Tune would copy the session's working directory into every trial's folder.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    trainable = tune.with_parameters(QatTrial, job=job, weights=weights, train=train, val=val, mailbox=mailbox)
+    trainable = tune.with_parameters(
+        QatTrial, job=job, weights=weights, train=train, val=val, reached=reached, mailbox=mailbox
+    )
     resources = {"cpu": job.options["num_cpus"], "gpu": job.options.get("num_gpus", 0)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
             metric="val_mae", mode="min", max_concurrent_trials=job.max_concurrent, reuse_actors=False,
-            scheduler=AshaByWidth(
-                tuple(sorted({t["settings"]["weight_bits"] for t in trials})),
-                max(job.sweep.epochs), job.sweep.reduction_factor,
-            ),
             trial_name_creator=lambda trial: trial_name(trial.config["trial"]),
             trial_dirname_creator=lambda trial: trial_name(trial.config["trial"]),
         ),
@@ -163,8 +131,6 @@ def sweep(
         ),
     )  # fmt: skip
     results = tuner.fit()
-    return [
-        {"key": result.config["trial"]["key"], "error": str(result.error).strip().splitlines()[-1]}
-        for result in results
-        if result.error
-    ]
+    return {
+        result.config["trial"]["key"]: str(result.error).strip().splitlines()[-1] for result in results if result.error
+    }

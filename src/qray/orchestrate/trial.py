@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from qray.data.stream import StreamPlan, clip_dataset, stream_batches
-from qray.model.training import FitSettings, fit, load_checkpoint
+from qray.model.training import Diverged, FitSettings, fit, load_checkpoint
 from qray.orchestrate.clips import SplitClips, named_failures
 from qray.orchestrate.telemetry import Telemetry
 from qray.orchestrate.work import (
@@ -19,8 +20,9 @@ from qray.orchestrate.work import (
     to_train_batches,
     training_device,
     training_threads,
+    whereabouts,
 )
-from qray.study import ClipSpec, Model, Sweep, Training
+from qray.study import ClipSpec, Model, Training
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,6 @@ class SweepJob:
     model: Model
     training: Training
     clip: ClipSpec
-    sweep: Sweep
     seed: int
     slot_cpus: float
     options: dict[str, Any]
@@ -53,21 +54,25 @@ def qat_training(training: Training, settings: dict[str, Any]) -> Training:
 
 
 def trial_name(trial: dict[str, Any]) -> str:
-    """The name that a trial ({"key", "settings"}) has in the table, the log and the dashboard."""
+    """The name that a trial ({"key": of the whole trial, "settings"}) has in the table, the log and the dashboard."""
     return f"qat-w{trial['settings']['weight_bits']}-{trial['key'][:6]}"
 
 
 def train_qat(
-    name: str, trial: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips
-) -> Generator[dict[str, Any], None, None]:
-    """Train with fake-quantization; yield a record after each epoch.
+    name: str, trial: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips,
+    resume: bytes | None = None,
+) -> Generator[dict[str, Any], None, None]:  # fmt: skip
+    """Train with fake-quantization up to epoch `trial["until"]`; yield a record after each epoch.
 
-    `weights` is the FP32 checkpoint. A record holds key, settings, epoch (from 1), loss, val_mae, seconds (of training,
-    so far), checkpoint (bytes) and qat (the `QatSettings` that its state_dict fits).
+    `weights` is the FP32 checkpoint, `resume` one of this trial's own to go on from. A record holds key (the trial's
+    after this epoch), trial (its key when it is whole), settings, epoch (from 1), status and reason, loss, val_mae,
+    when the epoch started and how many seconds it took, train_s (seconds of training, so far), checkpoint (bytes), qat
+    (the `QatSettings` that its state_dict fits), failed_clips, and the whereabouts. A trial that diverges ends with a
+    record of status "failed", without a checkpoint.
     """
     from qray.variants import pt2e
 
-    settings = trial["settings"]
+    started, settings = time.time(), trial["settings"]
     torch.set_num_threads(training_threads(job.max_concurrent))
     torch.manual_seed(job.seed)
     device = training_device()
@@ -83,8 +88,8 @@ def train_qat(
     module = pt2e.prepare_qat(model, example, qat)
     training = qat_training(job.training, settings)
     plan = StreamPlan(
-        job.clip, "train", training.batch_size, job.seed, epochs=training.epochs, cpus_per_task=job.slot_cpus,
-        timeout_s=job.timeout_s,
+        job.clip, "train", training.batch_size, job.seed, epochs=trial["until"], cpus_per_task=job.slot_cpus,
+        first_epoch=int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0, timeout_s=job.timeout_s,
     )  # fmt: skip
     val_plan = StreamPlan(
         job.clip.single_window(), "eval", training.batch_size, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s
@@ -92,7 +97,8 @@ def train_qat(
     targets, val_targets = train.clips["target"].to_numpy(), val.clips["target"].to_numpy()
     steps = plan.steps_per_epoch(len(targets))
     fit_settings = FitSettings(training, steps, model.target_spread, job.seed, "fp32", device)
-    telemetry = Telemetry(name, job.board, training.epochs * plan.rows_per_epoch(len(targets)))
+    per_epoch = plan.rows_per_epoch(len(targets))
+    telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
 
     def on_epoch(epoch: int) -> None:
         pt2e.set_training(module, True)
@@ -106,8 +112,16 @@ def train_qat(
             return module(torch.from_numpy(clips).to(device)).float().cpu().numpy()
 
     stream = stream_batches(clip_dataset(train.ref, len(targets), plan), plan, name)
-    seconds, missed = 0.0, dict[int, str]()
-    for result in fit(module, to_train_batches(stream, targets, missed), fit_settings, None, on_epoch, telemetry.step):
+    missed: dict[int, str] = {}
+    epochs = fit(module, to_train_batches(stream, targets, missed), fit_settings, resume, on_epoch, telemetry.step)
+    for epoch in range(plan.first_epoch, plan.epochs):
+        shared = {"key": trial["keys"][epoch], "trial": trial["key"], "settings": settings, "epoch": epoch + 1}
+        try:
+            result = next(epochs)
+        except Diverged as error:
+            telemetry.end()
+            yield shared | _ended(started) | {"status": "failed", "reason": str(error), "val_mae": None}
+            return
         pt2e.set_training(module, False)
         val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
         predicted, failed = predict_stream(predict, val_stream, len(val_targets))
@@ -115,12 +129,15 @@ def train_qat(
         val.check("the VAL MAE of QAT", failed)
         val_mae = float(np.nanmean(np.abs(predicted - val_targets)))
         telemetry.mae("VAL", val_mae)
-        seconds += result.seconds
-        if result.epoch + 1 == training.epochs:
+        if epoch + 1 == plan.epochs:
             telemetry.end()
-        yield {
-            "key": trial["key"], "settings": settings, "epoch": result.epoch + 1, "loss": result.loss,
-            "val_mae": val_mae, "seconds": seconds, "checkpoint": result.checkpoint,
-            "qat": qat.model_dump(mode="json"),
+        yield shared | _ended(started) | {
+            "status": "ok", "reason": None, "loss": result.loss, "val_mae": val_mae, "train_s": result.seconds_so_far,
+            "checkpoint": result.checkpoint, "qat": qat.model_dump(mode="json"),
             "failed_clips": named_failures(train.clips, missed) | named_failures(val.clips, failed),
         }  # fmt: skip
+        started = time.time()
+
+
+def _ended(started: float) -> dict[str, Any]:
+    return {"started": started, "seconds": time.time() - started, **whereabouts()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from qray.orchestrate.costs import cost_job, costs_key
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
 from qray.orchestrate.telemetry import free_actor_name
-from qray.orchestrate.work import BuildJob, Evaluator, build
+from qray.orchestrate.work import BuildJob, Evaluator, build, whereabouts
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import read_artifact
 from qray.variants.registry import build_needs
@@ -47,9 +48,8 @@ def build_step(run: RunContext, variant: Variant) -> Step:
         if "skipped" in value:
             raise Skipped(value["skipped"])
         folder = run.store.save_artifact(key, value["files"])
-        facts = {name: value[name] for name in ("build_s", "node", "host")}
-        failed = run.name_failed(f"the build of {variant.name}", value["failed"])
-        return {"files": [run.store.relative(folder / name) for name in value["files"]]} | failed | facts
+        files = {"files": [run.store.relative(folder / name) for name in value.pop("files")]}
+        return files | run.name_failed(f"the build of {variant.name}", value.pop("failed")) | value
 
     return Step("build", key, f"build {variant.name}", start, finish, after=[source])
 
@@ -87,9 +87,12 @@ def evaluate_step(run: RunContext, variant: Variant) -> Step:
 def save_baseline(run: RunContext) -> None:
     """The mean predictor's predictions: the mean TRAIN target for every TEST clip."""
     key, clips = run.plan.baseline_key(), run.plan.manifest.split("TEST")
-    if not run.store.predictions_path(key, "TEST").is_file():
+    if run.store.get("evaluate", key) is None:
+        started = time.time()
         mean = float(run.plan.manifest.split("TRAIN")["target"].mean())
-        run.store.save_predictions(key, "TEST", clips, np.full(len(clips), mean), run.study.seed)
+        path = run.store.save_predictions(key, "TEST", clips, np.full(len(clips), mean), run.study.seed)
+        took = {"label": "evaluate mean-predictor", "started": started, "seconds": time.time() - started}
+        run.store.put("evaluate", key, {"files": [run.store.relative(path)]} | took | whereabouts())
 
 
 def add_measure_steps(run: RunContext) -> None:
@@ -98,11 +101,10 @@ def add_measure_steps(run: RunContext) -> None:
     keys = measuring.built_keys(run.store, run.plan)
     for at in measuring.points(run.study.measure):
         where = f"{at[0]} thread{'s' * (at[0] > 1)}, batch {at[1]}"
-        latency = _latency_step(run, keys, at, where)
-        run.runner.add(latency)
+        run.runner.add(_latency_step(run, keys, at, where))
         missing = [key for key in keys if run.store.get("memory", measuring.memory_key(key, at)) is None]
         if missing:
-            run.runner.add(_memory_step(run, missing, at, where, after=latency.key))
+            run.runner.add(_memory_step(run, missing, at, where))
     run.runner.add(_costs_step(run))
 
 
@@ -111,7 +113,10 @@ def _costs_step(run: RunContext) -> Step:
         options = measuring.exclusive_options("costs")
         return measuring.costs.options(**options).remote(cost_job(run.plan), run.checkpoint(run.plan.train))
 
-    return Step("costs", costs_key(run.plan), "measure the costs of a clip", start, lambda value: value,
+    def finish(value: dict[str, Any]) -> dict[str, Any]:
+        return value | run.name_failed("the costs of a clip", value["failed_clips"])
+
+    return Step("costs", costs_key(run.plan), "measure the costs of a clip", start, finish,
                 slots=run.slots.holders + 1)  # fmt: skip
 
 
@@ -121,11 +126,17 @@ def _latency_step(run: RunContext, keys: list[str], at: measuring.At, where: str
         artifacts = measuring.pack_artifacts(run.store, keys)
         return measuring.latency.options(**options).remote(artifacts, at, run.study.measure)
 
+    names = {key: name for name, key in run.plan.build.items()}
+
+    def finish(value: dict[str, Any]) -> dict[str, Any]:
+        errors = [f"{names[key]}: {found['error']}" for key, found in value["latency"].items() if found["error"]]
+        return value | ({"unfinished": f"latency not measured of {'; '.join(errors)}"} if errors else {})
+
     key = measuring.latency_key(run.store, run.plan, at)
-    return Step("measure", key, f"measure latency, {where}", start, lambda value: value, slots=run.slots.holders + 1)
+    return Step("measure", key, f"measure latency, {where}", start, finish, slots=run.slots.holders + 1)
 
 
-def _memory_step(run: RunContext, keys: list[str], at: measuring.At, where: str, after: str) -> Step:
+def _memory_step(run: RunContext, keys: list[str], at: measuring.At, where: str) -> Step:
     names = {key: name for name, key in run.plan.build.items()}
 
     def start() -> Any:
@@ -136,10 +147,10 @@ def _memory_step(run: RunContext, keys: list[str], at: measuring.At, where: str,
 
     def finish(value: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for key, record in value.items():
-            if record.get("error"):
-                run.runner.say(f"memory of {names[key]}: {record['error']}", "yellow")
-            run.store.put("memory", measuring.memory_key(key, at), record)
-        return {}
+            label = {"label": f"memory of {names[key]}, {where}"}
+            run.store.put("memory", measuring.memory_key(key, at), record | label)
+        errors = [f"{names[key]}: {record['unfinished']}" for key, record in value.items() if "unfinished" in record]
+        return {"unfinished": f"memory not measured of {'; '.join(errors)}"} if errors else {}
 
-    return Step(None, f"memory-{at}", f"measure memory, {where}", start, finish, after=[after],
+    return Step(None, measuring.memory_step(at), f"measure memory, {where}", start, finish,
                 slots=run.slots.holders + 1)  # fmt: skip

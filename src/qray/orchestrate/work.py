@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import torch
 
 from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError, Unavailable
-from qray.measure.host import cpu_flags, usable_cpus
+from qray.measure.host import cpu_flags, provenance_here, usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
 from qray.orchestrate.clips import SplitClips, named_failures
@@ -28,9 +27,9 @@ from qray.study import ClipSpec, Model, Training, Variant
 FRESH_PROCESS = {"max_calls": 1, "max_retries": 0}
 
 
-def whereabouts() -> dict[str, str]:
-    """The node that this task runs on, for the record of what ran where."""
-    return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname()}
+def whereabouts() -> dict[str, Any]:
+    """The node that this task runs on, its host, and the versions there, for the record of what ran where."""
+    return {"node": ray.get_runtime_context().get_node_id(), **provenance_here()}
 
 
 def training_device() -> str:
@@ -92,8 +91,8 @@ class TrainJob:
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
-    """Yield an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device"} and the
-    whereabouts."""
+    """Yield an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device", "train_s" (seconds
+    of all epochs)} and the whereabouts."""
     from qray.orchestrate.telemetry import Telemetry
 
     device = training_device()
@@ -126,10 +125,14 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
                 if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    yield from fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step)
+    train_s = float(load_checkpoint(resume)["seconds"]) if resume else 0.0
+    for result in fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step):
+        train_s = result.seconds_so_far
+        train_clips.check("training", failed)
+        yield result
     telemetry.end()
-    train_clips.check("training", failed)
-    yield {"failed": named_failures(train_clips.clips, failed), "device": device, **whereabouts()}
+    missed = named_failures(train_clips.clips, failed)
+    yield {"failed": missed, "device": device, "train_s": train_s, **whereabouts()}
 
 
 def fixed_batches(
@@ -282,4 +285,4 @@ def evaluate_checkpoint(job: EvaluateJob, model: Model, checkpoint: bytes, val: 
     val.check("the validation curve", failed)
     mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
     Telemetry(job.name).mae("VAL", mae)
-    return {"val_mae": mae, "failed": named_failures(val.clips, failed)}
+    return {"val_mae": mae, "failed": named_failures(val.clips, failed), **whereabouts()}

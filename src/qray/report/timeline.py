@@ -14,15 +14,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: What each kind of unit is to a reader, and its colour.
+#: What each kind of unit is to a reader, and its colour; a kind that is not here is drawn as itself.
 KINDS = {
-    "train": ("training", BLUE), "finetune": ("training", BLUE), "sweep": ("QAT sweep", VIOLET),
-    "build": ("building", TEAL), "evaluate": ("evaluation", GREEN), "sensitivity": ("sensitivity", RED),
+    "train": ("training", BLUE), "finetune": ("training", BLUE), "validate": ("evaluation", GREEN),
+    "sweep": ("QAT sweep", VIOLET), "trial": ("QAT trials", VIOLET), "build": ("building", TEAL),
+    "evaluate": ("evaluation", GREEN), "layers": ("sensitivity", RED), "sensitivity": ("sensitivity", RED),
     "measure": ("measurement", AMBER), "costs": ("measurement", AMBER), "memory": ("measurement", AMBER),
 }  # fmt: skip
 ROW_IN = 0.2
 #: A second or two between units is the loop that starts them.
 LEAST_IDLE_S = 3.0
+
+
+def meaning(kind: str) -> tuple[str, str]:
+    """What a kind of unit is to a reader, and its colour."""
+    return KINDS.get(kind, (kind, INK))
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,7 @@ class Timeline:
 
 def timeline_of(units: Sequence[Mapping[str, Any]], timing: Timing | None) -> Timeline | None:
     """The last run that did work; without a record of it, all units. None where no unit says when it ran."""
-    timed = [
-        u for u in units if _is_number(u.get("started")) and _is_number(u.get("seconds")) and u.get("kind") in KINDS
-    ]
+    timed = [u for u in units if _is_number(u.get("started")) and _is_number(u.get("seconds"))]
     start = timing.started if timing is not None else None
     last = [u for u in timed if start is None or u["started"] >= start - 1]
     if not last:
@@ -107,21 +111,19 @@ def timeline_plot(timeline: Timeline) -> Picture:
         for begin, end in timeline.idle:
             axes.axvspan(begin, end, color=GREY, alpha=0.22, linewidth=0)
         for row, bar in enumerate(bars):
-            axes.barh(row, bar.end - bar.begin, left=bar.begin, height=0.72, color=KINDS[bar.kind][1], linewidth=0)
+            axes.barh(row, bar.end - bar.begin, left=bar.begin, height=0.72, color=meaning(bar.kind)[1], linewidth=0)
             _name(axes, row, bar, timeline.length, several)
         axes.set_yticks([])
         axes.grid(axis="y", visible=False)
-        seen = {KINDS[bar.kind] for bar in bars}
-        for word, colour in dict.fromkeys(KINDS.values()):
-            if (word, colour) in seen:
-                axes.plot([], [], color=colour, linewidth=6, label=word)
+        for word, colour in dict.fromkeys(meaning(bar.kind) for bar in bars):
+            axes.plot([], [], color=colour, linewidth=6, label=word)
         if timeline.idle:
             axes.plot([], [], color=GREY, alpha=0.4, linewidth=6, label="no unit running")
         figure.legend(loc="outside upper left", ncols=3, handlelength=1.2, columnspacing=1.2)
 
     kinds: dict[str, float] = {}
     for bar in bars:
-        word = KINDS[bar.kind][0]
+        word = meaning(bar.kind)[0]
         kinds[word] = kinds.get(word, 0.0) + bar.end - bar.begin
     said = ", ".join(f"{word} {seconds:.0f} s" for word, seconds in kinds.items())
     alt = (
@@ -145,6 +147,7 @@ def spans(timeline: Timeline) -> list[tuple[str, int, float]]:
     """(what, units, seconds) by what units are to a reader, the longest first."""
     found: dict[str, tuple[int, float]] = {}
     for bar in timeline.bars:
-        count, seconds = found.get(KINDS[bar.kind][0], (0, 0.0))
-        found[KINDS[bar.kind][0]] = (count + 1, seconds + bar.end - bar.begin)
+        word = meaning(bar.kind)[0]
+        count, seconds = found.get(word, (0, 0.0))
+        found[word] = (count + 1, seconds + bar.end - bar.begin)
     return sorted(((word, *value) for word, value in found.items()), key=lambda item: -item[2])

@@ -26,7 +26,7 @@ def study_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
 
 
 def version_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
-    """Packages whose versions differ."""
+    """Packages whose versions differ. Variants of one run may have been built with several: then all are named."""
     return tuple(_changes(_versions(a), _versions(b)))
 
 
@@ -51,21 +51,25 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def _versions(evidence: Evidence) -> dict[str, Any]:
+def _versions(evidence: Evidence) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
     for variant in evidence.variants:
         try:
-            found = json.loads(variant.row.get("versions") or "")
+            versions = json.loads(variant.row.get("versions") or "")
         except ValueError:
             continue
-        if isinstance(found, dict):
-            return found
-    return {}
+        for package, version in versions.items() if isinstance(versions, dict) else ():
+            found.setdefault(package, set()).add(str(version))
+    return {package: ", ".join(sorted(versions)) for package, versions in found.items()}
 
 
-def _host(evidence: Evidence) -> dict[str, Any]:
-    rows = [v.row for v in evidence.variants]
-    row = next((r for r in rows if r.get("latency_p50_ms") is not None), rows[0] if rows else {})
-    return {key: row[key] for key in ("host", "cpu_flags", "device") if row.get(key) is not None}
+def _host(evidence: Evidence) -> dict[str, str]:
+    """Of the rows that hold a latency; where there are none, of all rows."""
+    rows = [row for variant in evidence.variants for row in variant.rows]
+    rows = [row for row in rows if row.get("latency_p50_ms") is not None] or rows
+    found = {key: sorted({str(row[key]) for row in rows if row.get(key) is not None})
+             for key in ("host", "cpu_flags", "device")}  # fmt: skip
+    return {key: "; ".join(values) for key, values in found.items() if values}
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:

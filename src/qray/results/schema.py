@@ -32,6 +32,7 @@ RESULTS = pa.schema(
         ("isa", _S),  # the instruction set that the artifact was built for
         ("val_mae", _F), ("train_s", _F), ("build_s", _F), ("evaluate_s", _F),
         ("predictions", _S),  # on TEST, relative to OUT
+        ("made_elsewhere", _S),  # JSON: units of the row whose host, flags or versions are not those of its columns
         ("rmse_low", _F), ("rmse_high", _F), ("r2_low", _F), ("r2_high", _F),
         ("p_noninferior", _F), ("p_holm", _F), ("verdict_holm", _S), ("equivalent", _B), ("p_equivalent", _F),
         ("clips_to_settle", _I), ("moved_share", _F), ("moved_low", _F), ("moved_high", _F), ("max_moved", _F),

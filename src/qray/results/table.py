@@ -17,6 +17,7 @@ from qray.escape import visible
 from qray.measure.latency import Latency
 from qray.results.agreement import bland_altman
 from qray.results.comparison import Comparison, adjust, compare, pair
+from qray.results.provenance import Provenance, provenance_columns
 from qray.results.schema import RESULTS
 from qray.results.speed import Timed, speed_of
 from qray.results.statistics import accuracy, paired_ratio
@@ -28,8 +29,10 @@ class Outcome:
     """What became of one variant (or trial, or the baseline).
 
     predictions: the split's frame (clip, target, prediction), or None; predictions_path: where it is, relative to OUT.
-    isa and notes: of the artifact. latency: by (threads, batch). peak_rss_mb: by (threads, batch). Everything not known
-    is None and ends as null.
+    isa and notes: of the artifact. latency, peak_rss_mb and measured: by (threads, batch). made: who did what, by what
+    was done ("build", ...), in the order of the work; measured: who measured, likewise ("memory", "latency").
+    Everything not known is None and ends as null; a measurement that failed says why in memory_error or in its
+    `Latency`.
     """
 
     variant: str
@@ -52,6 +55,9 @@ class Outcome:
     artifact: str | None = None
     latency: Mapping[tuple[int, int], Latency] = field(default_factory=dict)
     peak_rss_mb: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    memory_error: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    made: Mapping[str, Provenance] = field(default_factory=dict)
+    measured: Mapping[tuple[int, int], Mapping[str, Provenance]] = field(default_factory=dict)
     train_s: float | None = None
     build_s: float | None = None
     evaluate_s: float | None = None
@@ -61,9 +67,6 @@ class Outcome:
 class RunFacts:
     """What all rows share. created_at has its time zone; the table holds it in UTC."""
 
-    host: str
-    cpu_flags: str
-    versions: Mapping[str, str]
     created_at: datetime
     split: str = "TEST"
     device: str = "cpu"
@@ -175,6 +178,8 @@ class _Table:
         """Columns of one (threads, batch)."""
         latency = outcome.latency.get(at)
         row: dict[str, Any] = {"threads": at[0], "batch": at[1], "peak_rss_mb": outcome.peak_rss_mb.get(at)}
+        if at in outcome.memory_error:
+            row["reason"] = f"memory not measured: {outcome.memory_error[at]}"
         if latency is None:
             return row
         timed = [Timed(o.variant, o.method, o.engine, o.latency[at]) for o in self.variants if at in o.latency]
@@ -182,11 +187,11 @@ class _Table:
         row |= {
             "latency_p50_ms": latency.percentile(50), "latency_p90_ms": latency.percentile(90),
             "latency_p99_ms": latency.percentile(99), "latency_n": latency.n or None,
-            "load_average": latency.load_average, "host": latency.host, "cpu_flags": latency.cpu_flags,
+            "load_average": latency.load_average,
         }  # fmt: skip
         row |= speed_of(own, timed, at, self.study.reference.name).columns()
         if latency.error:
-            row["reason"] = f"latency not measured: {latency.error}"
+            row["reason"] = "; ".join([f"latency not measured: {latency.error}", *filter(None, [row.get("reason")])])
         return row
 
     def rows(self, outcome: Outcome) -> list[dict[str, Any]]:
@@ -199,8 +204,7 @@ class _Table:
             "reason": outcome.reason, "split": "VAL" if outcome.stage == "trial" else facts.split,
             "size_bytes": outcome.size_bytes, "weights_bytes": outcome.weights_bytes,
             "size_ratio": _ratio(outcome.size_bytes, self.reference.size_bytes if self.reference else None),
-            "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact, "host": facts.host,
-            "cpu_flags": facts.cpu_flags, "versions": json.dumps(dict(facts.versions), sort_keys=True),
+            "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact,
             "created_at": facts.created_at, "stage": outcome.stage, "weight_bits": outcome.weight_bits,
             "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
             "predictions": outcome.predictions_path,
@@ -209,16 +213,21 @@ class _Table:
             **{name: outcome.notes.get(name) for name in PARITY},
         }  # fmt: skip
         if outcome.stage == "trial":
-            return [common | {"mae": outcome.val_mae}]
+            return [common | {"mae": outcome.val_mae} | provenance_columns(outcome.made)]
         if outcome.stage == "variant":
             common["margin"] = study.verdict.margin
         common |= self.accuracy(outcome)
-        measured = sorted({*outcome.latency, *outcome.peak_rss_mb})
+        measured = sorted({*outcome.latency, *outcome.peak_rss_mb, *outcome.memory_error})
         if not measured:
-            return [common]
+            return [common | provenance_columns(outcome.made)]
         rows = []
         for at in measured:
-            row = common | self.latency(outcome, at)
+            made, latency = {**outcome.made, **outcome.measured.get(at, {})}, outcome.latency.get(at)
+            if latency is not None and latency.host:
+                made["latency"] = Provenance(
+                    made.get("latency", Provenance()).versions, latency.host, latency.cpu_flags
+                )
+            row = common | self.latency(outcome, at) | provenance_columns(made)
             if common["reason"] and row["reason"] != common["reason"]:
                 row["reason"] = f"{common['reason']}; {row['reason']}"
             rows.append(row)

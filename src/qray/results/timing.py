@@ -14,21 +14,23 @@ from qray.atomic import write_json
 from qray.results.unit_records import began, read_record, unit_files
 
 PHASES_FILE = "phases.json"
-#: The phase in which units run side by side, and the kinds of units that each phase is made of.
+#: The phase in which units run side by side, and the phase that each kind of unit belongs to. A kind that is not here
+#: stands in the phase in which it began.
 PARALLEL_PHASE = "train, build and evaluate"
-KINDS = {
-    PARALLEL_PHASE: ("train", "sweep", "trial", "finetune", "build", "evaluate", "layers"),
-    "measure latency and memory": ("measure", "memory", "costs"),
-}
+MEASURING_PHASE = "measure latency and memory"
+KINDS = dict.fromkeys(
+    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "layers", "sensitivity"), PARALLEL_PHASE
+) | dict.fromkeys(("measure", "memory", "costs"), MEASURING_PHASE)
 
 
 @dataclass(frozen=True)
 class UnitTime:
-    """How long a finished unit of work took; label is None for units that are part of another (QAT trials)."""
+    """How long a unit of work took, and when it began (epoch seconds)."""
 
     kind: str
     label: str | None
     seconds: float
+    started: float
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,26 @@ class Timing:
         """Units of one kind, the longest first."""
         return sorted((u for u in self.units if u.kind == kind), key=lambda u: -u.seconds)
 
+    def kinds(self, phase: str) -> list[str]:
+        """Kinds of the units of a phase, in the order of KINDS, then those that are not known."""
+        found = {u.kind for u in self.units if self._phase(u) == phase}
+        return [*(kind for kind in KINDS if kind in found), *sorted(found - KINDS.keys())]
+
+    def _phase(self, unit: UnitTime) -> str | None:
+        if unit.kind in KINDS:
+            return KINDS[unit.kind]
+        end, within = self.started, None
+        for phase, seconds in self.phases.items():
+            within = phase if unit.started >= end else within
+            end += seconds
+        return within
+
     def overlap(self) -> float | None:
         """How many units ran at once on average: their seconds over the seconds of the phase they ran in."""
         wall = self.phases.get(PARALLEL_PHASE, 0.0)
-        busy = {kind: sum(u.seconds for u in self.of_kind(kind)) for kind in KINDS[PARALLEL_PHASE]}
+        busy = {kind: sum(u.seconds for u in self.of_kind(kind)) for kind in self.kinds(PARALLEL_PHASE)}
         # A sweep is its trials, which run side by side, or the wait for them: not both.
-        sweep = max(busy.pop("sweep"), busy.pop("trial"))
+        sweep = max(busy.pop("sweep", 0.0), busy.pop("trial", 0.0))
         together = sum(busy.values()) + sweep
         return together / wall if wall > 0 and together > 0 else None
 
@@ -69,9 +85,9 @@ def read_timing(out: Path) -> Timing | None:
         unit = read_record(path)
         if unit is None or not isinstance(unit.get("seconds"), int | float):
             continue
-        # Trials say how long they trained, not when.
-        if began(unit, path) >= record["started"]:
-            units.append(UnitTime(path.stem.partition("-")[0], unit.get("label"), float(unit["seconds"])))
+        start = began(unit, path)
+        if start >= record["started"]:
+            units.append(UnitTime(path.stem.partition("-")[0], unit.get("label"), float(unit["seconds"]), start))
     return Timing(record["phases"], record["total"], record["started"], tuple(units))
 
 
@@ -87,12 +103,12 @@ def render_timing(timing: Timing) -> Table:
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("", no_wrap=True)
     for phase, seconds in timing.phases.items():
-        if seconds < 0.05 and phase not in KINDS:
+        if seconds < 0.05 and not timing.kinds(phase):
             continue
         overlap = timing.overlap() if phase == PARALLEL_PHASE else None
         note = f"{overlap:.1f} units of work at once" if overlap is not None else ""
         grid.add_row(Text(phase), f"{seconds:.1f}", _share(seconds, timing.total), note)
-        for kind in KINDS.get(phase, ()):
+        for kind in timing.kinds(phase):
             _add_kind(grid, kind, timing.of_kind(kind))
     grid.add_row("all", f"{timing.total:.1f}", _share(timing.total, timing.total), "")
     return grid

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from qray.atomic import write_json
+from qray.atomic import write_json, write_text
+from qray.commands import run_stage
 from qray.data.manifest import read_manifest
+from qray.errors import QrayError, UsageError
+from qray.measure.isa import this_machine
 from qray.model.regressor import build_regressor
-from qray.orchestrate import collect as module
 from qray.orchestrate.collect import collect, write_table
-from qray.orchestrate.measuring import latency_key, memory_key
+from qray.orchestrate.data_set import load_manifest
+from qray.orchestrate.measuring import latency_key, memory_key, memory_step
 from qray.orchestrate.plan import Plan, make_plan
-from qray.orchestrate.run import run_study
-from qray.orchestrate.steps import Result
+from qray.orchestrate.run import wanted_units
+from qray.orchestrate.run_record import Result, read_run, write_run
 from qray.orchestrate.store import Store
 from qray.results.show import read_results
 from qray.results.table import Outcome
 from qray.study import Study
+from qray.study_files import dump_study
+from qray.variants import registry
 from qray.variants.artifact import BuildRequest
 from qray.variants.registry import build_artifact
 
 AT = (1, 1)
+#: Who made what is finished; not who writes the table.
+OLD = {"versions": {"torch": "1.0", "qray": "0.0.1"}, "host": "old host", "cpu_flags": "avx2"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,7 @@ def study(tiny_dataset: Path) -> Study:
                 {"name": "fp32", "method": "fp32", "engine": "eager"},
                 {"name": "qat", "method": "qat", "engine": "inductor"},
             ],
-            "sweep": {"trials": 2, "weight_bits": [8]},
+            "sweep": {"trials": 2, "weight_bits": [8], "epochs": [2]},
             "verdict": {"bootstrap": 200},
         }
     )
@@ -52,21 +60,31 @@ def plan(study: Study, tiny_dataset: Path) -> Plan:
     return make_plan(study, read_manifest(tiny_dataset, study.data))
 
 
+def ran(store: Store, results: dict[str, Result]) -> None:
+    """Leave what a run leaves of itself."""
+    write_run(store, "all", 0.0, results, this_machine())
+
+
 @pytest.fixture(scope="module")
 def finished(study: Study, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An OUT in which fp32 is built and evaluated, the baseline predicted, and one of two trials ended."""
+    """An OUT in which fp32 is built and evaluated, the baseline predicted, and two trials trained for an epoch."""
     store, key = Store(tmp_path_factory.mktemp("run") / "out"), plan.build["fp32"]
     model = build_regressor(study.model, 55.0, 12.0, seed=0).eval()
     request = BuildRequest(variant=study.reference, model=model, clip=study.clip)
     artifact = build_artifact(request, key, store.artifact_folder(key))
     files = [store.relative(path) for path in artifact.folder.iterdir()]
-    store.put("build", key, {"files": files, "label": "build fp32", "started": 0.0, "seconds": 2.0})
+    store.put("train", plan.train, {"train_s": 30.0, **OLD})
+    store.put("build", key, {"files": files, "label": "build fp32", "started": 0.0, "seconds": 2.0, **OLD})
     test = plan.manifest.split("TEST")
     for unit, offset in ((plan.evaluate["fp32"], 1.0), (plan.baseline_key(), 5.0)):
         store.save_predictions(unit, "TEST", test, test["target"].to_numpy() + offset, 0)
-    store.put("evaluate", plan.evaluate["fp32"], {"seconds": 3.0})
-    trial = plan.trials[0]
-    store.put("trial", trial["key"], {"status": "ok", "reason": None, "val_mae": 4.5, "seconds": 9.0})
+    store.put("evaluate", plan.evaluate["fp32"], {"seconds": 3.0, **OLD})
+    for trial, val_mae in zip(plan.trials, (4.5, 6.5), strict=True):
+        ended = {"status": "ok", "reason": None, "val_mae": val_mae, "train_s": 9.0, **OLD}
+        store.put("trial", trial["keys"][0], ended)
+    load_manifest(store, Path(str(study.data.dir)), study.data)
+    store.write_study(dump_study(study))
+    ran(store, {})
     return store.out
 
 
@@ -117,19 +135,15 @@ def test_a_variant_that_was_not_built_says_that_it_is_not_finished(store: Store,
     )  # fmt: skip
 
 
-def test_a_variant_that_cannot_be_built_here_is_skipped(
+def test_the_machine_that_writes_the_table_decides_nothing(
     store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "missing_requirement", lambda variant, isa: "no such engine here")
-    found = outcomes(store, plan)["int8"]
-    assert (found.status, found.reason) == ("skipped", "no such engine here")
-
-
-def test_a_variant_built_elsewhere_keeps_its_row_where_its_engine_is_missing(
-    store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "missing_requirement", lambda variant, isa: "no such engine here")
-    assert outcomes(store, plan)["fp32"].status == "ok"
+    """Whether an engine is missing is what the run says, on the machine where it ran."""
+    monkeypatch.setattr(registry, "missing_requirement", lambda variant, isa: "no such engine here")
+    assert outcomes(store, plan)["int8"].status == "failed"
+    skipped = {plan.build["int8"]: Result("skipped", reason="no such engine there")}
+    found = outcomes(store, plan, skipped)["int8"]
+    assert (found.status, found.reason) == ("skipped", "no such engine there")
 
 
 def test_a_failed_build_keeps_the_reason_of_the_run(store: Store, plan: Plan) -> None:
@@ -153,33 +167,164 @@ def test_an_artifact_whose_model_is_gone_is_not_finished(store: Store, plan: Pla
     assert (found.status, found.size_bytes) == ("failed", None)
 
 
-def test_a_trial_that_ended_has_its_val_mae(store: Store, plan: Plan) -> None:
+def trials(store: Store, plan: Plan) -> list[tuple[str, str | None, float | None]]:
     found = [outcome for outcome in collect(store, plan, {}) if outcome.stage == "trial"]
-    assert [(outcome.status, outcome.val_mae) for outcome in found] == [("ok", 4.5), ("failed", None)]
+    return [(outcome.status, outcome.reason, outcome.val_mae) for outcome in found]
+
+
+CUT = ("ok", "stopped after epoch 1 of 2", 6.5)
+
+
+def test_a_trial_that_was_cut_says_where(store: Store, plan: Plan) -> None:
+    unfinished = "the trial did not finish: not finished; run the same command again"
+    assert trials(store, plan) == [("failed", unfinished, 4.5), CUT]
+
+
+def test_a_whole_trial_has_the_val_mae_of_its_last_epoch(store: Store, plan: Plan) -> None:
+    store.put("trial", plan.trials[0]["key"], {"status": "ok", "reason": None, "val_mae": 4.0, "train_s": 18.0})
+    assert trials(store, plan) == [("ok", None, 4.0), CUT]
+
+
+def test_a_trial_that_diverged_keeps_its_reason(store: Store, plan: Plan) -> None:
+    ended = {"status": "failed", "reason": "the loss became nan", "val_mae": None}
+    store.put("trial", plan.trials[0]["keys"][0], ended)
+    assert trials(store, plan)[0] == ("failed", "the loss became nan", None)
+
+
+def measured(store: Store, plan: Plan, error: str | None = None) -> None:
+    """A latency measurement of fp32 and of another artifact, which may have failed."""
+    fp32 = {"blocks_ms": [[2.0] * 40], "host": "new host", "cpu_flags": "avx2 vnni", "error": None}
+    record = {"latency": {plan.build["fp32"]: fp32, "other": fp32 | {"error": error}}, "host": "new host"}
+    unfinished = {"unfinished": f"latency not measured of other: {error}"} if error else {}
+    store.put("measure", latency_key(store, plan, AT), record | unfinished | {"versions": {"torch": "2.0"}})
+
+
+def fp32_row(store: Store, plan: Plan) -> dict[str, Any]:
+    (row,) = [r for r in write_table(store, plan).to_pylist() if r["variant"] == "fp32"]
+    return row
+
+
+def missing(store: Store, plan: Plan) -> list[tuple[str, str]]:
+    """Units that the next `qray run all` tries."""
+    return [unit for unit in wanted_units(store, plan, "all") if store.get(*unit) is None]
 
 
 def test_latency_and_memory_of_the_same_point_meet_in_one_row(store: Store, plan: Plan) -> None:
-    key = plan.build["fp32"]
-    record = {"latency": {key: {"blocks_ms": [[2.0] * 40], "host": "h"}}, "host": "h", "seconds": 1.0}
-    store.put("measure", latency_key(store, plan, AT), record)
-    store.put("memory", memory_key(key, AT), {"peak_rss_mb": 321.0})
-    table = write_table(store, plan, {}).to_pylist()
-    assert [(r["latency_p50_ms"], r["peak_rss_mb"]) for r in table if r["variant"] == "fp32"] == [(2.0, 321.0)]
+    measured(store, plan)
+    store.put("memory", memory_key(plan.build["fp32"], AT), {"peak_rss_mb": 321.0})
+    row = fp32_row(store, plan)
+    assert (row["latency_p50_ms"], row["peak_rss_mb"]) == (2.0, 321.0)
 
 
-def test_memory_that_could_not_be_measured_is_null(store: Store, plan: Plan) -> None:
-    store.put("memory", memory_key(plan.build["fp32"], AT), {"peak_rss_mb": None, "error": "killed"})
-    assert outcomes(store, plan)["fp32"].peak_rss_mb == {}
+def test_memory_that_could_not_be_measured_is_null_and_says_why_until_it_is(store: Store, plan: Plan) -> None:
+    unit = ("memory", memory_key(plan.build["fp32"], AT))
+    store.put(*unit, {"peak_rss_mb": None, "unfinished": "killed"})
+    row = fp32_row(store, plan)
+    assert row["peak_rss_mb"] is None
+    assert "memory not measured: killed" in row["reason"]
+    assert unit in missing(store, plan)
+    store.put(*unit, {"peak_rss_mb": 321.0})
+    assert "memory" not in (fp32_row(store, plan)["reason"] or "")
+    assert unit not in missing(store, plan)
+
+
+def test_a_measurement_in_which_one_artifact_failed_is_shown_and_tried_again(store: Store, plan: Plan) -> None:
+    unit = ("measure", latency_key(store, plan, AT))
+    measured(store, plan, error="out of memory")
+    assert fp32_row(store, plan)["latency_p50_ms"] == 2.0
+    assert unit in missing(store, plan)
+    measured(store, plan)
+    assert unit not in missing(store, plan)
+
+
+def test_an_artifact_whose_latency_failed_says_why(store: Store, plan: Plan) -> None:
+    record = {"latency": {plan.build["fp32"]: {"blocks_ms": [], "host": "h", "error": "it crashed"}}}
+    store.put("measure", latency_key(store, plan, AT), record | {"unfinished": "latency not measured of fp32"})
+    row = fp32_row(store, plan)
+    assert (row["status"], row["latency_p50_ms"]) == ("ok", None)
+    assert "latency not measured: it crashed" in row["reason"]
+
+
+def test_a_measurement_that_failed_as_a_whole_is_the_reason_of_each_row(store: Store, plan: Plan) -> None:
+    failed = {latency_key(store, plan, AT): Result("failed", reason="took longer than 60 s"),
+              memory_step(AT): Result("failed", reason="the node died")}  # fmt: skip
+    ran(store, failed)
+    reason = "latency not measured: took longer than 60 s; memory not measured: the node died"
+    assert reason in fp32_row(store, plan)["reason"]
+
+
+def test_what_made_a_row_is_what_its_units_say(store: Store, plan: Plan) -> None:
+    row = fp32_row(store, plan)
+    made = json.loads(row["versions"]), row["host"], row["cpu_flags"], row["made_elsewhere"]
+    assert made == (OLD["versions"], "old host", "avx2", None)
+
+
+def test_a_row_names_the_unit_that_was_made_elsewhere(store: Store, plan: Plan) -> None:
+    measured(store, plan)
+    row = fp32_row(store, plan)
+    assert (json.loads(row["versions"]), row["host"]) == (OLD["versions"], "new host")
+    elsewhere = json.loads(row["made_elsewhere"])
+    assert elsewhere["latency"] == {"versions": {"torch": "2.0"}}
+    assert elsewhere["build"] == {"host": "old host", "cpu_flags": "avx2"}
+
+
+def test_a_row_that_nothing_was_made_of_has_the_versions_of_the_run_that_tried(store: Store, plan: Plan) -> None:
+    ran(store, {plan.build["int8"]: Result("failed", OLD, "the compiler said no")})
+    (row,) = [r for r in write_table(store, plan).to_pylist() if r["variant"] == "int8"]
+    assert (row["reason"], json.loads(row["versions"])) == ("the compiler said no", OLD["versions"])
+
+
+def test_what_ended_in_an_earlier_run_is_kept_until_it_is_tried_again(store: Store, plan: Plan) -> None:
+    int8, qat = plan.build["int8"], plan.build["qat"]
+    ran(store, {int8: Result("failed", reason="a"), qat: Result("skipped", reason="b")})
+    ran(store, {int8: Result("ok", {"seconds": 1.0})})
+    assert {key: (ended.status, ended.reason) for key, ended in read_run(store).ended.items()} == {
+        qat: ("skipped", "b")
+    }
 
 
 def test_the_table_on_disk_is_the_table_returned(store: Store, plan: Plan) -> None:
-    assert write_table(store, plan, {}) == read_results(store.out)
+    assert write_table(store, plan) == read_results(store.out)
 
 
-def test_the_table_can_be_written_anew_without_ray(store: Store, study: Study) -> None:
-    result = run_study(study, store, "table", Console(quiet=True))
-    assert "start Ray" not in result.phases
-    assert (store.out / "results.parquet").is_file()
+def test_the_table_is_a_function_of_the_folder_alone(
+    store: Store, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied elsewhere, without its data set, from another working directory: the same table, and nothing made."""
+    ran(store, {plan.build["int8"]: Result("failed", reason="the compiler said no")})
+    here = write_table(store, plan).drop_columns(["created_at"])
+    copy, work = Path(shutil.copytree(store.out, tmp_path / "copy")), tmp_path / "work"
+    text = (copy / "study.yaml").read_text(encoding="utf-8")
+    write_text(copy / "study.yaml", text.replace(str(plan.study.data.dir), "/gone/with/the/data"))
+    (copy / "results.parquet").unlink()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    run_stage("table", None, None, copy, [], False, False, None)
+    assert read_results(copy).drop_columns(["created_at"]) == here
+    assert list(work.iterdir()) == []
+
+
+def test_another_margin_may_be_given_with_the_table(store: Store) -> None:
+    run_stage("table", None, None, store.out, ["verdict.margin=7.5"], False, False, None)
+    margins = {r["margin"] for r in read_results(store.out).to_pylist() if r["stage"] == "variant"}
+    assert margins == {7.5}
+
+
+@pytest.mark.parametrize(("lost", "sentence"), [
+    ("study.yaml", r"not the output of a run \(study.yaml is missing\)"),
+    ("run.json", "nothing ran into .*; name the output of a run"),
+    ("manifest.parquet", "no run into .* has come as far as checking its data set"),
+])  # fmt: skip
+def test_a_folder_of_no_run_ends_in_a_sentence(store: Store, lost: str, sentence: str) -> None:
+    (store.out / lost).unlink()
+    with pytest.raises(QrayError, match=sentence):
+        run_stage("table", None, None, store.out, [], False, False, None)
+
+
+def test_a_folder_that_is_not_there_is_bad_usage_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder; name the output folder of a run"):
+        run_stage("table", None, None, tmp_path / "nowhere", [], False, False, None)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_records_of_other_studies_do_not_disturb(store: Store, plan: Plan) -> None:

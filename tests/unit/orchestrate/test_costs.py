@@ -82,8 +82,9 @@ def test_every_part_of_a_real_clip_is_timed(found: dict[str, Any]) -> None:
     assert all(min(map(min, found["blocks_ms"][part])) > 0 for part in PARTS)
 
 
-def test_a_clip_that_cannot_be_decoded_is_left_out(found: dict[str, Any]) -> None:
+def test_a_clip_that_cannot_be_decoded_is_left_out_and_named(found: dict[str, Any]) -> None:
     assert found["clips"] == 1
+    assert [Path(path).name for path in found["failed_clips"]] == ["missing.avi"]
 
 
 def test_the_record_says_what_was_timed_and_where(found: dict[str, Any]) -> None:

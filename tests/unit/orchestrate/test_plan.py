@@ -193,6 +193,20 @@ def test_a_gpu_decides_the_precision_itself() -> None:
     assert plan(machine=Machine("avx2", bf16=False, gpu=True)).training.precision == "auto"
 
 
+def test_another_reduction_factor_changes_no_trial() -> None:
+    """A trial's key is that of what it is after so many epochs, not of who lets it go on."""
+    assert changed(plan(sweep={"trials": 4, "reduction_factor": 4})) == {
+        "sweep", "finetune", "build qat", "build control", "evaluate qat", "evaluate control"
+    }  # fmt: skip
+
+
+def test_each_epoch_of_a_trial_has_a_key_of_its_own() -> None:
+    trials = plan(sweep={"trials": 4, "epochs": [3]}).trials
+    keys = [key for trial in trials for key in trial["keys"]]
+    assert (len(keys), len(set(keys))) == (12, 12)
+    assert all(trial["key"] == trial["keys"][2] for trial in trials)
+
+
 def test_other_trials_change_what_comes_out_of_the_sweep_alone() -> None:
     of_sweep = {"trials", "sweep", "finetune", "build qat", "build control", "evaluate qat", "evaluate control"}
     assert changed(plan(sweep={"trials": 4, "lr": [1e-5]})) == of_sweep

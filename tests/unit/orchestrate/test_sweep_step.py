@@ -16,11 +16,11 @@ from qray.data.manifest import Manifest, digest_of
 from qray.errors import QrayError
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.placement import Placement
-from qray.orchestrate.plan import make_plan
+from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.session import Slots
-from qray.orchestrate.steps import Runner
+from qray.orchestrate.steps import Runner, Step
 from qray.orchestrate.store import Store
-from qray.orchestrate.training_steps import sweep_step
+from qray.orchestrate.sweep_steps import sweep_steps
 from qray.study import Study
 
 FP32 = {"name": "fp32", "method": "fp32", "engine": "eager"}
@@ -39,13 +39,41 @@ def manifest() -> Manifest:
     return Manifest(clips, pd.DataFrame(), digest_of(clips), {})
 
 
-@pytest.mark.parametrize("trained", [QAT, CONTROL], ids=["qat", "its control alone"])
-def test_a_width_of_which_no_trial_finished_fails_the_sweep_with_the_trials_reason(
-    tmp_path: Path, trained: dict[str, Any]
-) -> None:
-    study = Study.model_validate({"name": "s", "variants": [FP32, trained], "sweep": {"trials": 2}})
+def sweep_of(tmp_path: Path, trained: dict[str, Any] = QAT) -> tuple[Store, Plan, Step]:
+    """The last step of a sweep of two trials of one epoch."""
+    sweep = {"trials": 2, "epochs": [1], "weight_bits": [8]}
+    study = Study.model_validate({"name": "s", "variants": [FP32, trained], "sweep": sweep})
     plan, store = make_plan(study, manifest()), Store(tmp_path)
     run = RunContext(study, store, plan, Runner(store, Console(file=StringIO())), Slots(4, 0), Placement({}), None)
-    errors = [{"key": trial["key"], "error": "the stream was silent"} for trial in plan.trials]
-    with pytest.raises(QrayError, match=re.escape("no QAT trial of [8] bits finished: the stream was silent")):
-        sweep_step(run).finish(errors)
+    return store, plan, sweep_steps(run)[-1]
+
+
+def end(store: Store, trial: dict[str, Any], val_mae: float | None) -> None:
+    status = {"status": "ok"} if val_mae is not None else {"status": "failed", "reason": "the loss became nan"}
+    record = {"key": trial["key"], "settings": trial["settings"], "val_mae": val_mae}
+    store.put("trial", trial["key"], record | status)
+
+
+@pytest.mark.parametrize("trained", [QAT, CONTROL], ids=["qat", "its control alone"])
+def test_a_sweep_of_which_a_trial_did_not_end_is_not_finished(tmp_path: Path, trained: dict[str, Any]) -> None:
+    """Else its best would depend on what failed in passing, and so would all that is named after it."""
+    store, plan, step = sweep_of(tmp_path, trained)
+    end(store, plan.trials[0], 4.5)
+    reason = "1 of 2 QAT trials did not finish; the next run tries them again: qat-w8-"
+    with pytest.raises(QrayError, match=re.escape(reason) + ".*: the stream was silent"):
+        step.finish({plan.trials[1]["key"]: "the stream was silent"})
+
+
+def test_a_trial_that_diverged_is_a_result(tmp_path: Path) -> None:
+    store, plan, step = sweep_of(tmp_path)
+    end(store, plan.trials[0], None)
+    end(store, plan.trials[1], 4.5)
+    assert step.finish({})["best"]["8"]["key"] == plan.trials[1]["key"]
+
+
+def test_a_width_of_which_every_trial_diverged_fails_the_sweep(tmp_path: Path) -> None:
+    store, plan, step = sweep_of(tmp_path)
+    for trial in plan.trials:
+        end(store, trial, None)
+    with pytest.raises(QrayError, match=re.escape("every QAT trial of [8] bits diverged")):
+        step.finish({})
