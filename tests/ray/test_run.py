@@ -12,6 +12,9 @@ import pytest
 from runs import lines_with, qray, results, run_tiny, unit_times
 
 from qray.measure.costs import PARTS
+from qray.report.timeline import timeline_of
+from qray.results.evidence import read_evidence
+from qray.results.unit_records import unit_files
 
 CPUS = (1, 2, 4)
 
@@ -69,6 +72,30 @@ def test_a_full_pass_names_the_point_of_each_measurement(finished: tuple[Path, s
 def test_a_full_pass_knows_what_a_clip_costs(finished: tuple[Path, str]) -> None:
     (unit,) = (finished[0] / "units").glob("costs-*.json")
     assert set(json.loads(unit.read_text(encoding="utf-8"))["blocks_ms"]) == set(PARTS)
+
+
+def test_every_unit_says_when_and_where_it_ran_and_who_made_it(finished: tuple[Path, str]) -> None:
+    units = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in unit_files(finished[0])}
+    assert {name.partition("-")[0] for name in units} >= {
+        "train", "validate", "trial", "sweep", "finetune", "build", "evaluate", "measure", "memory", "costs"
+    }  # fmt: skip
+    wanted = {"started", "seconds", "node", "host", "cpu_flags", "versions", "label"}
+    lacking = {name: wanted - unit.keys() for name, unit in units.items() if not name.startswith("data-")}
+    assert not any(lacking.values()), lacking
+
+
+def test_the_timeline_and_the_timing_show_every_unit(finished: tuple[Path, str]) -> None:
+    evidence = read_evidence(finished[0])
+    kinds = {unit["kind"] for unit in evidence.units} - {"data"}
+    timeline = timeline_of(evidence.units, evidence.timing)
+    assert timeline is not None
+    assert evidence.timing is not None
+    assert {bar.kind for bar in timeline.bars} == kinds
+    assert {kind for phase in evidence.timing.phases for kind in evidence.timing.kinds(phase)} == kinds
+    # Measuring is a phase in which something is always under way.
+    begin = sum(evidence.timing.phases[name] for name in list(evidence.timing.phases)[:-2])
+    measuring = [bar for bar in timeline.bars if bar.begin >= begin - 1]
+    assert {bar.kind for bar in measuring} == {"measure", "memory", "costs"}
 
 
 def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, str]) -> None:

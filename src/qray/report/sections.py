@@ -86,13 +86,12 @@ def _timeline_section(evidence: Evidence) -> Section:
     if timeline is None:
         return Section("timeline", title, (Paragraph("No unit of this run says when it ran."),))
     share = timeline.idle_seconds / timeline.length if timeline.length > 0 else 0.0
-    # A measurement names its machine more fully: "host (CPU, cores)".
-    hosts = sorted({bar.host.partition(" (")[0] for bar in timeline.bars if bar.host})
+    hosts = sorted({bar.host for bar in timeline.bars if bar.host})
     words = (
         f"{len(timeline.bars)} units of work in {timeline.length:.0f} s"
         + (f" on {', '.join(hosts)}" if hosts else "")
         + f". No unit ran for {timeline.idle_seconds:.0f} s ({share:.0%}): then the data set was made and checked, "
-        "Ray was started, memory was measured, the table was written."
+        "Ray was started, the table was written."
     )
     if timeline.earlier:
         words += f" {timeline.earlier} more units are from earlier runs into this folder and are not drawn."

@@ -70,7 +70,9 @@ def timeline_of(units: Sequence[Mapping[str, Any]], timing: Timing | None) -> Ti
         (
             Bar(
                 str(u["kind"]), str(u.get("label") or u["kind"]), str(u.get("node") or "")[:8],
-                str(u.get("host") or ""), float(u["started"] - zero), float(u["started"] - zero + u["seconds"]),
+                # Without what stands in brackets: CPU and cores.
+                str(u.get("host") or "").partition(" (")[0], float(u["started"] - zero),
+                float(u["started"] - zero + u["seconds"]),
             )
             for u in last
         ),

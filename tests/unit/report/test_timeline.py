@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qray.report.timeline import timeline_of
+from qray.report.timeline import spans, timeline_of, timeline_plot
 from qray.results.timing import Timing
 
 START = 1_000_000.0
@@ -46,8 +46,25 @@ def test_units_of_earlier_runs_are_counted_and_not_drawn() -> None:
     assert found.earlier == 1
 
 
-def test_trials_do_not_say_when_they_ran_and_are_not_drawn() -> None:
+def test_a_unit_that_does_not_say_when_it_ran_is_not_drawn() -> None:
     assert timeline_of([{"kind": "trial", "seconds": 5.0}], timing(20)) is None
+
+
+KINDS = ("layers", "sensitivity", "memory", "trial", "measure", "costs", "validate", "of-tomorrow")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_unit_is_work_and_not_idle_time(kind: str) -> None:
+    found = timeline_of([unit(kind, 0, 20)], timing(20))
+    assert found is not None
+    assert ([bar.kind for bar in found.bars], found.idle) == ([kind], ())
+
+
+def test_a_kind_that_nobody_knows_is_drawn_as_itself() -> None:
+    found = timeline_of([unit("of-tomorrow", 0, 20), unit("layers", 0, 5)], timing(20))
+    assert found is not None
+    assert spans(found) == [("of-tomorrow", 1, 20.0), ("sensitivity", 1, 5.0)]
+    assert "of-tomorrow 20 s" in timeline_plot(found).alt
 
 
 def test_without_a_record_of_the_run_all_units_are_drawn() -> None:

@@ -67,6 +67,20 @@ def test_a_sweep_and_its_trials_are_not_counted_twice(out: Path) -> None:
     assert timing(out).overlap() == pytest.approx((120 + 50) / 60)
 
 
+@pytest.mark.parametrize(
+    ("after", "phase"), [(20.0, "train, build and evaluate"), (70.0, "measure latency and memory")]
+)
+def test_a_kind_that_nobody_knows_stands_in_the_phase_in_which_it_began(out: Path, after: float, phase: str) -> None:
+    unit(out, "of_tomorrow-x", 5.0, after=after)
+    assert [p for p in PHASES if "of_tomorrow" in timing(out).kinds(p)] == [phase]
+
+
+@pytest.mark.parametrize("kind", ["layers", "sensitivity", "memory", "costs", "trial", "validate"])
+def test_every_kind_has_its_line(out: Path, kind: str) -> None:
+    unit(out, f"{kind}-x", 5.0)
+    assert any(line.startswith(f"  {kind} ") for line in lines(out))
+
+
 def test_a_run_without_units_has_no_overlap(tmp_path: Path) -> None:
     write_phases(tmp_path, PHASES, 100.0, BEGAN)
     assert timing(tmp_path).overlap() is None
