@@ -170,7 +170,8 @@ class Variant(Section):
 
 
 class Sweep(Section):
-    """The QAT sweep: `trials` settings drawn from the lists, each starting from the FP32 checkpoint, under ASHA.
+    """The QAT sweep: `trials` settings drawn from the lists, each starting from the FP32 checkpoint, under
+    successive halving: after 1, reduction_factor, reduction_factor^2, ... epochs the better 1/reduction_factor goes on.
 
     Every weight width in `weight_bits` gets its share of the trials; VAL MAE decides within each width.
     freeze_batch_norm_at and freeze_observers_at are fractions of the trial's epochs.

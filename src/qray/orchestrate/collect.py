@@ -15,7 +15,7 @@ from qray.orchestrate.measuring import At, latency_key, memory_key, memory_step,
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.run_record import Result, read_run
 from qray.orchestrate.store import Store
-from qray.orchestrate.sweep_steps import trial_standings
+from qray.orchestrate.sweep_steps import trial_record, trial_standings
 from qray.orchestrate.trial import trial_name
 from qray.results.provenance import Provenance, provenance_of
 from qray.results.table import Outcome, RunFacts, assemble
@@ -106,7 +106,7 @@ def _trials(store: Store, plan: Plan) -> list[Outcome]:
     for trial, standing in zip(plan.trials, trial_standings(store, plan), strict=True):
         settings, total = trial["settings"], trial["settings"]["epochs"]
         reached = standing.epochs if standing.state != "run" else standing.epochs - 1
-        record = store.get("trial", trial["keys"][reached - 1]) if reached else None
+        record = trial_record(store, trial, reached) if reached else None
         reason = {
             "cut": f"stopped after epoch {standing.epochs} of {total}", "whole": None,
             "diverged": record["reason"] if record else None,

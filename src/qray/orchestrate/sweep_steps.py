@@ -101,13 +101,22 @@ class _Trials:
             )
 
 
+def trial_record(store: Store, trial: dict[str, Any], epochs: int) -> dict[str, Any] | None:
+    """The record of a trial after so many epochs, or of the epoch before in which it diverged; None without either."""
+    for key in trial["keys"][:epochs]:
+        record = store.get("trial", key)
+        if record is not None and record["status"] != "ok":
+            return record
+    return store.get("trial", trial["keys"][epochs - 1])
+
+
 def trial_standings(store: Store, plan: Plan) -> list[Standing]:
     """Where each QAT trial of a plan stands, by what OUT holds."""
     if plan.study.sweep is None:
         return []
 
     def score(trial: int, epoch: int) -> float | None:
-        record = store.get("trial", plan.trials[trial]["keys"][epoch - 1])
+        record = trial_record(store, plan.trials[trial], epoch)
         if record is None:
             return None
         return record["val_mae"] if record["status"] == "ok" else math.inf
@@ -162,10 +171,13 @@ def sweep_steps(run: RunContext) -> list[Step]:
         return Step(kind, key, label, start, finish, after=[after], slots=concurrent, poll=trials.poll,
                     silence_s=SWEEP_SILENCE_S)  # fmt: skip
 
+    title = f"sweep {len(plan.trials)} QAT trials"
+    if store.get("sweep", plan.sweep) is not None:
+        return [step("sweep", plan.sweep, title, plan.train, finish)]
     *inner, _ = rungs(max(settings.epochs), settings.reduction_factor)
     steps: list[Step] = []
     for rung in inner:
         after = steps[-1].key if steps else plan.train
         steps.append(step(None, f"{plan.sweep}-{rung}", f"sweep up to epoch {rung}", after, finish_rung))
     after = steps[-1].key if steps else plan.train
-    return [*steps, step("sweep", plan.sweep, f"sweep {len(plan.trials)} QAT trials", after, finish)]
+    return [*steps, step("sweep", plan.sweep, title, after, finish)]

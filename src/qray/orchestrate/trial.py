@@ -118,15 +118,17 @@ def train_qat(
         shared = {"key": trial["keys"][epoch], "trial": trial["key"], "settings": settings, "epoch": epoch + 1}
         try:
             result = next(epochs)
+            pt2e.set_training(module, False)
+            val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
+            predicted, failed = predict_stream(predict, val_stream, len(val_targets))
+            train.check("QAT", missed)
+            val.check("the VAL MAE of QAT", failed)
+            if not np.isfinite(np.delete(predicted, list(failed))).all():
+                raise Diverged(f"predictions of VAL clips are not finite after epoch {epoch + 1}; lower sweep.lr")
         except Diverged as error:
             telemetry.end()
             yield shared | _ended(started) | {"status": "failed", "reason": str(error), "val_mae": None}
             return
-        pt2e.set_training(module, False)
-        val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
-        predicted, failed = predict_stream(predict, val_stream, len(val_targets))
-        train.check("QAT", missed)
-        val.check("the VAL MAE of QAT", failed)
         val_mae = float(np.nanmean(np.abs(predicted - val_targets)))
         telemetry.mae("VAL", val_mae)
         if epoch + 1 == plan.epochs:

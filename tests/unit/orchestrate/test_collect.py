@@ -187,7 +187,7 @@ def test_a_whole_trial_has_the_val_mae_of_its_last_epoch(store: Store, plan: Pla
 
 def test_a_trial_that_diverged_keeps_its_reason(store: Store, plan: Plan) -> None:
     ended = {"status": "failed", "reason": "the loss became nan", "val_mae": None}
-    store.put("trial", plan.trials[0]["keys"][0], ended)
+    store.put("trial", plan.trials[0]["key"], ended)
     assert trials(store, plan)[0] == ("failed", "the loss became nan", None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.session import Slots
 from qray.orchestrate.steps import Runner, Step
 from qray.orchestrate.store import Store
-from qray.orchestrate.sweep_steps import sweep_steps
+from qray.orchestrate.sweep_steps import sweep_steps, trial_standings
 from qray.study import Study
 
 FP32 = {"name": "fp32", "method": "fp32", "engine": "eager"}
@@ -39,9 +40,9 @@ def manifest() -> Manifest:
     return Manifest(clips, pd.DataFrame(), digest_of(clips), {})
 
 
-def sweep_of(tmp_path: Path, trained: dict[str, Any] = QAT) -> tuple[Store, Plan, Step]:
-    """The last step of a sweep of two trials of one epoch."""
-    sweep = {"trials": 2, "epochs": [1], "weight_bits": [8]}
+def sweep_of(tmp_path: Path, trained: dict[str, Any] = QAT, epochs: Sequence[int] = (1,)) -> tuple[Store, Plan, Step]:
+    """The last step of a sweep of two trials."""
+    sweep = {"trials": 2, "epochs": list(epochs), "weight_bits": [8]}
     study = Study.model_validate({"name": "s", "variants": [FP32, trained], "sweep": sweep})
     plan, store = make_plan(study, manifest()), Store(tmp_path)
     run = RunContext(study, store, plan, Runner(store, Console(file=StringIO())), Slots(4, 0), Placement({}), None)
@@ -69,6 +70,23 @@ def test_a_trial_that_diverged_is_a_result(tmp_path: Path) -> None:
     end(store, plan.trials[0], None)
     end(store, plan.trials[1], 4.5)
     assert step.finish({})["best"]["8"]["key"] == plan.trials[1]["key"]
+
+
+def test_a_trial_that_diverged_before_its_rung_is_not_run_again(tmp_path: Path) -> None:
+    store, plan, _ = sweep_of(tmp_path, epochs=[4])
+    for trial in plan.trials:
+        store.put("trial", trial["keys"][0], {"status": "ok", "val_mae": 5.0})
+    store.put("trial", plan.trials[0]["keys"][1], {"status": "ok", "val_mae": 4.0})
+    store.put("trial", plan.trials[0]["keys"][2], {"status": "failed", "val_mae": None})
+    assert [standing.state for standing in trial_standings(store, plan)] == ["diverged", "cut"]
+
+
+def test_a_finished_sweep_has_no_rungs_left(tmp_path: Path) -> None:
+    store, plan, step = sweep_of(tmp_path, epochs=[4])
+    assert len(step.after) == 1
+    assert step.after != [plan.train]
+    store.put("sweep", plan.sweep, {"best": {}})
+    assert sweep_of(tmp_path, epochs=[4])[2].after == [plan.train]
 
 
 def test_a_width_of_which_every_trial_diverged_fails_the_sweep(tmp_path: Path) -> None:
