@@ -29,7 +29,9 @@ NEW_COLUMNS = (
     "predictions", "rmse_low", "rmse_high", "r2_low", "r2_high", "p_noninferior", "p_holm", "verdict_holm",
     "equivalent", "p_equivalent", "clips_to_settle", "moved_share", "moved_low", "moved_high", "max_moved",
     "bias_to_fp32", "loa_low", "loa_high", "speedup_low", "speedup_high", "best_fp32", "pays", "speedup_best_fp32",
-    "speedup_best_fp32_low", "speedup_best_fp32_high",
+    "speedup_best_fp32_low", "speedup_best_fp32_high", "shippable", "guardrails", "worst_class_delta",
+    "worst_class_low", "worst_class_high", "class_shift", "local_move", "tail_moved", "tail_moved_high", "tied_low",
+    "tied_high", "distinct_share",
 )  # fmt: skip
 
 

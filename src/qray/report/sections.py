@@ -8,6 +8,7 @@ from pathlib import Path
 from qray.report.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
 from qray.report.numbers import number
 from qray.report.sections_error import layers_section, parity_blocks, sweep_section
+from qray.report.sections_guardrails import guardrails_section
 from qray.report.sections_predictions import classes_section, decisions_section, predictions_section
 from qray.report.sections_tradeoff import speed_section, table_section, tradeoff_section
 from qray.report.thumbnails import worst_clips
@@ -27,6 +28,7 @@ def compose(evidence: Evidence, data: Path | None = None) -> Document:
     leaders = _leaders(evidence, choice)
     sections: list[Section | None] = [
         table_section(evidence, choice),
+        guardrails_section(evidence),
         tradeoff_section(evidence, choice),
         predictions_section(evidence, leaders),
         classes_section(evidence, leaders),

@@ -8,9 +8,12 @@ from qray.errors import QrayError
 from qray.report.document import Headline, Tone
 from qray.report.numbers import NOT_MEASURED, listed, megabytes, number, signed, spread
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.guardrails import figures, sentences
 from qray.results.pairwise import margin_of
 from qray.results.pick import Candidate, Choice, choose
 
+#: Of a mean that is good enough and a guardrail that is broken.
+NOT_TO_SHIP = "non-inferior, but not to be shipped"
 #: Size ratios that have a word, within a tenth of themselves.
 SHARES = ((1 / 2, "half its size"), (1 / 3, "a third of its size"), (1 / 4, "a quarter of its size"))
 
@@ -35,13 +38,15 @@ def headline(evidence: Evidence, choice: Choice | None) -> Headline:
         why = own_paths(evidence, choice.why)
         return Headline(title, (_sentence(why), *counted), "bad" if judged else "unsure")
     where = f"; it is in `{own_paths(evidence, str(picked.artifact))}`" if picked.artifact is not None else ""
-    sentences = [_sentence(_case(evidence, picked, choice)), f"Chosen as {choice.why.removesuffix('.')}{where}."]
+    said = [_sentence(_case(evidence, picked, choice)), f"Chosen as {choice.why.removesuffix('.')}{where}."]
+    if picked.guardrails:
+        said.append(f"No guardrail is broken: {figures(picked.guardrails)}.")
     if choice.runner_up is not None:
         reason = choice.passed_over.get(choice.runner_up.name, "").removeprefix("qualifies; ")
-        sentences.append(f"Runner-up: {choice.runner_up.name}" + (f", which {_against(reason)}." if reason else "."))
+        said.append(f"Runner-up: {choice.runner_up.name}" + (f", which {_against(reason)}." if reason else "."))
     elif len(_judged(evidence)) > 1:
-        sentences.append("No other variant qualifies.")
-    return Headline(f"Ship {picked.name}", (*sentences, *counted), "good")
+        said.append("No other variant qualifies.")
+    return Headline(f"Ship {picked.name}", (*said, *counted), "good")
 
 
 def _against(reason: str) -> str:
@@ -97,9 +102,11 @@ def _judged(evidence: Evidence) -> list[VariantEvidence]:
 
 def _counted(evidence: Evidence) -> list[str]:
     """How the other variants came out, in a line."""
-    words = Counter(v.comparison.verdict for v in _judged(evidence) if v.comparison)
+    words = Counter(_word(v) for v in _judged(evidence))
     stopped = Counter(v.row.get("status") for v in evidence.variants if v.row.get("status") in ("skipped", "failed"))
-    parts = [f"{words[word]} {word}" for word in ("non-inferior", "inconclusive", "inferior") if words[word]]
+    parts = [
+        f"{words[word]} {word}" for word in ("non-inferior", NOT_TO_SHIP, "inconclusive", "inferior") if words[word]
+    ]
     parts += [f"{stopped[word]} {word}" for word in ("skipped", "failed") if stopped[word]]
     return [f"Besides FP32: {listed(parts)}."] if parts else []
 
@@ -108,6 +115,8 @@ def tone_of(variant: VariantEvidence) -> Tone:
     """The colour of a variant's verdict."""
     if variant.row.get("status") not in (None, "ok"):
         return "dim"
+    if variant.comparison is not None and variant.comparison.broken:
+        return "bad"
     word = variant.comparison.verdict if variant.comparison is not None else None
     tones: dict[str | None, Tone] = {"non-inferior": "good", "inferior": "bad", "inconclusive": "unsure"}
     return tones.get(word, "")
@@ -118,8 +127,14 @@ def verdict_words(variant: VariantEvidence) -> str:
     status = variant.row.get("status")
     if status not in (None, "ok"):
         return str(status)
+    return _word(variant)
+
+
+def _word(variant: VariantEvidence) -> str:
     found = variant.comparison
-    return found.verdict if found is not None and found.verdict is not None else NOT_MEASURED
+    if found is None or found.verdict is None:
+        return NOT_MEASURED
+    return NOT_TO_SHIP if found.refused else found.verdict
 
 
 def remarks(variant: VariantEvidence) -> list[str]:
@@ -130,6 +145,8 @@ def remarks(variant: VariantEvidence) -> list[str]:
         status = f"{row['status']}: " if row.get("status") not in (None, "ok") else ""
         found.append(f"{status}{row['reason']}")
     if compared is not None:
+        if compared.broken:
+            found.append(f"not to be shipped: {sentences(compared.broken)}")
         if compared.verdict == "inconclusive":
             clips = compared.clips_to_settle
             settle = f"about {clips} clips would settle it" if clips else "no number of clips is foreseen to settle it"
@@ -149,7 +166,8 @@ def verdict_key(evidence: Evidence) -> str:
     of = f"the margin of {margin:g}" if margin is not None else "the margin"
     return (
         f"Non-inferior: the whole interval of the difference to FP32 lies under {of}. Inferior: it lies over it. "
-        "Inconclusive: it holds the margin, so that these clips cannot tell."
+        "Inconclusive: it holds the margin, so that these clips cannot tell. Not to be shipped: a guardrail is broken, "
+        "whatever the mean says."
     )
 
 
@@ -166,6 +184,8 @@ def how_to_read(evidence: Evidence) -> list[str]:
         "before the run.",
         "Equivalent: the difference is shown to lie within the margin on both sides (TOST at 0.05), which "
         "non-inferior does not claim: a variant may be better by more than the margin.",
+        "Guardrails hold what a mean hides: each class that the thresholds make, moves that sit in one place, the "
+        "share of clips that move and their tail, and an output that saturates where FP32's goes on.",
         f"Moved: the share of clips whose prediction is more than {moved} away from FP32's, whether better or worse.",
         "Speed-ups compare latencies that were taken interleaved, in the same run on the same host; they are the "
         "product of what the engine gives in FP32 and what fewer bits give on it.",

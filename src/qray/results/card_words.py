@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.guardrails import figures, sentences
 
 #: Below this p the difference depends on the size of the prediction.
 SLOPE_ALPHA = 0.05
@@ -50,6 +51,8 @@ def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
         "inferior": "Worse than FP32 by more than the study's margin (inferior)",
         "inconclusive": "Whether it is as good as FP32 is not settled (inconclusive)",
     }[compared.verdict]
+    if compared.refused:
+        word = f"**Not to be shipped**: {compared.refused}. By its mean alone: {word[:1].lower()}{word[1:]}"
     words = f"{word}: its MAE differs by {compared.delta:+.2f}"
     if compared.delta_low is not None and compared.delta_high is not None:
         words += f" (95 % {compared.delta_low:+.2f} to {compared.delta_high:+.2f})"
@@ -60,6 +63,10 @@ def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
         words += " It is also equivalent: within plus and minus the margin (TOST at 0.05)."
     if compared.verdict_holm is not None and compared.verdict_holm != compared.verdict:
         words += f" Adjusted for the number of variants (Holm) it is {compared.verdict_holm}."
+    if compared.guardrails and not compared.broken:
+        words += f" No guardrail is broken: {figures(compared.guardrails)}."
+    elif compared.broken and not compared.refused:
+        words += f" It breaks guardrails, too: {sentences(compared.broken)}."
     return words
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from qray.results.guardrails import Guardrail, guard, sentences
 from qray.results.statistics import LEVEL, VerdictWord, bootstrap_means, interval, share_interval, tail_probability
 from qray.results.statistics import verdict as verdict_of
 from qray.study import Verdict
@@ -34,7 +35,8 @@ class Comparison:
     number of variants compared in the study (`adjust`). equivalent: the difference is within plus and minus the margin
     (TOST at 0.05), with p_equivalent. clips_to_settle: clips in all that would settle an inconclusive verdict.
     moved_share, moved_low, moved_high: share of clips whose prediction is more than `moved` away from FP32's, with its
-    95 % Wilson interval; max_moved: the largest such distance.
+    95 % Wilson interval; max_moved: the largest such distance. guardrails: what must hold beside the mean; none where
+    the data cannot carry a verdict.
     """
 
     n: int
@@ -56,6 +58,17 @@ class Comparison:
     moved_high: float
     max_moved: float
     notes: tuple[str, ...] = ()
+    guardrails: tuple[Guardrail, ...] = ()
+
+    @property
+    def broken(self) -> tuple[Guardrail, ...]:
+        """The guardrails that do not hold: with any, the variant is not to be shipped, whatever its verdict."""
+        return tuple(guardrail for guardrail in self.guardrails if guardrail.ok is False)
+
+    @property
+    def refused(self) -> str | None:
+        """Why a variant is not to be shipped whose mean alone would let it be, a sentence; else None."""
+        return sentences(self.broken) if self.verdict == "non-inferior" else None
 
 
 def pair(predictions: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
@@ -103,6 +116,7 @@ def compare(target: np.ndarray, predicted: np.ndarray, reference: np.ndarray, se
         p_inferior=tail_probability(means, settings.margin, n, above=False), p_equivalent=p_equivalent,
         equivalent=p_equivalent < EQUIVALENCE_ALPHA,
         clips_to_settle=clips_to_settle(difference, settings.margin) if word == "inconclusive" else None,
+        guardrails=guard(target, predicted, reference, settings),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from qray.results.changes import Change, host_changes, study_changes, version_changes
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.guardrails import guard
 from qray.results.pairwise import Estimate, margin_of
 from qray.results.statistics import VerdictWord, bootstrap_means, interval, paired_difference
 from qray.results.statistics import verdict as verdict_of
@@ -48,7 +49,8 @@ class VariantDiff:
 
     mae: MAE in B less MAE in A with its 95 % interval. paired: over the `n_common` clips that both predicted, else over
     two samples of clips. verdict_a, verdict_b: both at A's margin. flipped: whether they differ. latency: B's over A's,
-    where both ran on one host. regressions: sentences.
+    where both ran on one host. broken: guardrails, as A declared them, that B breaks and A does not, as sentences.
+    regressions: sentences.
     """
 
     name: str
@@ -61,6 +63,7 @@ class VariantDiff:
     verdict_b: VerdictWord | None
     flipped: bool
     latency: float | None
+    broken: tuple[str, ...]
     regressions: tuple[str, ...]
 
 
@@ -88,14 +91,15 @@ class RunDiff:
 def diff_runs(a: Evidence, b: Evidence, tolerance: float | None = None) -> RunDiff:
     """Compare run B with run A, variant by variant of the same name.
 
-    A regression is a variant that A finished and B did not; a verdict that got worse, both held against A's margin; an
-    MAE that grew by more than `tolerance` (target units; default: a tenth of A's margin) with an interval wholly above
-    0; an artifact that grew by more than 5 %; an error or a size that A knew and B does not. Latency never is: two
-    runs are not interleaved. What A does not know cannot get worse: it is `unchecked`.
+    A regression is a variant that A finished and B did not; a verdict that got worse, both held against A's margin; a
+    guardrail that B breaks and A does not, both as A declared it; an MAE that grew by more than `tolerance` (target
+    units; default: a tenth of A's margin) with an interval wholly above 0; an artifact that grew by more than 5 %; an
+    error or a size that A knew and B does not. Latency never is: two runs are not interleaved. What A does not know
+    cannot get worse: it is `unchecked`.
     """
     margin = margin_of(a) if margin_of(a) is not None else margin_of(b)
     allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * (margin or 0.0)
-    settings = a.study.verdict if a.study is not None else Verdict()
+    settings = a.study.verdict if a.study is not None else Verdict(margin=margin or 1.0)
     names = list(dict.fromkeys(v.name for run in (a, b) for v in run.variants))
     in_a, in_b = ({v.name: v for v in run.variants} for run in (a, b))
     variants = tuple(_variant(name, in_a.get(name), in_b.get(name), margin, allowed, settings) for name in names)
@@ -115,13 +119,14 @@ def _variant(
     side_a, side_b = _side(a), _side(b)
     mae, paired, common = (None, False, 0) if a is None or b is None else compare_clips(a, b, settings)
     verdict_a, verdict_b = _verdict_at(a, margin), _verdict_at(b, margin)
+    broken = _broken(a, b, settings)
     both = side_a is not None and side_b is not None
     latency = None
     if side_a and side_b and side_a.host == side_b.host is not None and side_a.latency_ms and side_b.latency_ms:
         latency = side_b.latency_ms / side_a.latency_ms
     return VariantDiff(
         name, side_a, side_b, mae, paired, common, verdict_a, verdict_b, both and verdict_a != verdict_b, latency,
-        tuple(_regressions(side_a, side_b, verdict_a, verdict_b, mae, allowed)),
+        broken, tuple(_regressions(side_a, side_b, verdict_a, verdict_b, broken, mae, allowed)),
     )  # fmt: skip
 
 
@@ -142,6 +147,20 @@ def _verdict_at(variant: VariantEvidence | None, margin: float | None) -> Verdic
     if compared is None or compared.verdict is None or compared.delta_low is None or compared.delta_high is None:
         return None
     return compared.verdict if margin is None else verdict_of(compared.delta_low, compared.delta_high, margin)
+
+
+def _broken(a: VariantEvidence | None, b: VariantEvidence | None, settings: Verdict) -> tuple[str, ...]:
+    """What B breaks of the guardrails that A keeps, where both have a verdict."""
+    if a is None or b is None or not all(v.comparison is not None and v.comparison.guardrails for v in (a, b)):
+        return ()
+    frames = [v.clips for v in (a, b) if v.clips is not None]
+    then, now = (
+        guard(f["target"].to_numpy(), f["prediction"].to_numpy(), f["reference"].to_numpy(), settings) for f in frames
+    )
+    return tuple(
+        f"{ours.name} ({ours.words})" for his, ours in zip(then, now, strict=True)
+        if ours.ok is False and his.ok is not False
+    )  # fmt: skip
 
 
 def _clips(variant: VariantEvidence) -> pd.DataFrame | None:
@@ -185,7 +204,7 @@ def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> 
 
 def _regressions(
     a: Side | None, b: Side | None, verdict_a: VerdictWord | None, verdict_b: VerdictWord | None,
-    mae: Estimate | None, allowed: float,
+    broken: tuple[str, ...], mae: Estimate | None, allowed: float,
 ) -> Iterator[str]:  # fmt: skip
     if a is None or a.status != "ok":
         return
@@ -197,6 +216,8 @@ def _regressions(
         return
     if RANK[verdict_b] > RANK[verdict_a]:
         yield f"verdict went from {verdict_a or 'none'} to {verdict_b or 'none'} at A's margin"
+    for guardrail in broken:
+        yield f"a guardrail that held in A is broken in B: {guardrail}"
     if a.mae is not None and b.mae is None:
         yield "its error is no longer known"
     if mae is not None and mae.low is not None and mae.low > 0 and mae.value > allowed:

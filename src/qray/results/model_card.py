@@ -171,6 +171,11 @@ def _metrics(evidence: Evidence) -> str:
             f"Verdict by a margin of {rule.margin:g}, declared in the study before the run: non-inferior if the upper "
             "bound of the difference is under it, inferior if the lower bound is over it, else inconclusive."
         )
+        items.append(
+            "Guardrails beside the mean, declared in the study too: the worst class, its shift, moves that sit in one "
+            "place, the share of clips that move, the tail of the moves, and an output that saturates. A model that "
+            "breaks one is not to be shipped, whatever its verdict."
+        )
         if rule.thresholds:
             turns = ", ".join(f"{threshold:g}" for threshold in rule.thresholds)
             items.append(f"Decisions that turn at {turns} are counted against FP32's.")
@@ -238,8 +243,10 @@ def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
     told = reason is None or any(note in reason for note in variant.notes)
     said = None if told else str(reason) if status == "ok" else f"{status}: {reason}"
     missing = None if artifact else "artifact.json could not be read, so what it says of the build is missing here."
+    compared = variant.comparison
+    broken = [f"Not to be shipped: {one.words}." for one in (compared.broken if compared is not None else ())]
     return _list([
-        *variant.notes, *evidence.notes, said, missing,
+        *broken, *variant.notes, *evidence.notes, said, missing,
         "One training, one seed: how much another seed would change is not in the intervals, which are over clips.",
         "Evaluate it on clips of your own before you rely on it.",
     ])  # fmt: skip

@@ -28,7 +28,7 @@ class Axis:
 class Place:
     """One variant's place.
 
-    on_front: False if another dominates it, None if it cannot be placed because a figure is missing. dominated_by:
+    on_front: False if another dominates it or it breaks a guardrail, None if a figure is missing. dominated_by:
     all that dominate it, those on the front first. why: a sentence. error: difference of MAE to FP32, target units
     (0 for FP32 itself); latency_ms: median; size_bytes: as shipped.
     """
@@ -113,13 +113,16 @@ def pareto_front(evidence: Evidence, at: At | None = None) -> Front:
 
     A variant is dominated only by one that is at least as good on all three axes and better on at least one with
     the intervals separated: errors compared clip by clip, latencies round by round. Intervals are per pair, at 95 %.
+    One whose mean is non-inferior and that breaks a guardrail is on no front and dominates nothing: its mean hides what
+    is wrong with it.
     at: (threads, batch); by default the first that the run measured.
     """
     at = at or choose_point(evidence)
     pairs, margin = Pairs(evidence, at), margin_of(evidence)
     names = [variant.name for variant in evidence.variants if is_candidate(variant)]
     missing = {name: lacks for name in names if (lacks := _missing(pairs, name))}
-    placed = [name for name in names if name not in missing]
+    refused = {v.name: why for v in evidence.variants if v.comparison is not None and (why := v.comparison.refused)}
+    placed = [name for name in names if name not in missing and name not in refused]
     axes = {(one, other): standing(pairs, one, other, margin) for one, other in permutations(placed, 2)}
     dominators = {
         name: [other for other in placed if other != name and dominates(axes[other, name])] for name in placed
@@ -130,6 +133,8 @@ def pareto_front(evidence: Evidence, at: At | None = None) -> Front:
         by: tuple[str, ...] = ()
         if name in missing:
             why = f"not placed: {' and '.join(missing[name])} not known"
+        elif name in refused:
+            why = f"not to be shipped: {refused[name]}"
         elif name in front:
             why = _why_on_front(name, placed, axes, pairs)
         else:

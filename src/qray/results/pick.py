@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qray.results.bounds import Bounds, Failure, failures
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.guardrails import Guardrail, sentences
 from qray.results.pairwise import At, Estimate, Pairs, choose_point, is_candidate, margin_of, point
 from qray.results.statistics import VerdictWord
 from qray.results.statistics import verdict as verdict_of
@@ -22,6 +23,7 @@ class Candidate:
 
     verdict: at the margin asked for. delta: MAE less FP32's. latency_ms: the median. faster: FP32's latency over its
     own. artifact: folder under OUT. unfit: why it is out whatever the bounds; failures: the bounds that it fails.
+    guardrails: as the study declared them, whatever margin was asked for.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Candidate:
     artifact: Path | None
     unfit: str | None = None
     failures: tuple[Failure, ...] = ()
+    guardrails: tuple[Guardrail, ...] = ()
 
     @property
     def out(self) -> str | None:
@@ -69,9 +72,10 @@ def choose(
 ) -> Choice:
     """Name the variant to ship.
 
-    It must have finished, be non-inferior at the margin, beat the mean predictor, and meet every bound; latency with
-    the upper end of its interval. Of these the one with the lowest median latency leads; among those whose latency
-    does not separate from it the smallest wins, and among these (within 1 %) the one with the lowest MAE.
+    It must have finished, be non-inferior at the margin, break no guardrail, beat the mean predictor, and meet every
+    bound; latency with the upper end of its interval. Of these the one with the lowest median latency leads; among
+    those whose latency does not separate from it the smallest wins, and among these (within 1 %) the one with the
+    lowest MAE.
 
     Raises:
         UsageError: nothing was measured at the threads and batch asked for.
@@ -102,6 +106,7 @@ def choose(
     runner_up, runner_up_why = _best(rest, pairs) if rest else (None, None)
     passed_over = {c.name: _against(c, picked, pairs) for c in rest}
     notes += _multiplicity(evidence, picked, bounds)
+    notes += [f"{picked.name}, {g.name}: {g.words}" for g in picked.guardrails if g.ok is None]
     return Choice(
         evidence.out, at, bounds, margin, picked, why, runner_up, runner_up_why,
         tuple(sorted((c for c in candidates if c not in (picked, runner_up)), key=_by_latency)),
@@ -145,6 +150,7 @@ def _candidate(
         latency_ms=pairs.p50(variant.name), faster=pairs.latency(reference.name, variant.name) if reference else None,
         size_bytes=row.get("size_bytes"), size_ratio=row.get("size_ratio"), rss_mb=row.get("peak_rss_mb"),
         artifact=evidence.out / row["artifact"] if row.get("artifact") else None,
+        guardrails=compared.guardrails if compared is not None else (),
     )  # fmt: skip
     return replace(
         own, unfit=_unfit(variant, own, evidence, margin, timed),
@@ -167,6 +173,9 @@ def _unfit(
         return "no verdict: " + (_first_note(variant) or "it was not compared to FP32")
     if own.verdict != "non-inferior":
         return f"{own.verdict}: {_delta(own)} against a margin of {margin:g}{_settle(variant, evidence, margin)}"
+    broken = sentences(variant.comparison.broken) if variant.comparison is not None else None
+    if broken:
+        return f"not to be shipped, though its mean is {own.verdict}: {broken}"
     if row.get("beats_baseline") is False:
         return "does not beat the mean predictor, so that to be as good as FP32 is no merit"
     if timed and own.latency_ms is None:

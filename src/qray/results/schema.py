@@ -37,5 +37,10 @@ RESULTS = pa.schema(
         ("p_noninferior", _F), ("p_holm", _F), ("verdict_holm", _S), ("equivalent", _B), ("p_equivalent", _F),
         ("clips_to_settle", _I), ("moved_share", _F), ("moved_low", _F), ("moved_high", _F), ("max_moved", _F),
         ("bias_to_fp32", _F), ("loa_low", _F), ("loa_high", _F),  # Bland-Altman of predictions against FP32's
+        # Guardrails beside the mean. shippable: non-inferior, better than the mean predictor, and no guardrail broken;
+        # guardrails: sentences on the broken ones. Figures in target units but for tied (clips) and distinct_share.
+        ("shippable", _B), ("guardrails", _S), ("worst_class_delta", _F), ("worst_class_low", _F),
+        ("worst_class_high", _F), ("class_shift", _F), ("local_move", _F), ("tail_moved", _F), ("tail_moved_high", _F),
+        ("tied_low", _I), ("tied_high", _I), ("distinct_share", _F),
     ]
 )  # fmt: skip

@@ -27,7 +27,8 @@ class OverSeeds:
     mae and delta (to FP32 of the same seed) are means over seeds and clips, their intervals 95 % two-level ones
     (`two_level`); delta_sd is the standard deviation of the seeds' own deltas, None for one seed. The deltas are None
     for FP32 itself. verdict as for one run, but for the method and not for one trained model;
-    None below three seeds.
+    None below three seeds. broken: guardrails that its runs break, each with its seed: with any, it is not to be
+    shipped, whatever its verdict.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OverSeeds:
     delta_sd: float | None
     deltas: tuple[float, ...]
     verdict: VerdictWord | None
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,12 @@ def _over(
         if n > 1:
             _, (delta_low, delta_high) = two_level(difference, replicates, seed)
         word = _verdict(name, [v for _, v in found], n, (delta_low, delta_high), margin, notes)
-    return OverSeeds(name, seeds, n, float(own.mean()), low, high, delta, delta_low, delta_high, spread, deltas, word)
+    broken = tuple(
+        f"seed {s}: {one.words}" for s, v in found if v.comparison is not None for one in v.comparison.broken
+    )
+    return OverSeeds(
+        name, seeds, n, float(own.mean()), low, high, delta, delta_low, delta_high, spread, deltas, word, broken
+    )
 
 
 def _verdict(

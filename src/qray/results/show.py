@@ -23,6 +23,8 @@ from qray.results.speed import row_sentence
 from qray.terminal import open_console
 
 NOT_MEASURED = "–"
+#: Beside a verdict: a guardrail is broken, and the line below the table says which.
+BROKEN = " !"
 VERDICT_STYLE = {"non-inferior": "green", "inferior": "red", "inconclusive": "yellow"}
 #: Blanks between two columns.
 GAP = 2
@@ -104,6 +106,10 @@ def _interval(row: dict[str, Any]) -> str:
     return f"{_signed(row['delta_mae'])} ({_signed(row['delta_low'])}, {_signed(row['delta_high'])})"
 
 
+def _verdict(row: dict[str, Any]) -> str:
+    return f"{row['verdict'] or NOT_MEASURED}{BROKEN if row['guardrails'] else ''}"
+
+
 def _size(value: int | None) -> str:
     return NOT_MEASURED if value is None else f"{value / 1e6:.2f}"
 
@@ -118,7 +124,7 @@ def _columns(rows: Sequence[dict[str, Any]], several: bool) -> list[_Column]:
         column("variant", 0, lambda row: row["variant"], "left"),
         column("MAE", 0, lambda row: _number(row["mae"])),
         column("Δ to fp32 (95 %)", 1, _interval),
-        column("verdict", 0, lambda row: row["verdict"] or NOT_MEASURED, "left"),
+        column("verdict", 0, _verdict, "left"),
         column("MB", 3, lambda row: _size(row["size_bytes"])),
         column("weights MB", 5, lambda row: _size(row["weights_bytes"])),
         column(
@@ -151,7 +157,7 @@ def render(table: pa.Table, width: int) -> Table:
         least = None if column.title == "variant" else column.width
         grid.add_column(column.title, justify=column.justify, no_wrap=True, min_width=least)
     for row, *cells in zip(rows, *(column.cells for column in columns), strict=True):
-        styles = {"verdict": VERDICT_STYLE.get(row["verdict"] or "")}
+        styles = {"verdict": "red" if row["guardrails"] else VERDICT_STYLE.get(row["verdict"] or "")}
         if row["stage"] != "variant":
             styles["variant"] = "dim"
         elif row["beats_baseline"] is False:
@@ -190,6 +196,7 @@ def print_results(table: pa.Table, console: Console) -> None:
             style = "red" if row["status"] == "failed" or row["beats_baseline"] is False else "yellow"
             word = f"{row['status']}: " if row["status"] != "ok" else ""
             console.print(f"{row['variant']}: {word}{row['reason']}", style=style, highlight=False, markup=False)
+    _print_what_is_not_to_be_shipped(rows, console)
     _print_what_would_settle(rows, console)
     _print_what_does_not_pay(rows, console)
     trials = [row for row in rows if row["stage"] == "trial"]
@@ -201,6 +208,13 @@ def print_results(table: pa.Table, console: Console) -> None:
             tail = f" ({row['reason']})" if row["reason"] else ""
             console.print(f"  {_number(row['mae'], 3)}  {row['variant']}: {words}{tail}", style="dim", highlight=False,
                           markup=False)  # fmt: skip
+
+
+def _print_what_is_not_to_be_shipped(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """The variants with a broken guardrail, and which."""
+    lines = [f"! {row['variant']}: not to be shipped: {row['guardrails']}" for row in rows if row["guardrails"]]
+    for line in dict.fromkeys(lines):
+        console.print(line, style="red", highlight=False, markup=False)
 
 
 def _print_what_would_settle(rows: Sequence[dict[str, Any]], console: Console) -> None:

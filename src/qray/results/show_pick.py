@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from qray.results.guardrails import figures as guardrail_figures
 from qray.results.pairwise import Estimate, point
 from qray.results.pick import Candidate, Choice
 
@@ -61,6 +62,7 @@ def print_choice(choice: Choice, reference: str, console: Console) -> None:
         say(f"Ship {choice.picked.name}", "bold green")
         say(f"  {figures(choice.picked, reference)}")
         say(f"  {verdict_words(choice.picked, choice)}")
+        say(f"  guardrails hold: {guardrail_figures(choice.picked.guardrails)}")
         say(f"  why: {choice.why}")
         say(f"  artifact: {choice.picked.artifact or 'not recorded'}")
         if choice.runner_up is not None:

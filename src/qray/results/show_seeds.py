@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qray.results.seeds import OverSeeds, SeedEvidence
-from qray.results.show import NOT_MEASURED, VERDICT_STYLE
+from qray.results.show import BROKEN, NOT_MEASURED, VERDICT_STYLE
 
 
 def seeds_to_json(found: SeedEvidence) -> str:
@@ -33,7 +33,7 @@ def _cells(variant: OverSeeds) -> list[str]:
         _with_interval(variant.mae, variant.mae_low, variant.mae_high, ".2f"),
         _with_interval(variant.delta, variant.delta_low, variant.delta_high, "+.2f"),
         NOT_MEASURED if variant.delta_sd is None else f"{variant.delta_sd:.2f}",
-        variant.verdict or NOT_MEASURED,
+        f"{variant.verdict or NOT_MEASURED}{BROKEN if variant.broken else ''}",
     ]
 
 
@@ -44,7 +44,8 @@ def print_seeds(found: SeedEvidence, console: Console) -> None:
         grid.add_column(title, justify="left" if title in ("variant", "verdict") else "right", no_wrap=True)
     for variant in found.variants:
         *cells, word = _cells(variant)
-        grid.add_row(*map(Text, cells), Text(word, style=VERDICT_STYLE.get(word, "")))
+        style = "red" if variant.broken else VERDICT_STYLE.get(word, "")
+        grid.add_row(*map(Text, cells), Text(word, style=style))
     console.print(grid)
     seeds = ", ".join(map(str, found.seeds))
     clips = " or ".join(str(n) for n in sorted({variant.n for variant in found.variants}))
@@ -52,5 +53,9 @@ def print_seeds(found: SeedEvidence, console: Console) -> None:
         f"{len(found.seeds)} seeds ({seeds}) on {clips} clips; margin {found.margin:g}; intervals over seeds and clips"
     )
     console.print(line, style="dim", highlight=False, markup=False)
+    for variant in found.variants:
+        for words in variant.broken:
+            line = f"! {variant.name}: not to be shipped: {words}"
+            console.print(line, style="red", highlight=False, markup=False)
     for note in found.notes:
         console.print(note, style="yellow", highlight=False, markup=False)

@@ -17,6 +17,7 @@ from qray.escape import visible
 from qray.measure.latency import Latency
 from qray.results.agreement import bland_altman
 from qray.results.comparison import Comparison, adjust, compare, pair
+from qray.results.guardrails import columns
 from qray.results.provenance import Provenance, provenance_columns
 from qray.results.schema import RESULTS
 from qray.results.speed import Timed, speed_of
@@ -147,6 +148,9 @@ class _Table:
         if outcome is self.reference and len(errors) > 1:
             row |= {"delta_mae": 0.0, "delta_low": 0.0, "delta_high": 0.0}
         compared = self._difference(outcome)
+        if compared.get("verdict") is not None and outcome.method != "finetune":
+            good = compared["verdict"] == "non-inferior" and row.get("beats_baseline") is not False
+            compared["shippable"] = good and compared["guardrails"] is None
         if row.get("reason") and compared.get("reason"):
             compared["reason"] = f"{row['reason']}; {compared['reason']}"
         return row | compared
@@ -172,7 +176,7 @@ class _Table:
             "verdict_holm": found.verdict_holm, "equivalent": found.equivalent, "p_equivalent": found.p_equivalent,
             "clips_to_settle": found.clips_to_settle, "bias_to_fp32": agreement.bias, "loa_low": agreement.lower,
             "loa_high": agreement.upper,
-        }  # fmt: skip
+        } | columns(found.guardrails)  # fmt: skip
 
     def latency(self, outcome: Outcome, at: tuple[int, int]) -> dict[str, Any]:
         """Columns of one (threads, batch)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from qray.escape import markdown
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.guardrails import sentences
 
 #: Columns that say which row it is. They are fixed by the digest, as parameters in MLflow have to be.
 PARAMS = (
@@ -69,7 +70,7 @@ def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
             continue
         if isinstance(value, str | bool):
             tags[name] = str(value)
-        elif value is None and name in ("reason", "verdict", "verdict_holm"):
+        elif value is None and name in ("reason", "verdict", "verdict_holm", "guardrails", "shippable"):
             tags[name] = ""
     return tags
 
@@ -103,6 +104,8 @@ def note(evidence: Evidence) -> str:
         mae = row.get("mae")
         error = "" if mae is None else f", MAE {mae:.2f}"
         word = row.get("verdict") or (row.get("status") if row.get("status") != "ok" else "no verdict")
-        return f"- {markdown(variant.name)}: {'reference' if variant.name == reference else word}{error}"
+        broken = sentences(variant.comparison.broken) if variant.comparison is not None else None
+        out = f"; not to be shipped: {markdown(broken)}" if broken else ""
+        return f"- {markdown(variant.name)}: {'reference' if variant.name == reference else word}{error}{out}"
 
     return "\n".join([*map(line, evidence.variants), "", *map(markdown, evidence.notes)]).strip()

@@ -28,8 +28,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Document:
 
 def test_the_parts_come_in_the_order_in_which_they_are_needed(full: Document) -> None:
     assert [found.anchor for found in full.sections] == [
-        "table", "front", "predictions", "classes", "decisions", "speed", "layers", "parity", "sweep", "timeline",
-        "worst", "rejected", "facts",
+        "table", "guardrails", "front", "predictions", "classes", "decisions", "speed", "layers", "parity", "sweep",
+        "timeline", "worst", "rejected", "facts",
     ]  # fmt: skip
 
 

