@@ -48,7 +48,7 @@ DOCTORED: dict[str, Change] = {
     "the low end shuffled": shuffled(0.05, "low"),
     "the high end shuffled": shuffled(0.05, "high"),
     "both ends shuffled": shuffled(0.04, "both"),
-    "a tenth shuffled, 4-bit noise": shuffled(0.1, "high", 1.5),
+    "a tenth shuffled, 4-bit noise": shuffled(0.07, "high", 1.5),
     "clamped and shifted": both(clamped(4, 0), shifted(50, 100, 1.6, 0.0)),
     "shuffled and clamped": both(shuffled(0.04, "low"), clamped(0, 3, 0.0)),
     "few levels": in_steps(2.0),
