@@ -87,7 +87,7 @@ def test_predictions_are_in_target_units() -> None:
     model = realistic_model()
     clips = smooth_clips(2)
     with torch.no_grad():
-        standardised = model.regress(model.normalize(clips), TINY_CLIP.frames)
+        standardised = model.read_out(model.backbone(model.normalize(clips)), TINY_CLIP.frames)
         torch.testing.assert_close(model(clips), standardised * TARGET_STD + TARGET_MEAN)
 
 
@@ -112,7 +112,7 @@ def pooled(pooling: Pooling, clips: torch.Tensor) -> torch.Tensor:
     model.head = nn.Identity()  # type: ignore[assignment]
     n_features = 1 if pooling == "mean" else 2
     frames = model.normalize(clips)
-    return model.regress(frames, clips.shape[1]).reshape(len(clips), n_features)
+    return model.read_out(model.backbone(frames), clips.shape[1]).reshape(len(clips), n_features)
 
 
 @pytest.fixture
