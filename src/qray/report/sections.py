@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from qray.report.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
@@ -14,6 +13,7 @@ from qray.report.sections_tradeoff import speed_section, table_section, tradeoff
 from qray.report.thumbnails import worst_clips
 from qray.report.timeline import spans, timeline_of, timeline_plot
 from qray.report.words import choice_of, headline, own_paths
+from qray.results.changes import hosts_of, versions_of
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.pick import Choice
 from qray.study_files import dump_study
@@ -68,7 +68,7 @@ def _about(evidence: Evidence) -> str:
     """Data, machine and time in a line."""
     clips = _row_fact(evidence, "n_clips")
     split = _row_fact(evidence, "split")
-    host = _row_fact(evidence, "host")
+    host = hosts_of(evidence).get("host")
     made = _row_fact(evidence, "created_at")
     parts = [f"{clips} {split} clips" if clips is not None else ""]
     parts.append(f"latency on {host}" if host and _row_fact(evidence, "latency_p50_ms") is not None else "")
@@ -140,16 +140,10 @@ def _facts_section(evidence: Evidence) -> Section:
     rows = []
     for name, title in (("host", "host"), ("device", "device"), ("cpu_flags", "CPU flags"),
                         ("load_average", "load average before measuring")):  # fmt: skip
-        value = _row_fact(evidence, name)
+        value = hosts_of(evidence).get(name) or _row_fact(evidence, name)
         if value not in (None, ""):
             rows.append((Cell(title), Cell(number(value) if isinstance(value, float) else str(value))))
-    versions = _row_fact(evidence, "versions")
-    try:
-        found = json.loads(str(versions)) if versions else {}
-    except ValueError:
-        found = {}
-    if isinstance(found, dict):
-        rows += [(Cell(str(name)), Cell(str(version))) for name, version in sorted(found.items())]
+    rows += [(Cell(name), Cell(version)) for name, version in sorted(versions_of(evidence).items())]
     blocks: list[Block] = [Grid(("what", "value"), tuple(rows), "Host and versions")] if rows else []
     if evidence.study is not None:
         blocks.append(Fold("The study, as resolved (YAML)", (Code(dump_study(evidence.study), "yaml"),)))

@@ -27,12 +27,12 @@ def study_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
 
 def version_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
     """Packages whose versions differ. Variants of one run may have been built with several: then all are named."""
-    return tuple(_changes(_versions(a), _versions(b)))
+    return tuple(_changes(versions_of(a), versions_of(b)))
 
 
 def host_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
     """The machine that latency was measured on, its flags and device, where they differ."""
-    return tuple(_changes(_host(a), _host(b)))
+    return tuple(_changes(hosts_of(a), hosts_of(b)))
 
 
 def _flat(study: Study | None) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def _versions(evidence: Evidence) -> dict[str, str]:
+def versions_of(evidence: Evidence) -> dict[str, str]:
+    """Versions of the packages that the variants were built with; several where they differ."""
     found: dict[str, set[str]] = {}
     for variant in evidence.variants:
         try:
@@ -63,8 +64,8 @@ def _versions(evidence: Evidence) -> dict[str, str]:
     return {package: ", ".join(sorted(versions)) for package, versions in found.items()}
 
 
-def _host(evidence: Evidence) -> dict[str, str]:
-    """Of the rows that hold a latency; where there are none, of all rows."""
+def hosts_of(evidence: Evidence) -> dict[str, str]:
+    """Host, CPU flags and device of the rows that hold a latency; where there are none, of all rows."""
     rows = [row for variant in evidence.variants for row in variant.rows]
     rows = [row for row in rows if row.get("latency_p50_ms") is not None] or rows
     found = {key: sorted({str(row[key]) for row in rows if row.get(key) is not None})

@@ -183,9 +183,10 @@ def print_results(table: pa.Table, console: Console) -> None:
     ok = next((row for row in rows if row["stage"] == "variant" and row["mae"] is not None), None)
     if ok is not None:
         points = "; thr/b: threads and batch" if _several_points(rows) else ""
+        hosts = dict.fromkeys(row["host"] for row in rows if row["latency_p50_ms"] is not None)
+        latency = f"; latency per call on {' and '.join(map(str, hosts))}{points}" if hosts else ""
         console.print(
-            f"MAE on {ok['split']}, {ok['n_clips']} clips; margin {ok['margin']:g}; "
-            f"latency per call on {ok['host']}{points}",
+            f"MAE on {ok['split']}, {ok['n_clips']} clips; margin {ok['margin']:g}{latency}",
             style="dim", highlight=False, markup=False,
         )  # fmt: skip
     seen = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def test_a_run_is_no_regression_of_itself(old: Evidence) -> None:
 def test_a_run_has_changed_nothing_of_itself(old: Evidence) -> None:
     diff = diff_runs(old, old)
     assert (diff.study, diff.versions, diff.host) == ((), (), ())
+
+
+def test_variants_built_with_another_version_are_no_secret(old: Evidence) -> None:
+    first, second, *others = old.variants
+    rebuilt = replace(second, row=second.row | {"versions": '{"torch": "2.13.0"}'})
+    diff = diff_runs(old, replace(old, variants=(first, rebuilt, *others)))
+    assert [(c.key, c.a, c.b) for c in diff.versions] == [("torch", "2.14.1", "2.13.0, 2.14.1")]
 
 
 def test_a_verdict_that_got_worse_is_a_regression(old: Evidence, run: Make) -> None:
