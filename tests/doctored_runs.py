@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
 from evidence_runs import VARIANTS, key_of, make_run
 
 #: (target, FP32's predictions, a generator) -> the variant's; float64 (n,) each.
@@ -22,7 +22,7 @@ def predictions_file(out: Path, variant: str) -> Path:
 def rewrite(out: Path, variant: str, predicted: np.ndarray) -> None:
     """Change a variant's predictions, and nothing else: results.parquet is stale then."""
     path = predictions_file(out, variant)
-    pd.read_parquet(path, partitioning=None).assign(prediction=predicted).to_parquet(path, index=False)
+    pq.read_table(path, partitioning=None).to_pandas().assign(prediction=predicted).to_parquet(path, index=False)
 
 
 def echo(clips: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -31,20 +31,17 @@ def echo(clips: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return target, 55.5 + 0.93 * (target - 55.5) + rng.normal(0, 4, clips)
 
 
-def doctored_run(
-    out: Path, change: Change, clips: int = 300, seed: int = 0, scale: float = 1.0, **settings: object
-) -> Path:
-    """OUT with FP32 and ptq-openvino, whose predictions are what `change` makes of FP32's; all in units of `scale`."""
-    rng = np.random.default_rng(seed)
+def doctored_run(out: Path, change: Change, clips: int = 300, **settings: object) -> Path:
+    """OUT with FP32 and ptq-openvino, whose predictions are what `change` makes of FP32's."""
+    rng = np.random.default_rng(0)
     target, reference = echo(clips, rng)
-    verdict = {"margin": scale, "bootstrap": 1000} | settings
-    make_run(out, variants=FEW, clips=clips, verdict=verdict)
+    make_run(out, variants=FEW, clips=clips, verdict={"bootstrap": 1000, **settings})
     for variant in (*FEW, "mean-predictor"):
         path = predictions_file(out, variant)
-        pd.read_parquet(path, partitioning=None).assign(target=target * scale).to_parquet(path, index=False)
-    rewrite(out, "mean-predictor", np.full(clips, target.mean() * scale))
-    rewrite(out, "fp32", reference * scale)
-    rewrite(out, "ptq-openvino", change(target, reference, rng) * scale)
+        pq.read_table(path, partitioning=None).to_pandas().assign(target=target).to_parquet(path, index=False)
+    rewrite(out, "mean-predictor", np.full(clips, target.mean()))
+    rewrite(out, "fp32", reference)
+    rewrite(out, "ptq-openvino", change(target, reference, rng))
     return out
 
 
@@ -133,8 +130,8 @@ def openvino_as_it_was(out: Path) -> Path:
     """
 
     def fp32(reference: np.ndarray) -> np.ndarray:
-        inner = np.clip(reference, 25.5, 71.0)
-        order = np.argsort(reference)
+        order, ordered = np.argsort(reference), np.sort(reference)
+        inner = 26 + (reference - ordered[8]) * (70.5 - 26) / (ordered[-4] - ordered[8])
         inner[order[:8]], inner[order[-3:]] = np.linspace(15.8, 25.0, 8), [71.9, 74.0, 85.0]
         return inner
 
@@ -144,6 +141,6 @@ def openvino_as_it_was(out: Path) -> Path:
         return 25.257 + step * np.clip(steps, 0, 255)
 
     doctored_run(out, change)
-    reference = pd.read_parquet(predictions_file(out, "fp32"), partitioning=None)["prediction"].to_numpy()
+    reference = pq.read_table(predictions_file(out, "fp32"), partitioning=None)["prediction"].to_numpy()
     rewrite(out, "fp32", fp32(reference))
     return out

@@ -180,12 +180,8 @@ def moved_share(distance: np.ndarray, settings: Verdict) -> Guardrail:
     low, high = share_interval(gone, n)
     words = f"{gone} of {n} clips move by more than {far:.4g} (95 % {low:.1%} to {high:.1%})"
     ok = True if high < limit else False if gone >= LEAST_MOVED else None
-    tail = {
-        True: f"under {limit:.1%}",
-        False: f"and {limit:.1%} are allowed",
-        None: f"{n} clips cannot show {limit:.1%}",
-    }
-    return Guardrail("moved_share", gone / n, low, high, limit, ok, f"{words}, {tail[ok]}")
+    but = {True: "under", False: "more than", None: "too few clips to show under"}[ok]
+    return Guardrail("moved_share", gone / n, low, high, limit, ok, f"{words}, {but} {limit:.1%}")
 
 
 def tail(distance: np.ndarray, settings: Verdict) -> Guardrail:

@@ -106,7 +106,7 @@ def choose(
     runner_up, runner_up_why = _best(rest, pairs) if rest else (None, None)
     passed_over = {c.name: _against(c, picked, pairs) for c in rest}
     notes += _multiplicity(evidence, picked, bounds)
-    notes += [f"{picked.name}, {g.name}: {g.words}" for g in picked.guardrails if g.ok is None]
+    notes += [f"guardrail not settled: {g.words}" for g in picked.guardrails if g.ok is None]
     return Choice(
         evidence.out, at, bounds, margin, picked, why, runner_up, runner_up_why,
         tuple(sorted((c for c in candidates if c not in (picked, runner_up)), key=_by_latency)),
