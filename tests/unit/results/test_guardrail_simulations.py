@@ -3,8 +3,8 @@
 Figures of 400 studies each (honest) and 60 each (doctored), FP32 with an error of 4 EF points: of variants with noise
 of 0.2 to 0.6 points, heavy tails, or rounded to bfloat16, at 30 to 300 clips, 0.0 to 1.0 % were refused; with 4-bit
 noise of 1.5 points 0.0 to 1.3 %, of 1.8 points (a mean that is hardly non-inferior) 0.3 to 2.8 %. Of 300 clips, a shift
-of those under 35 by 1.5 points was found in 100 % at 8-bit noise and in 13 % at 4-bit noise (by 3 points: 93 %), in 62 %
-of 60 clips; a twentieth of the clips shuffled at one end in 100 %, five clips in 17 to 53 %.
+of those under 35 by 1.5 points was found in 100 % at 8-bit noise and in 13 % at 4-bit noise (by 3 points: 93 %), in 62
+% of 60 clips; a twentieth of the clips shuffled at one end in 100 %, five clips in 17 to 53 %.
 """
 
 from __future__ import annotations
