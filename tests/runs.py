@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from typer.testing import CliRunner
 
 STUDIES = Path(__file__).parent / "studies"
 TINY = STUDIES / "tiny.yaml"
+#: Of the tiny study the least that a run can be.
+FP32_ALONE = ("--set", "variants=[{name: fp32, method: fp32, engine: eager}]", "--set", "sweep=null",
+              "--set", "training.epochs=1", "--set", "measure.batches=[1]")  # fmt: skip
 #: The known hang of Ray Data lasts for ever; a busy machine is only slow.
 RUN_TIMEOUT_S = 420.0
 END_TIMEOUT_S = 60.0
@@ -67,6 +71,21 @@ def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | 
 def run_tiny(stage: str, data: Path, out: Path, *more: object, **options: Any) -> Finished:
     """`qray run STAGE` of the tiny study."""
     return qray("run", stage, "--study", TINY, "--data", data, "--out", out, *more, **options)
+
+
+def here(*arguments: object) -> Finished:
+    """A command that starts no Ray, in this process: what it takes is the command's own time, not that of imports."""
+    from qray.cli import app
+
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    return Finished(done.exit_code, done.stdout, done.stderr)
+
+
+def tiny_here(stage: str, data: Path, out: Path, *more: object) -> Finished:
+    """`qray run STAGE` of the tiny study, where everything is done already."""
+    done = here("run", stage, "--study", TINY, "--data", data, "--out", out, *more)
+    assert "Ray dashboard" not in done.stderr, "there was work left"
+    return done
 
 
 def wait_until(true: Callable[[], bool], what: str, timeout_s: float = RUN_TIMEOUT_S) -> None:

@@ -1,13 +1,23 @@
-"""Ray sessions inside the test process, each ended by the fixture that began it."""
+"""Ray sessions inside the test process, each ended by the fixture that began it; and whole runs, made once for all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 import ray
+from runs import Finished, run_tiny
 
 Begin = Callable[..., None]
+WholeRun = Callable[[int], tuple[Path, Finished]]
+#: What is asked once is asked of one of the runs: a second batch size, and the layers.
+MORE = {
+    1: ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6"),
+    2: (),
+    4: ("--set", "measure.batches=[1]"),
+}
 
 
 def begin(cpus: int, object_store_bytes: int | None = None) -> None:
@@ -35,3 +45,20 @@ def shared_ray() -> Iterator[None]:
         begin(2)
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """OUT and the words of `qray run all` on a number of logical CPUs (1, 2 or 4), once for each number.
+
+    OUT is for reading: copy it to change it.
+    """
+
+    @cache
+    def run(cpus: int) -> tuple[Path, Finished]:
+        out = tmp_path_factory.mktemp("whole") / "out"
+        done = run_tiny("all", tiny_dataset, out, "--num-cpus", cpus, *MORE[cpus])
+        assert done.code == 0, done.stderr
+        return out, done
+
+    return run

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import ray
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
-from runs import RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
+from runs import FP32_ALONE, RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
 
 from qray.errors import Unavailable
 from qray.measure.isa import ISA_FLAGS, native_isa
@@ -149,13 +150,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     # A job runs `python`, which is this environment's, as if it were activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with_token = environment(RAY_AUTH_TOKEN_PATH=str(token), PATH=path)
-    port, dashboard = free_port(), free_port()
+    port, dashboard, scratch = free_port(), free_port(), tempfile.mkdtemp(prefix="r")
     home = tmp_path_factory.mktemp("home")
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         f"--dashboard-port={dashboard}", f"--metrics-export-port={free_port()}", "--disable-usage-stats",
         # Two Rays of one machine share this port's default, and the second then takes no jobs.
-        f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={tmp_path_factory.mktemp('r')}",
+        f"--dashboard-agent-listen-port={free_port()}",
+        # Short: the path of a socket has at most 107 characters.
+        f"--temp-dir={scratch}",
     ]  # fmt: skip
     env = with_token | {"RAY_AUTH_MODE": "token", "HOME": str(home)}
     process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.DEVNULL,
@@ -190,7 +193,7 @@ def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, 
     os.truncate(tmp_path / "work" / "big.avi", 620 * 2**20)
     address, env = head.dashboard.removeprefix("http://"), head.env | {"RAY_ADDRESS": "127.0.0.1:9"}
     done = qray("submit", "--address", f" {address}", "--study", "tiny.yaml", "--data", tiny_dataset,
-                cwd=tmp_path / "work", env=env)  # fmt: skip
+                *FP32_ALONE, cwd=tmp_path / "work", env=env)  # fmt: skip
     assert done.code == 0, done.stdout + done.stderr
     assert "and nothing else of" in done.stdout
     assert "done  train fp32" in done.stdout
@@ -202,7 +205,8 @@ def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path
     work, out = tmp_path / "work", tmp_path / "out"
     shutil.copytree(ROOT / "src", work / "src")
     shutil.copy(TINY, work / "tiny.yaml")
-    run = ["python", "-m", "qray", "run", "evaluate", "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out]
+    run = ["python", "-m", "qray", "run", "evaluate", "--study", "tiny.yaml", "--data", tiny_dataset, "--out", out,
+           *FP32_ALONE]  # fmt: skip
     ray_command = Path(sys.executable).parent / "ray"
     done = subprocess.run(
         [ray_command, "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *map(str, run)],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from runs import END_TIMEOUT_S, kill, predictions, results, run_tiny, start, unit_times, wait_until
+from runs import END_TIMEOUT_S, Finished, kill, predictions, results, run_tiny, start, unit_times, wait_until
 from runs import TINY as STUDY
 
 COMMON = ("--num-cpus", 2)
@@ -20,15 +21,6 @@ def begin(data: Path, out: Path) -> object:
     return start("run", "all", "--study", STUDY, "--data", data, "--out", out, *COMMON)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of a run that nobody disturbed."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    done = run_tiny("evaluate", tiny_dataset, out, *COMMON)
-    assert done.code == 0, done.stderr
-    return out
-
-
 MOMENTS = {
     "after the first epoch": lambda out: any((out / "checkpoints").glob("*/epoch-0000.pt")),
     "after the first build": lambda out: any((out / "units").glob("build-*.json")),
@@ -36,18 +28,33 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda text: text.replace(" ", "-"))
-def test_a_killed_run_goes_on_and_ends_the_same(
-    moment: str, tiny_dataset: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    process = begin(tiny_dataset, out)
-    wait_until(lambda: MOMENTS[moment](out), moment)
-    kill(process)
-    kept = unit_times(out)
+@pytest.fixture(scope="module")
+def killed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, int]]]:
+    """OUT of a run that was killed at each moment and went on after each; and the units that each kill left, when."""
+    out, kept = tmp_path_factory.mktemp("killed") / "out", {}
+    for moment, reached in MOMENTS.items():
+        process = begin(tiny_dataset, out)
+        wait_until(lambda: reached(out) or process.poll() is not None, moment)  # noqa: B023
+        assert process.poll() is None, f"it ended before it could be killed {moment}"
+        kill(process)
+        kept[moment] = unit_times(out)
     again = run_tiny("evaluate", tiny_dataset, out, *COMMON)
     assert again.code == 0, again.stderr
-    assert kept.items() <= unit_times(out).items(), "a finished unit was done again"
+    return out, kept
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda text: text.replace(" ", "-"))
+def test_a_killed_run_goes_on_with_what_was_finished(
+    moment: str, killed: tuple[Path, dict[str, dict[str, int]]]
+) -> None:
+    out, kept = killed
+    assert kept[moment].items() <= unit_times(out).items(), "a finished unit was done again"
+
+
+def test_a_killed_run_ends_the_same(
+    killed: tuple[Path, object], whole_run: Callable[[int], tuple[Path, Finished]]
+) -> None:
+    out, uninterrupted = killed[0], whole_run(2)[0]
     assert set(results(out)["status"]) == {"ok"}
     for variant in ("fp32", "ptq-onnxruntime", "finetune"):
         np.testing.assert_allclose(predictions(out, variant), predictions(uninterrupted, variant), rtol=1e-6)

@@ -3,54 +3,51 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from runs import lines_with, qray, results, run_tiny, unit_times
+from runs import Finished, here, lines_with, results, run_tiny, tiny_here, unit_times
 
+from qray.errors import QrayError
 from qray.measure.costs import PARTS
 from qray.report.timeline import timeline_of
 from qray.results.evidence import read_evidence
 from qray.results.unit_records import unit_files
 
 CPUS = (1, 2, 4)
-
-
-@pytest.fixture(scope="module")
-def run_on(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
-    """OUT and the log of `qray run all` on a number of logical CPUs, once for each number."""
-
-    @cache
-    def run(cpus: int) -> tuple[Path, str]:
-        out = tmp_path_factory.mktemp("run") / "out"
-        done = run_tiny("all", tiny_dataset, out, "--num-cpus", cpus)
-        assert done.code == 0, done.stderr
-        return out, done.stderr
-
-    return run
+#: Batch sizes that are measured on each number of CPUs.
+BATCHES = {1: (1,), 2: (1, 2), 4: (1,)}
+WholeRun = Callable[[int], tuple[Path, Finished]]
 
 
 @pytest.fixture(params=CPUS, ids=lambda n: f"{n}-cpu")
-def finished(request: pytest.FixtureRequest, run_on: Callable[[int], tuple[Path, str]]) -> tuple[Path, str]:
-    """OUT and the log of a run on each number of CPUs."""
-    return run_on(request.param)
+def cpus(request: pytest.FixtureRequest) -> int:
+    """How many logical CPUs there are."""
+    return int(request.param)
 
 
 @pytest.fixture
-def one(run_on: Callable[[int], tuple[Path, str]]) -> Path:
+def finished(cpus: int, whole_run: WholeRun) -> tuple[Path, str]:
+    """OUT and the log of a run on each number of CPUs."""
+    out, done = whole_run(cpus)
+    return out, done.stderr
+
+
+@pytest.fixture
+def one(whole_run: WholeRun, tmp_path: Path) -> Path:
     """OUT of a finished run, for the runs that come after it."""
-    return run_on(2)[0]
+    return Path(shutil.copytree(whole_run(2)[0], tmp_path / "out"))
 
 
-def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str]) -> None:
+def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str], cpus: int) -> None:
     rows = results(finished[0])
     variants = rows[rows["stage"] == "variant"]
     assert set(variants["variant"]) == {"fp32", "ptq-onnxruntime", "finetune"}
     assert (variants["status"] == "ok").all(), variants["reason"].tolist()
-    assert len(variants) == 6  # three variants at two batch sizes
+    assert len(variants) == 3 * len(BATCHES[cpus])
     assert variants[["mae", "delta_mae", "latency_p50_ms", "peak_rss_mb", "size_bytes"]].notna().all().all()
     assert (rows["stage"] == "trial").sum() == 2
     assert (rows["stage"] == "baseline").sum() == 1
@@ -64,9 +61,9 @@ def test_a_full_pass_knows_how_certain_its_speed_ups_are(finished: tuple[Path, s
     assert set(variants["best_fp32"]) == {"fp32"}
 
 
-def test_a_full_pass_names_the_point_of_each_measurement(finished: tuple[Path, str]) -> None:
+def test_a_full_pass_names_the_point_of_each_measurement(finished: tuple[Path, str], cpus: int) -> None:
     units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (finished[0] / "units").glob("measure-*.json")]
-    assert sorted((unit["threads"], unit["batch"]) for unit in units) == [(1, 1), (1, 2)]
+    assert sorted((unit["threads"], unit["batch"]) for unit in units) == [(1, batch) for batch in BATCHES[cpus]]
 
 
 def test_a_full_pass_knows_what_a_clip_costs(finished: tuple[Path, str]) -> None:
@@ -106,17 +103,16 @@ def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, s
 
 def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> None:
     before, table = unit_times(one), results(one).drop(columns=["created_at"])
-    again = run_tiny("all", tiny_dataset, one, "--num-cpus", 2)
+    again = tiny_here("all", tiny_dataset, one, "--num-cpus", 2)
     assert again.code == 0, again.stderr
     assert not lines_with(again.stderr, "start "), again.stderr
-    assert "Ray dashboard" not in again.stderr
     assert unit_times(one) == before
     pd.testing.assert_frame_equal(results(one).drop(columns=["created_at"]), table)
 
 
 def test_another_margin_changes_verdicts_and_redoes_nothing(one: Path, tiny_dataset: Path) -> None:
     before = unit_times(one)
-    done = run_tiny("all", tiny_dataset, one, "--set", "verdict.margin=50")
+    done = tiny_here("evaluate", tiny_dataset, one, "--set", "verdict.margin=50")
     assert done.code == 0, done.stderr
     assert unit_times(one) == before
     rows = results(one)
@@ -131,19 +127,26 @@ def test_another_calibration_redoes_only_what_is_calibrated(one: Path, tiny_data
 
 
 def test_show_prints_the_table_of_a_finished_run(one: Path) -> None:
-    shown = qray("show", one)
+    shown = here("show", one)
     assert shown.code == 0
     assert "ptq-onnxruntime" in shown.stdout
     assert "of the time is outside the network" in shown.stdout.replace("\n", " ")
-    as_json = json.loads(qray("show", one, "--json").stdout)
+    as_json = json.loads(here("show", one, "--json").stdout)
     assert as_json[0]["variant"] == "fp32"
 
 
 def test_the_table_can_be_rebuilt_from_what_out_holds(one: Path, tiny_dataset: Path) -> None:
-    done = run_tiny("all", tiny_dataset, one)
-    assert done.code == 0, done.stderr
     table = results(one).drop(columns=["created_at"])
     (one / "results.parquet").unlink()
-    done = run_tiny("table", tiny_dataset, one)
+    done = tiny_here("table", tiny_dataset, one)
     assert done.code == 0, done.stderr
     pd.testing.assert_frame_equal(results(one).drop(columns=["created_at"]), table)
+
+
+def test_a_run_whose_report_cannot_be_written_keeps_its_table_and_says_so(one: Path, tiny_dataset: Path) -> None:
+    (one / "results.parquet").unlink()
+    (one / "report.html").unlink()
+    (one / "report.html" / "in the way").mkdir(parents=True)
+    with pytest.raises(QrayError, match=r"the run is finished and its table written, but the report was not written"):
+        tiny_here("all", tiny_dataset, one)
+    assert (one / "results.parquet").is_file()

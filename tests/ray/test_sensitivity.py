@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import TINY, Finished, kill, lines_with, qray, run_tiny, start, unit_times, wait_until
+from runs import TINY, Finished, here, kill, lines_with, run_tiny, start, tiny_here, unit_times, wait_until
 
-SETTINGS = ("--set", "training.epochs=1", "--set", "sensitivity.clips=6")
-
-
+SETTINGS = ("--set", "sensitivity.clips=6")
 Measured = Callable[[int], tuple[Path, Finished]]
 
 
@@ -26,14 +24,15 @@ def measure(data: Path, out: Path, cpus: int, *more: object) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """OUT and how the command ended, on a number of CPUs; the network is trained once, on one CPU."""
+def measured(tiny_dataset: Path, whole_run: Measured, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """OUT and how the command ended, on a number of CPUs; on one CPU `run all`, which trained the network for all."""
 
     @cache
     def run(cpus: int) -> tuple[Path, Finished]:
+        if cpus == 1:
+            return whole_run(1)
         out = tmp_path_factory.mktemp("measured") / "out"
-        if cpus > 1:
-            copy_trained(run(1)[0], out)
+        copy_trained(whole_run(1)[0], out)
         return out, measure(tiny_dataset, out, cpus)
 
     return run
@@ -72,7 +71,7 @@ def test_the_command_prints_the_most_sensitive_layers(measured: Measured) -> Non
 
 
 def test_show_prints_them_again(measured: Measured) -> None:
-    shown = qray("show", measured(1)[0])
+    shown = here("show", measured(1)[0])
     assert shown.code == 0, shown.stderr
     assert "Most sensitive layers" in shown.stdout
 
@@ -80,7 +79,7 @@ def test_show_prints_them_again(measured: Measured) -> None:
 def test_the_same_command_again_does_no_work(measured: Measured, tiny_dataset: Path) -> None:
     out, _ = measured(1)
     before = unit_times(out)
-    again = measure(tiny_dataset, out, 1)
+    again = tiny_here("sensitivity", tiny_dataset, out, *SETTINGS)
     assert not lines_with(again.stderr, "start "), again.stderr
     assert unit_times(out) == before
 
