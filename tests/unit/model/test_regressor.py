@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Literal
 
@@ -73,9 +74,20 @@ def test_channels_last_predicts_the_same() -> None:
         )
 
 
-def test_channels_last_reaches_the_convolutions() -> None:
-    model = realistic_model().channels_last()
-    assert model.normalize(smooth_clips(2)).is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_gradients_are_those_of_float64_at_any_width(width: int) -> None:
+    model = build_regressor(Model(width=width, pooling="mean_std"), TARGET_MEAN, TARGET_STD, seed=0)
+    exact = copy.deepcopy(model).double()
+    for network in (model.channels_last(), exact):
+        frames = model.normalize(smooth_clips(4)).to(network.head.weight.dtype)
+        network.read_out(network.backbone(frames), TINY_CLIP.frames).square().mean().backward()
+    for name, parameter in exact.named_parameters():
+        gradient, true = model.get_parameter(name).grad, parameter.grad
+        assert gradient is not None, name
+        assert true is not None, name
+        error = float((gradient.double() - true).norm() / true.norm())
+        # Rounding moves a few values over the kink of a ReLU, which costs 0.4 %; a wrong kernel costs 35 % and more.
+        assert error < 0.05, f"{name}: off by {error:.1%}"
 
 
 def test_a_head_that_says_nothing_predicts_the_target_mean() -> None:
@@ -161,7 +173,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_say_what_to_do(
         build_regressor(Model(width=64, weights="imagenet"), 0, 1, seed=0)
 
 
-@pytest.mark.parametrize(("width", "last"), [(4, False), (7, False), (8, True), (64, True)])
+@pytest.mark.parametrize(("width", "last"), [(4, False), (15, False), (16, True), (64, True)])
 def test_channels_come_last_where_they_fill_a_register(width: int, last: bool) -> None:
     # In narrower networks oneDNN writes past a buffer: trainings ended in "free(): invalid next size", or differed.
     model = VideoRegressor(Model(width=width)).channels_last()
