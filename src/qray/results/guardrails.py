@@ -180,7 +180,7 @@ def moved_share(distance: np.ndarray, settings: Verdict) -> Guardrail:
     low, high = share_interval(gone, n)
     words = f"{gone} of {n} clips move by more than {far:.4g} (95 % {low:.1%} to {high:.1%})"
     ok = True if high < limit else False if gone >= LEAST_MOVED else None
-    but = {True: "under", False: "more than", None: "too few clips to show under"}[ok]
+    but = {True: "under", False: "not shown to be under", None: "too few clips to show under"}[ok]
     return Guardrail("moved_share", gone / n, low, high, limit, ok, f"{words}, {but} {limit:.1%}")
 
 
