@@ -182,6 +182,8 @@ def build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weigh
     from qray.variants.artifact import BuildRequest
 
     started = time.time()
+    # Ray may run this in a process that has trained: AOTInductor's code and float sums depend on the count it left.
+    torch.set_num_threads(max(1, int(job.slot_cpus)))
     reason = registry.missing_requirement(job.variant, job.isa)
     if reason:
         return {"skipped": reason}

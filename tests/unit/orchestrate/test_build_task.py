@@ -1,0 +1,32 @@
+"""A build is the same whatever its process did before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qray.orchestrate.work import BuildJob, build
+from qray.study import ClipSpec, Model, Variant
+from qray.variants import registry
+
+
+def test_a_build_computes_with_as_many_threads_after_a_training_as_in_a_fresh_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def requirement(variant: Variant, isa: str) -> str:
+        seen.append(torch.get_num_threads())
+        return "enough seen"
+
+    monkeypatch.setattr(registry, "missing_requirement", requirement)
+    variant = Variant(name="fp32", method="fp32", engine="eager")
+    job = BuildJob(variant, "key", "native", Model(), ClipSpec(), 4, slot_cpus=0.5, timeout_s=1.0)
+    before = torch.get_num_threads()
+    try:
+        for left in (3, 1):
+            torch.set_num_threads(left)
+            assert build._function(job, b"", {}, None) == {"skipped": "enough seen"}
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]
