@@ -82,7 +82,9 @@ def test_training_goes_to_the_gpu_node(on_cluster: Path, nodes: dict[str, bool])
 
 
 def test_int8_evaluation_goes_to_the_cpu_nodes(on_cluster: Path, nodes: dict[str, bool]) -> None:
-    evaluated = [unit["node"] for unit in units(on_cluster, "evaluate")]
+    # The mean predictor's is the driver's own work.
+    labels = {"evaluate mean-predictor"}
+    evaluated = [unit["node"] for unit in units(on_cluster, "evaluate") if unit["label"] not in labels]
     assert len(evaluated) == 3
     assert not any(nodes[str(node)] for node in evaluated)
 
