@@ -15,7 +15,8 @@ QUANTILE_CLASSES = 4
 #: up to a quarter of all.
 END_CLIPS = 5
 #: A share, a quantile or a place is broken by no fewer clips: one or two that moved far are an accident of few clips,
-#: or of noise with heavy tails.
+#: or of noise with heavy tails. With three, moved_share and tail refuse at most 0.5 % of simulated honest variants with
+#: t(3) noise of half the margin, and find a tenth of 300 clips shuffled at one end in 87 to 100 %.
 LEAST_MOVED = 3
 
 

@@ -10,7 +10,8 @@ SAME = 1e-6
 GOES_ON = 1e-4
 #: Significant bits of the formats that a prediction may have been rounded to: bfloat16 and float16.
 NARROW_BITS = (8, 11)
-#: Below this probability so many ties at an end are not the work of rounding.
+#: Below this probability so many ties at an end are not the work of rounding: at 0.005 it refused 1 % of simulated
+#: honest variants in bfloat16, at 0.001 none of 400.
 TIE_ALPHA = 0.001
 TIE_REPLICATES = 2000
 
