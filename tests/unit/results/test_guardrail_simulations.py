@@ -7,11 +7,11 @@ Refused of 400 honest studies each, of 30, 60, 100, 200 and 300 clips: noise of 
 points (4-bit weights): 0 to 1.3 %; of 1.8 points: 0.3 to 2.8 %.
 
 Found, at noise of 0.3 points: 2, 3 or 5 clips clamped, of 30 or of 300: all of 100; the clips labelled under 35 shifted
-by 1.0 points: 3 % of 100 studies of 300 clips; by 1.5: 99 % of 200 studies of 300 clips, 98 % of 200 clips, 79 % of 100,
-54 % of 60, where fewer than three clips are so labelled in many studies; by 2.0: 100 % of 300 clips.
+by 1.0 points: 3 % of 100 studies of 300 clips; by 1.5: 99 % of 200 studies of 300 clips, 98 % of 200 clips, 79 % of 100
+clips, 54 % of 60, where fewer than three clips are so labelled in many studies; by 2.0: 100 % of 300 clips.
 
-Measured with local_move at 1.0 instead of 1.25, and so a little better than now, in 60 studies of 300 clips: clips dealt
-anew among 5, 10 and 15 at an end found in 16 to 53 %, 75 to 100 % and 100 %; at noise of 1.5 points in 5 to 23 %, 48 to
+Measured with local_move at 1.0 instead of 1.25, and so a little better than now, in 60 studies of 300 clips: 5, 10 and
+15 clips dealt anew at an end found in 16 to 53 %, 75 to 100 % and 100 %; at noise of 1.5 points in 5 to 23 %, 48 to
 75 % and 75 to 98 %; there a shift of those under 35 by 1.5 points in 13 %, by 3 in 93 %.
 """
 
