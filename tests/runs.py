@@ -60,11 +60,17 @@ def qray(
 
 
 def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own, which Ctrl-C reaches even if the tests run in the background."""
+    """Start a command in a process group of its own, which Ctrl-C and a hang-up reach even if the tests run in the
+    background or under nohup."""
+
+    def heed() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     return subprocess.Popen(
         command(*arguments), cwd=cwd, env=dict(env or environment()), text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed,
     )  # fmt: skip
 
 
