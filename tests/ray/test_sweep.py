@@ -54,49 +54,55 @@ def study(reduction_factor: int) -> Study:
     return Study.model_validate(STUDY | {"sweep": STUDY["sweep"] | {"reduction_factor": reduction_factor}})
 
 
-def sweep(out: Path, manifest: Manifest, weights: bytes, reduction_factor: int) -> RunContext:
-    """Run the sweep of the study with a trained network in OUT."""
-    store, plan = Store(out), make_plan(study(reduction_factor), manifest)
+def cut_in_three(out: Path, manifest: Manifest, weights: bytes) -> tuple[Store, list[dict[str, Any]]]:
+    """OUT of a sweep with factor 3: one trial whole, two cut, of which the first has really been trained. And the
+    records of that one as it would be had it never been cut."""
+    store, plan = Store(out), make_plan(study(3), manifest)
     store.save_checkpoint(plan.train, 0, weights)
-    runner = Runner(store, Console(file=io.StringIO()))
-    runner.results[plan.train] = Result("ok")
-    run = RunContext(plan.study, store, plan, runner, cluster_slots(), Placement({}), None)
-    for step in sweep_steps(run):
-        runner.add(step)
-    runner.run()
-    assert runner.results[plan.sweep].status == "ok", runner.log
-    return run
+    cut, whole, other = plan.trials
+    for trial, epochs, val_mae in ((whole, 2, 0.1), (other, 1, 1e6)):
+        for key in trial["keys"][:epochs]:
+            store.put("trial", key, {"key": key, "settings": trial["settings"], "status": "ok", "val_mae": val_mae})
+    job = SweepJob(plan.study.model, plan.study.training, plan.study.clip, 0, 0.5, {}, 1, 120.0, "", None)
+    train, val = (SplitClips(clips, put_clips(clips), 0.0) for clips in map(manifest.split, ("TRAIN", "VAL")))
+    threads = torch.get_num_threads()
+    never_cut = list(train_qat("never cut", cut | {"until": 2}, job, weights, train, val))
+    torch.set_num_threads(threads)
+    first = {name: value for name, value in never_cut[0].items() if name != "checkpoint"}
+    store.save_checkpoint(cut["key"], 0, never_cut[0]["checkpoint"])
+    store.put("trial", cut["keys"][0], first)
+    return store, never_cut
 
 
-def states(run: RunContext) -> list[str]:
-    return [standing.state for standing in trial_standings(run.store, run.plan)]
+def states(store: Store, manifest: Manifest, reduction_factor: int) -> list[str]:
+    return [s.state for s in trial_standings(store, make_plan(study(reduction_factor), manifest))]
 
 
 def test_another_reduction_factor_lets_a_cut_trial_run_on_and_repeats_nothing(
     manifest: Manifest, weights: bytes, shared_ray: None, tmp_path: Path
 ) -> None:
-    strict = sweep(tmp_path, manifest, weights, 3)
-    assert sorted(states(strict)) == ["cut", "cut", "whole"]
-    before = unit_times(tmp_path)
-    mild = sweep(tmp_path, manifest, weights, 2)
-    assert sorted(states(mild)) == ["cut", "whole", "whole"]
+    store, never_cut = cut_in_three(tmp_path, manifest, weights)
+    assert states(store, manifest, 3) == ["cut", "whole", "cut"]
+    assert states(store, manifest, 2) == ["run", "whole", "cut"]
+    before, plan = unit_times(tmp_path), make_plan(study(2), manifest)
+    runner = Runner(store, Console(file=io.StringIO()))
+    runner.results[plan.train] = Result("ok")
+    for step in sweep_steps(RunContext(plan.study, store, plan, runner, cluster_slots(), Placement({}), None)):
+        runner.add(step)
+    runner.run()
+    assert runner.results[plan.sweep].status == "ok", runner.log
     after = unit_times(tmp_path)
     assert before.items() <= after.items(), "a finished trial was trained again"
-    (added,) = [name for name in after.keys() - before.keys() if name.startswith("trial")]
-    went_on = next(t for t in mild.plan.trials if added == f"trial-{t['key']}.json")
-    record = mild.store.get("trial", went_on["key"])
+    assert after.keys() - before.keys() == {f"trial-{plan.trials[0]['key']}.json", f"sweep-{plan.sweep}.json"}
+    record = store.get("trial", plan.trials[0]["key"])
     assert record is not None
-    assert record["epoch"] == 2
-    # The same trial, never cut.
-    given = {name: SplitClips(manifest.split(name), put_clips(manifest.split(name)), 0.0) for name in ("TRAIN", "VAL")}
-    plan = mild.plan
-    job = SweepJob(plan.study.model, plan.study.training, plan.study.clip, 0, 0.5, {}, 2, 60.0, "", None)
-    threads = torch.get_num_threads()
-    whole = list(train_qat("qat", went_on | {"until": 2}, job, weights, given["TRAIN"], given["VAL"]))
-    torch.set_num_threads(threads)
-    assert whole[-1]["val_mae"] == pytest.approx(record["val_mae"], rel=1e-6)
-    kept = load_checkpoint(mild.store.latest_checkpoint(went_on["key"]) or b"")["model"]
-    never_cut = load_checkpoint(whole[-1]["checkpoint"])["model"]
-    assert kept.keys() == never_cut.keys()
-    for name, value in kept.items():
-        torch.testing.assert_close(value, never_cut[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert (record["epoch"], record["val_mae"]) == (2, pytest.approx(never_cut[1]["val_mae"], rel=1e-4))
+    assert record["train_s"] > never_cut[0]["train_s"]
+    mine, wanted = (
+        load_checkpoint(data)["model"]
+        for data in (store.latest_checkpoint(plan.trials[0]["key"]) or b"", never_cut[1]["checkpoint"])
+    )
+    assert mine.keys() == wanted.keys()
+    # An exported batch-norm counts the passes of evaluation too; nothing reads its counter.
+    for name, value in ((n, v) for n, v in mine.items() if not n.endswith("num_batches_tracked")):
+        torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-4, msg=name)

@@ -51,16 +51,16 @@ def _of_width(
         goal = {i: min(rung, settings[i]["epochs"]) for i in alive}
         scores = {i: score(i, goal[i]) for i in alive}
         known = {i: value for i, value in scores.items() if value is not None}
-        if len(known) < len(alive):
-            return found | {i: Standing("wait" if i in known else "run", goal[i]) for i in alive}
-        best = sorted(alive, key=lambda i: (known[i], i))[: math.ceil(len(alive) / factor)]
-        for i in alive:
+        for i in known:
             if math.isinf(known[i]):
                 found[i] = Standing("diverged", goal[i])
             elif goal[i] == settings[i]["epochs"]:
                 found[i] = Standing("whole", goal[i])
-            elif i not in best:
-                found[i] = Standing("cut", goal[i])
+        if len(known) < len(alive):
+            rest = {i: Standing("wait" if i in known else "run", goal[i]) for i in alive if i not in found}
+            return found | rest
+        best = sorted(alive, key=lambda i: (known[i], i))[: math.ceil(len(alive) / factor)]
+        found |= {i: Standing("cut", goal[i]) for i in alive if i not in best and i not in found}
         alive = [i for i in best if i not in found]
         if not alive:
             break
