@@ -22,7 +22,7 @@ TINY = STUDIES / "tiny.yaml"
 FP32_ALONE = ("--set", "variants=[{name: fp32, method: fp32, engine: eager}]", "--set", "sweep=null",
               "--set", "training.epochs=1", "--set", "measure.batches=[1]")  # fmt: skip
 #: The known hang of Ray Data lasts for ever; a busy machine is only slow.
-RUN_TIMEOUT_S = 420.0
+RUN_TIMEOUT_S = 900.0
 END_TIMEOUT_S = 60.0
 
 
