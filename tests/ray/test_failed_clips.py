@@ -68,7 +68,7 @@ def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
 
 
 def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    job = sensitivity.LayersJob(layer_names(VideoRegressor(MODEL))[-1:], MODEL, SPEC, Sensitivity(), 4, PLAN)
+    job = sensitivity.LayersJob(layer_names(VideoRegressor(MODEL))[-1:], "any", MODEL, SPEC, Sensitivity(), 4, PLAN)
     found: dict[str, str] = sensitivity.measure._function(job, weights, observed, val)["failed"]
     return found
 

@@ -14,6 +14,7 @@ import torch
 from qray.data.manifest import digest_of
 from qray.data.stream import StreamPlan, stream_batches
 from qray.errors import QrayError
+from qray.measure.isa import range_is_reduced
 from qray.model.regressor import VideoRegressor
 from qray.model.training import load_checkpoint
 from qray.orchestrate.clips import SplitClips, named_failures
@@ -36,6 +37,7 @@ def _depends_on(plan: Plan, settings: Sensitivity) -> dict[str, Any]:
         # How many windows an evaluation averages has no part in this, nor how many tasks share the work.
         "clip": study.clip.model_dump(mode="json", exclude={"eval_windows"}),
         "settings": settings.model_dump(mode="json", exclude={"tasks"}),
+        "reduce_range": range_is_reduced(plan.isa, settings.weight_bits),
     }  # fmt: skip
 
 
@@ -60,6 +62,7 @@ class LayersJob:
     """Layers to measure in one task, on the network that PTQ with these settings would ship."""
 
     layers: tuple[str, ...]
+    isa: str
     model: Model
     clip: ClipSpec
     settings: Sensitivity
@@ -88,7 +91,7 @@ def measure(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitC
         calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"calibrate {job.title}"
     )
     model = model_from_state(job.model, load_checkpoint(weights)["model"])
-    network = layered(BuildRequest(variant, model, job.clip, observed))
+    network = layered(BuildRequest(variant, model, job.clip, observed, isa=job.isa))
     failed: dict[int, str] = {}
 
     def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
@@ -126,7 +129,7 @@ def add_sensitivity_steps(run: RunContext) -> None:
     for part in share_out(layers, settings.tasks):
         keys.append(unit_key("layers", layers=part, **upstream))
         job = LayersJob(
-            part, study.model, study.clip, settings, study.calibration.batch_size,
+            part, plan.isa, study.model, study.clip, settings, study.calibration.batch_size,
             run.eval_plan(study.clip.single_window()),
         )  # fmt: skip
         run.runner.add(_layers_step(run, job, keys[-1], clips))

@@ -6,6 +6,7 @@ import pytest
 from networks import FULL, FULL_CLIP, realistic_model, request, smooth_clips
 from shelf import build_in_own_process
 
+from qray.measure.isa import native_isa, range_is_reduced
 from qray.model.regressor import VideoRegressor
 from qray.study import Variant
 from qray.variants import pt2e
@@ -32,7 +33,7 @@ def fp32(full_model: VideoRegressor, tmp_path_factory: pytest.TempPathFactory) -
 
 def qat_request(variant: Variant, model: VideoRegressor) -> BuildRequest:
     """From a QAT module that has seen one batch: training changes no size."""
-    settings = pt2e.QatSettings()
+    settings = pt2e.QatSettings(reduce_range=range_is_reduced(native_isa(), 8))
     module = pt2e.prepare_qat(model, smooth_clips(2, FULL_CLIP), settings)
     module(smooth_clips(2, FULL_CLIP, seed=3))
     return BuildRequest(variant, model, FULL_CLIP, (), module.state_dict(), settings.model_dump(mode="json"))

@@ -63,9 +63,8 @@ def assert_same_effect(predicted: np.ndarray, expected: np.ndarray, fp32: np.nda
 def only(model: VideoRegressor, layer: str) -> nn.Module:
     """The quantizer's own way: a configuration for one module, converted."""
     build = request(model)
-    config = _config(
-        8, HistogramObserver.with_args(eps=SCALE_EPSILON), PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON), False
-    )
+    activations, weights = (kind.with_args(eps=SCALE_EPSILON) for kind in (HistogramObserver, PerChannelMinMaxObserver))
+    config = _config(8, build.reduce_range, activations, weights, False)
     quantizer = X86InductorQuantizer()
     quantizer.set_module_name_qconfig(f"backbone.{layer}", config)
     prepared = prepare_pt2e(export(model, build).module(), quantizer)
