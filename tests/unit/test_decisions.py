@@ -62,11 +62,11 @@ def test_diff_ends_with_0_where_there_is_none(worse: Path, out: Path) -> None:
 
 def test_diff_names_each_regression(out: Path, worse: Path) -> None:
     lines = [line for line in qray("diff", out, worse).stdout.splitlines() if line.startswith("Regression: ")]
-    assert len(lines) == 2, "the verdict, and the error"
+    assert len(lines) == 3, "the verdict, a guardrail, and the error"
 
 
 def test_diff_as_json_holds_the_regressions(out: Path, worse: Path) -> None:
-    assert len(json.loads(qray("diff", out, worse, "--json").stdout)["regressions"]) == 2
+    assert len(json.loads(qray("diff", out, worse, "--json").stdout)["regressions"]) == 3
 
 
 @pytest.mark.parametrize("command", [["pick"], ["diff", "."]], ids=" ".join)

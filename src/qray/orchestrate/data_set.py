@@ -73,9 +73,9 @@ def stored_manifest(store: Store) -> Manifest:
     try:
         clips = pq.read_table(path, partitioning=None).to_pandas()
         return Manifest(clips, pq.read_table(store.out / "rejected.parquet").to_pandas(), digest_of(clips), {})
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         raise QrayError(
-            f"{error.filename}: no such file, so no run into {store.out} has come as far as checking its data set; "
+            f"{path}: no such file, so no run into {store.out} has come as far as checking its data set; "
             f"`qray run all --out {store.out}` makes one"
         ) from None
     except (pa.ArrowException, KeyError) as error:
