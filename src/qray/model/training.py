@@ -25,7 +25,7 @@ class TrainBatch:
 
 
 class Diverged(QrayError):
-    """The loss is not a number any more: what comes of these settings, whenever they are tried."""
+    """The loss or a prediction is not a number any more: what comes of these settings, whenever they are tried."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ray import tune
 
 from qray.orchestrate.clips import SplitClips
 from qray.orchestrate.trial import SweepJob, train_qat, trial_name
+from qray.reasons import reason_of
 from qray.study import Sweep
 
 
@@ -131,6 +132,4 @@ def sweep(
         ),
     )  # fmt: skip
     results = tuner.fit()
-    return {
-        result.config["trial"]["key"]: str(result.error).strip().splitlines()[-1] for result in results if result.error
-    }
+    return {result.config["trial"]["key"]: reason_of(str(result.error)) for result in results if result.error}

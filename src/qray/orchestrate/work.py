@@ -18,7 +18,7 @@ from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError, Unavailable
 from qray.measure.host import cpu_flags, provenance_here, usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
-from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
+from qray.model.training import Diverged, FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
 from qray.orchestrate.clips import SplitClips, named_failures
 from qray.orchestrate.store import pack_folder, unpack_folder
 from qray.study import ClipSpec, Model, Training, Variant
@@ -257,7 +257,11 @@ class Evaluator:
 def predict_stream(
     predict: Any, stream: Iterator[Batch], n_clips: int, count: Any = lambda n: None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Predictions float64 (n_clips,) of a stream, averaged over windows, and the reasons of clips that failed (NaN)."""
+    """Predictions float64 (n_clips,) of a stream, averaged over windows, and the reasons of clips that failed (NaN).
+
+    Raises:
+        Diverged: a clip that could be read has a prediction that is not finite.
+    """
     predicted = np.full(n_clips, np.nan)
     failed: dict[int, str] = {}
     for batch in stream:
@@ -267,6 +271,10 @@ def predict_stream(
             outputs = predict(good.reshape(-1, *good.shape[2:]))
             predicted[batch.index[batch.ok]] = np.asarray(outputs, np.float64).reshape(good.shape[:2]).mean(1)
         count(len(batch.index))
+    unreal = n_clips - int(np.isfinite(predicted).sum()) - len(failed)
+    if unreal:
+        # Left as NaN they would pass for clips that could not be read, and flatter the mean of the others.
+        raise Diverged(f"{unreal} of {n_clips} predictions are not finite")
     return predicted, failed
 
 

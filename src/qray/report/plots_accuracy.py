@@ -15,7 +15,7 @@ from qray.report.theme import AMBER, BLUE, GREY, INK, MUTED, RED, SMALL_IN, TEAL
 from qray.results.agreement import BlandAltman
 from qray.results.evidence import VariantEvidence
 from qray.results.statistics import Accuracy, accuracy
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import pandas as pd
 from qray.results.guardrails import Guardrail, guard, sentences
 from qray.results.statistics import LEVEL, VerdictWord, bootstrap_means, interval, share_interval, tail_probability
 from qray.results.statistics import verdict as verdict_of
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 #: Error of each one-sided claim: half of what the two-sided interval leaves out.
 ONE_SIDED = (1 - LEVEL) / 2

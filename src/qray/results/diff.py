@@ -15,7 +15,7 @@ from qray.results.guardrails import guard
 from qray.results.pairwise import Estimate, margin_of
 from qray.results.statistics import VerdictWord, bootstrap_means, interval, paired_difference
 from qray.results.statistics import verdict as verdict_of
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 #: Share of the margin that the MAE may grow by from one run to the next. A verdict compares a variant with the FP32 of
 #: its own run and says nothing when both got worse; and were a whole margin allowed, each run could spend it anew.

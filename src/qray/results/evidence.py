@@ -16,7 +16,8 @@ from qray.results.run_files import ANEW, RunFiles, find_predictions, newest, rea
 from qray.results.speed import Speed, speeds_of_run
 from qray.results.statistics import Accuracy, accuracy
 from qray.results.timing import Timing, read_timing
-from qray.study import Study, Verdict
+from qray.study import Study
+from qray.study_verdict import Verdict
 
 
 @dataclass(frozen=True)

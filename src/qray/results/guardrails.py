@@ -11,7 +11,7 @@ import numpy as np
 from qray.results import saturation as ties
 from qray.results.places import LEAST_MOVED, Group, classes, places
 from qray.results.statistics import LEVEL, share_interval
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 #: A class has lost where its MAE grew by more than the limit, and the interval leaves out this share of it. At 0.25 it
 #: refused up to 1.5 % of simulated honest variants with 4-bit noise, at 0.5 up to 0.3 %. The price: a class shifted by

@@ -16,7 +16,7 @@ from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.speed import ratio
 from qray.results.statistics import LEVEL, bootstrap_means, interval
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 #: (threads, batch) of a latency measurement.
 At = tuple[int, int]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 #: Classes by quantiles of the target, where the thresholds make fewer than two.
 QUANTILE_CLASSES = 4

@@ -32,7 +32,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
-from qray.study import Section
+from qray.study_verdict import Section
 from qray.variants.artifact import BuildRequest, Predict
 from qray.variants.macs import resolve_keep_fp32
 from qray.variants.parity import Outside, Simulated

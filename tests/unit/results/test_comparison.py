@@ -16,7 +16,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from qray.results.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare, holm, pair, tost
 from qray.results.statistics import share_interval
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 SETTINGS = Verdict(margin=1.0, bootstrap=2000)
 RNG = np.random.default_rng(5)

@@ -14,7 +14,7 @@ from evidence_runs import standard_noise
 from qray.results.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare
 from qray.results.seeds import MIN_SEEDS, two_level
 from qray.results.statistics import accuracy
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 SETTINGS = Verdict(margin=1.0, bootstrap=400)
 REPEATS = 400

@@ -22,7 +22,7 @@ import pytest
 from doctored_runs import Change, bfloat16, clamped, echo, heavy, noise, shifted, shuffled
 
 from qray.results.guardrails import guard
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 STUDIES = 60
 FEW_STUDIES = 10

@@ -34,7 +34,7 @@ from qray.results.evidence import read_evidence
 from qray.results.guardrails import Guardrail, guard
 from qray.results.pick import Choice, choose
 from qray.results.places import classes
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 DOCTORED: dict[str, Change] = {
     "three clips clamped below": clamped(3, 0),

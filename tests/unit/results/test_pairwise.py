@@ -14,7 +14,7 @@ from qray.errors import UsageError
 from qray.results.diff import compare_clips
 from qray.results.evidence import Evidence, VariantEvidence, read_evidence
 from qray.results.pairwise import Estimate, Pairs, choose_point
-from qray.study import Verdict
+from qray.study_verdict import Verdict
 
 FEW = {name: VARIANTS[name] for name in ("fp32", "bf16-openvino", "ptq-openvino")}
 BOOTSTRAP = Verdict(bootstrap=300)
