@@ -33,3 +33,7 @@ class Regression(QrayError):
 
 class ClipError(Exception):
     """A clip could not be decoded; the message is the reason, in a line. One clip is left out, the others go on."""
+
+
+class Diverged(QrayError):
+    """The loss or a prediction is not a number any more: what comes of these settings, whenever they are tried."""

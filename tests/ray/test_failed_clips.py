@@ -13,10 +13,10 @@ from qray.data.stream import StreamPlan, put_clips
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.model.training import dump_checkpoint
-from qray.orchestrate import sensitivity
 from qray.orchestrate.clips import SplitClips
-from qray.orchestrate.trial import SweepJob, train_qat
-from qray.orchestrate.work import EvaluateJob, evaluate_checkpoint, fixed_batches
+from qray.orchestrate.tasks import EvaluateJob, LayersJob, SweepJob
+from qray.orchestrate.trial import train_qat
+from qray.orchestrate.work import fixed_batches, measure_layers, validate
 from qray.study import ClipSpec, Model, Sensitivity, Training
 from qray.variants.layers import layer_names
 
@@ -51,9 +51,7 @@ def calibration(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[s
 
 
 def curve(_: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    found: dict[str, str] = evaluate_checkpoint._function(EvaluateJob("fp32", PLAN, None), MODEL, weights, val)[
-        "failed"
-    ]
+    found: dict[str, str] = validate(EvaluateJob("fp32", PLAN, None), MODEL, weights, val)["failed"]
     return found
 
 
@@ -68,8 +66,8 @@ def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
 
 
 def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    job = sensitivity.LayersJob(layer_names(VideoRegressor(MODEL))[-1:], "any", MODEL, SPEC, Sensitivity(), 4, PLAN)
-    found: dict[str, str] = sensitivity.measure._function(job, weights, observed, val)["failed"]
+    job = LayersJob(layer_names(VideoRegressor(MODEL))[-1:], "any", MODEL, SPEC, Sensitivity(), 4, PLAN)
+    found: dict[str, str] = measure_layers(job, weights, observed, val)["failed"]
     return found
 
 

@@ -23,7 +23,8 @@ from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.steps import Result, Runner
 from qray.orchestrate.store import Store
 from qray.orchestrate.sweep_steps import sweep_steps, trial_standings
-from qray.orchestrate.trial import SweepJob, train_qat
+from qray.orchestrate.tasks import SweepJob
+from qray.orchestrate.trial import train_qat
 from qray.study import Study
 
 STUDY: dict[str, Any] = {

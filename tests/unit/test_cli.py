@@ -32,6 +32,12 @@ def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
+def test_what_a_driver_and_an_evaluation_import_needs_no_torch() -> None:
+    code = "import sys, qray.orchestrate.run, qray.orchestrate.evaluation; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_help_takes_less_than_a_second() -> None:
     seconds = []
     for _ in range(3):

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qray.errors import QrayError
+from qray.errors import Diverged, QrayError
+from qray.model.epoch import EpochResult
 from qray.study import Augment, Training
 
 
@@ -22,23 +23,6 @@ class TrainBatch:
     clips: Tensor
     targets: Tensor
     weights: Tensor
-
-
-class Diverged(QrayError):
-    """The loss or a prediction is not a number any more: what comes of these settings, whenever they are tried."""
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch leaves: mean loss (standardised units), its duration, that of all epochs so far (those before a
-    checkpoint included), and a checkpoint as bytes."""
-
-    epoch: int
-    loss: float
-    seconds: float
-    seconds_so_far: float
-    clips: int
-    checkpoint: bytes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from qray.orchestrate.plan import Plan
 from qray.orchestrate.run_record import Result, read_run
 from qray.orchestrate.store import Store
 from qray.orchestrate.sweep_steps import trial_record, trial_standings
-from qray.orchestrate.trial import trial_name
+from qray.orchestrate.trials import trial_name
 from qray.results.provenance import Provenance, provenance_of
 from qray.results.table import Outcome, RunFacts, assemble
 from qray.study import Variant

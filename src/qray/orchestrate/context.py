@@ -18,7 +18,7 @@ from qray.orchestrate.plan import Plan
 from qray.orchestrate.session import Slots
 from qray.orchestrate.steps import Runner
 from qray.orchestrate.store import Store
-from qray.orchestrate.work import EvaluateJob
+from qray.orchestrate.tasks import EvaluateJob
 from qray.study import ClipSpec, Study
 
 

@@ -17,9 +17,9 @@ from qray.measure.costs import PARTS
 from qray.measure.latency import measure_latency
 from qray.measure.memory import measure_memory
 from qray.orchestrate.costs import CostJob, measure_costs
+from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
-from qray.orchestrate.work import whereabouts
 from qray.study import Measure
 
 #: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.

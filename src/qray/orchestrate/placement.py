@@ -12,10 +12,16 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import Unavailable
+from qray.measure.host import provenance_here
 from qray.measure.isa import Machine, capabilities, least_of
 from qray.orchestrate.session import ray_session
 
 PROBE_TIMEOUT_S = 60.0
+
+
+def whereabouts() -> dict[str, Any]:
+    """The node that this task runs on, its host, and the versions there, for the record of what ran where."""
+    return {"node": ray.get_runtime_context().get_node_id(), **provenance_here()}
 
 
 @ray.remote(num_cpus=0)

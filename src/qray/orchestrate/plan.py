@@ -11,7 +11,7 @@ import pandas as pd
 from qray.data.manifest import Manifest, digest_of
 from qray.measure.isa import Machine, range_is_reduced, this_machine
 from qray.orchestrate.store import unit_key
-from qray.orchestrate.sweep import trial_settings
+from qray.orchestrate.trials import trial_settings
 from qray.study import INT8_METHODS, Study, Training, Variant
 from qray.variants.registry import depends_on_isa
 

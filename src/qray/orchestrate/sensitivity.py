@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import ray
-import torch
 
 from qray.data.manifest import digest_of
-from qray.data.stream import StreamPlan, stream_batches
 from qray.errors import QrayError
 from qray.measure.isa import range_is_reduced
-from qray.model.regressor import VideoRegressor
-from qray.model.training import load_checkpoint
-from qray.orchestrate.clips import SplitClips, named_failures
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.steps import Step
 from qray.orchestrate.store import unit_key
-from qray.orchestrate.work import fixed_batches, model_from_state, whereabouts
+from qray.orchestrate.tasks import LayersJob, measure_layers
 from qray.results.sensitivity import summarize
-from qray.study import ClipSpec, Model, Sensitivity, Variant
-from qray.variants.layers import layer_names
+from qray.study import Model, Sensitivity
 
 
 def _depends_on(plan: Plan, settings: Sensitivity) -> dict[str, Any]:
@@ -57,52 +50,14 @@ def validation_clips(plan: Plan, count: int) -> pd.DataFrame:
     return clips.iloc[np.sort(chosen)].reset_index(drop=True)
 
 
-@dataclass(frozen=True)
-class LayersJob:
-    """Layers to measure in one task, on the network that PTQ with these settings would ship."""
+def _layers(model: Model) -> tuple[str, ...]:
+    import torch
 
-    layers: tuple[str, ...]
-    isa: str
-    model: Model
-    clip: ClipSpec
-    settings: Sensitivity
-    calibration_batch: int
-    plan: StreamPlan
+    from qray.model.regressor import VideoRegressor
+    from qray.variants.layers import layer_names
 
-    @property
-    def title(self) -> str:
-        """The first and the last layer."""
-        return self.layers[0] if len(self.layers) == 1 else f"{self.layers[0]}..{self.layers[-1]}"
-
-
-@ray.remote(max_retries=0)
-def measure(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitClips) -> dict[str, Any]:
-    """What `measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
-    from qray.variants.artifact import BuildRequest
-    from qray.variants.sensitivity import layered, measure_layers
-
-    torch.set_num_threads(1)
-    variant = Variant(
-        name="sensitivity", method="ptq", engine="inductor", weight_bits=job.settings.weight_bits,
-        observer=job.settings.observer,
-    )  # fmt: skip
-    plan = job.plan
-    observed, missed = fixed_batches(
-        calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"calibrate {job.title}"
-    )
-    model = model_from_state(job.model, load_checkpoint(weights)["model"])
-    network = layered(BuildRequest(variant, model, job.clip, observed, isa=job.isa))
-    failed: dict[int, str] = {}
-
-    def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        for batch in stream_batches(val.dataset(plan), plan, f"sensitivity {job.title}"):
-            failed.update(batch.failed)
-            yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
-
-    measured = measure_layers(network, batches(), job.layers, len(val.clips))
-    val.check("sensitivity", failed)
-    named = named_failures(calibration.clips, missed) | named_failures(val.clips, failed)
-    return measured | {"failed": named, **whereabouts()}
+    with torch.device("meta"):
+        return layer_names(VideoRegressor(model))
 
 
 def share_out(layers: Sequence[str], tasks: int) -> list[tuple[str, ...]]:
@@ -122,8 +77,7 @@ def add_sensitivity_steps(run: RunContext) -> None:
         raise QrayError(f"study {study.name} has no `sensitivity:` section, so there are no layers to measure")
     if run.store.get("sensitivity", key) is not None:
         return
-    with torch.device("meta"):
-        layers = layer_names(VideoRegressor(study.model))
+    layers = _layers(study.model)
     clips, upstream = validation_clips(plan, settings.clips), _depends_on(plan, settings)
     keys = []
     for part in share_out(layers, settings.tasks):
@@ -149,7 +103,7 @@ def _layers_step(run: RunContext, job: LayersJob, key: str, val: pd.DataFrame) -
     def start() -> Any:
         calibration, clips = run.clips(run.plan.calibration_clips()), run.clips(val)
         options = {"num_cpus": run.slots.slot_cpus, "name": f"sensitivity:{job.title}"}
-        return measure.options(**options).remote(job, run.checkpoint(run.plan.train), calibration, clips)
+        return measure_layers.options(**options).remote(job, run.checkpoint(run.plan.train), calibration, clips)
 
     def finish(value: dict[str, Any]) -> dict[str, Any]:
         return value | run.name_failed("sensitivity", value.pop("failed"))

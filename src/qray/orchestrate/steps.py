@@ -13,11 +13,11 @@ from rich.console import Console
 
 from qray.data.stream import cluster_state
 from qray.errors import QrayError
+from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.run_record import Result
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
 from qray.orchestrate.telemetry import Status
-from qray.orchestrate.work import whereabouts
 from qray.reasons import reason_of
 
 WAIT_S = 0.5

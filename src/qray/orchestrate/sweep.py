@@ -7,65 +7,18 @@ decided between rungs, by `halving`.
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray import tune
 
 from qray.orchestrate.clips import SplitClips
-from qray.orchestrate.trial import SweepJob, train_qat, trial_name
+from qray.orchestrate.tasks import SweepJob
+from qray.orchestrate.trial import train_qat
+from qray.orchestrate.trials import trial_name
 from qray.reasons import reason_of
-from qray.study import Sweep
-
-
-def trial_settings(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
-    """The trials of a sweep: drawn without replacement, seeded, the same number for every weight width."""
-    grid = [
-        {"lr": lr, "epochs": epochs, "observer": observer, "freeze_batch_norm_at": norm, "freeze_observers_at": ranges,
-         "keep_fp32": list(keep)}
-        for lr, epochs, observer, norm, ranges, keep in itertools.product(
-            sweep.lr, sweep.epochs, sweep.observer, sweep.freeze_batch_norm_at, sweep.freeze_observers_at,
-            sweep.keep_fp32,
-        )
-    ]  # fmt: skip
-    widths = list(dict.fromkeys(sweep.weight_bits))
-    shares = [sweep.trials // len(widths) + (i < sweep.trials % len(widths)) for i in range(len(widths))]
-    trials: list[dict[str, Any]] = []
-    for width, share in zip(widths, shares, strict=True):
-        order = np.random.default_rng((seed, width)).permutation(len(grid))
-        trials += [{"weight_bits": width, **grid[i]} for i in order[:share]]
-    return trials
-
-
-def best_trials(trials: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The trial with the least VAL MAE, per weight width, of the records of whole trials."""
-    best: dict[int, dict[str, Any]] = {}
-    for trial in sorted(trials, key=lambda t: (t["val_mae"], t["key"])):
-        best.setdefault(int(trial["settings"]["weight_bits"]), trial)
-    return best
-
-
-class Mailbox:
-    """An actor where trials leave what they have; the driver empties it. It holds no CPU."""
-
-    def __init__(self) -> None:
-        self._items: list[dict[str, Any]] = []
-
-    def __repr__(self) -> str:
-        return "mailbox:qat"
-
-    def post(self, item: dict[str, Any]) -> None:
-        """Leave an item."""
-        self._items.append(item)
-
-    def take(self) -> list[dict[str, Any]]:
-        """Everything left since the last call."""
-        items, self._items = self._items, []
-        return items
 
 
 class QatTrial(tune.Trainable):
@@ -98,8 +51,7 @@ class QatTrial(tune.Trainable):
         return trial_name(self.config["trial"])
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def sweep(
+def run_trials(
     job: SweepJob,
     trials: list[dict[str, Any]],
     weights: Any,

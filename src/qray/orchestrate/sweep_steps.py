@@ -15,9 +15,9 @@ from qray.orchestrate.halving import Standing, rungs, standings
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.steps import Step
 from qray.orchestrate.store import Store
-from qray.orchestrate.sweep import Mailbox, best_trials, sweep
+from qray.orchestrate.tasks import SweepJob, sweep
 from qray.orchestrate.telemetry import free_actor_name
-from qray.orchestrate.trial import SweepJob, trial_name
+from qray.orchestrate.trials import Mailbox, best_trials, trial_name
 
 MAILBOX_TIMEOUT_S = 300.0
 #: A sweep is silent until its last trial ends; each trial's stream has a time limit of its own.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from qray.data.manifest import digest_of
-from qray.model.training import EpochResult
+from qray.model.epoch import EpochResult
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.steps import Step
 from qray.orchestrate.store import unit_key
-from qray.orchestrate.trial import qat_training
-from qray.orchestrate.work import TrainJob, evaluate_checkpoint, train
+from qray.orchestrate.tasks import TrainJob, train, validate
+from qray.orchestrate.trials import qat_training
 
 
 def train_step(run: RunContext) -> Step:
@@ -75,9 +75,7 @@ class _ValidationCurve:
 
         def start() -> Any:
             options = {"num_cpus": run.slots.slot_cpus, "name": f"validate:fp32:epoch-{item.epoch + 1}"}
-            return evaluate_checkpoint.options(**options).remote(
-                job, run.study.model, item.checkpoint, run.split("VAL")
-            )
+            return validate.options(**options).remote(job, run.study.model, item.checkpoint, run.split("VAL"))
 
         def finish(value: dict[str, Any]) -> dict[str, Any]:
             failed = run.name_failed("the validation curve", value.pop("failed"))

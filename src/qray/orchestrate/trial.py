@@ -4,58 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from qray.data.stream import StreamPlan, clip_dataset, stream_batches
-from qray.model.training import Diverged, FitSettings, fit, load_checkpoint
+from qray.errors import Diverged
+from qray.model.training import FitSettings, fit, load_checkpoint
 from qray.orchestrate.clips import SplitClips, named_failures
+from qray.orchestrate.evaluation import predict_stream
+from qray.orchestrate.placement import whereabouts
+from qray.orchestrate.tasks import SweepJob
 from qray.orchestrate.telemetry import Telemetry
-from qray.orchestrate.work import (
-    model_from_state,
-    predict_stream,
-    to_train_batches,
-    training_device,
-    training_threads,
-    whereabouts,
-)
-from qray.study import ClipSpec, Model, Training
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """What every trial shares. `training` holds the settings that are not swept."""
-
-    model: Model
-    training: Training
-    clip: ClipSpec
-    seed: int
-    slot_cpus: float
-    options: dict[str, Any]
-    max_concurrent: int
-    timeout_s: float
-    storage: str
-    board: Any
-
-
-def qat_training(training: Training, settings: dict[str, Any]) -> Training:
-    """The fit settings of a trial, and of its FP32 control: a short one-cycle at the trial's learning rate."""
-    return training.model_copy(
-        update={
-            "lr": settings["lr"],
-            "epochs": settings["epochs"],
-            "precision": "fp32",
-            "schedule": "onecycle",
-        }
-    )
-
-
-def trial_name(trial: dict[str, Any]) -> str:
-    """The name that a trial ({"key": of the whole trial, "settings"}) has in the table, the log and the dashboard."""
-    return f"qat-w{trial['settings']['weight_bits']}-{trial['key'][:6]}"
+from qray.orchestrate.trials import qat_training
+from qray.orchestrate.work import model_from_state, to_train_batches, training_device, training_threads
 
 
 def train_qat(

@@ -11,10 +11,12 @@ import ray
 from qray.orchestrate import measuring
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import cost_job, costs_key
+from qray.orchestrate.evaluation import Evaluator
+from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
+from qray.orchestrate.tasks import BuildJob, build
 from qray.orchestrate.telemetry import free_actor_name
-from qray.orchestrate.work import BuildJob, Evaluator, build, whereabouts
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import read_artifact
 from qray.variants.registry import build_needs

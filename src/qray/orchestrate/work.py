@@ -1,11 +1,10 @@
-"""What runs on the cluster: training, build and evaluation. None of them writes to OUT."""
+"""What the tasks that need torch do: training, its curve, and builds. None of them writes to OUT."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,15 @@ import torch
 
 from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError, Unavailable
-from qray.measure.host import cpu_flags, provenance_here, usable_cpus
+from qray.measure.host import cpu_flags, usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
-from qray.model.training import Diverged, FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
+from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
 from qray.orchestrate.clips import SplitClips, named_failures
-from qray.orchestrate.store import pack_folder, unpack_folder
-from qray.study import ClipSpec, Model, Training, Variant
-
-#: A worker process that has compiled, or that has loaded an engine which patches torch (NNCF), is not used again.
-FRESH_PROCESS = {"max_calls": 1, "max_retries": 0}
-
-
-def whereabouts() -> dict[str, Any]:
-    """The node that this task runs on, its host, and the versions there, for the record of what ran where."""
-    return {"node": ray.get_runtime_context().get_node_id(), **provenance_here()}
+from qray.orchestrate.evaluation import predict_stream
+from qray.orchestrate.placement import whereabouts
+from qray.orchestrate.store import pack_folder
+from qray.orchestrate.tasks import BuildJob, EvaluateJob, LayersJob, TrainJob
+from qray.study import ClipSpec, Model, Variant
 
 
 def training_device() -> str:
@@ -74,22 +68,6 @@ def to_train_batches(batches: Iterator[Batch], targets: np.ndarray, failed: dict
         )
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """An FP32 training: from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does."""
-
-    name: str
-    model: Model
-    training: Training
-    clip: ClipSpec
-    seed: int
-    slot_cpus: float
-    timeout_s: float
-    board: Any
-    freeze_batch_norm_at: float = 1.0
-
-
-@ray.remote(num_returns="streaming", max_retries=0)
 def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
     """Yield an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device", "train_s" (seconds
     of all epochs)} and the whereabouts."""
@@ -156,22 +134,6 @@ def fixed_batches(
     return batches, failed
 
 
-@dataclass(frozen=True)
-class BuildJob:
-    """A variant to build, for an instruction set, and how its clips are read."""
-
-    variant: Variant
-    key: str
-    isa: str
-    model: Model
-    clip: ClipSpec
-    calibration_batch: int
-    slot_cpus: float
-    timeout_s: float
-    qat_settings: dict[str, Any] | None = None
-
-
-@ray.remote(**FRESH_PROCESS)
 def build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weights: bytes | None) -> dict[str, Any]:
     """Build an artifact from a checkpoint, of `clips` for "calibration" and "validation" where its method uses them.
 
@@ -211,75 +173,7 @@ def build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weigh
         return {"files": pack_folder(artifact.folder), "failed": failed, "build_s": seconds, **whereabouts()}
 
 
-@dataclass(frozen=True)
-class EvaluateJob:
-    """One artifact to evaluate: the name it has in the dashboard, and the stream it reads."""
-
-    name: str
-    plan: StreamPlan
-    board: Any
-
-
-class Evaluator:
-    """An actor that predicts every clip of the given splits with one artifact, loaded from its files."""
-
-    def __init__(self, job: EvaluateJob, files: dict[str, bytes]) -> None:
-        from qray.variants.registry import load_artifact
-
-        self.job = job
-        self._folder = tempfile.TemporaryDirectory(prefix="qray-evaluate-")
-        unpack_folder(files, Path(self._folder.name))
-        self._predict = load_artifact(Path(self._folder.name), threads=1)
-
-    def __repr__(self) -> str:
-        return f"evaluate:{self.job.name}"
-
-    def evaluate(self, splits: dict[str, SplitClips]) -> dict[str, Any]:
-        """{split: (predictions float64 (N,), NaN where the clip failed, {clip: reason})}, in manifest order, and the
-        whereabouts."""
-        from qray.orchestrate.telemetry import Telemetry
-
-        name = f"evaluate {self.job.name}"
-        telemetry = Telemetry(self.job.name, self.job.board, sum(len(part.clips) for part in splits.values()))
-        results: dict[str, Any] = {"whereabouts": whereabouts()}
-        for split, part in splits.items():
-            plan = self.job.plan
-            stream = stream_batches(part.dataset(plan), plan, f"{name} {split}")
-            predicted, failed = predict_stream(self._predict, stream, len(part.clips), telemetry.clips)
-            part.check(f"evaluation on {split}", failed)
-            results[split] = (predicted, named_failures(part.clips, failed))
-            errors = np.abs(predicted - part.clips["target"].to_numpy())
-            telemetry.mae(split, float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan"))
-        telemetry.end()
-        return results
-
-
-def predict_stream(
-    predict: Any, stream: Iterator[Batch], n_clips: int, count: Any = lambda n: None
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Predictions float64 (n_clips,) of a stream, averaged over windows, and the reasons of clips that failed (NaN).
-
-    Raises:
-        Diverged: a clip that could be read has a prediction that is not finite.
-    """
-    predicted = np.full(n_clips, np.nan)
-    failed: dict[int, str] = {}
-    for batch in stream:
-        failed |= batch.failed
-        good = batch.frames[batch.ok]
-        if len(good):
-            outputs = predict(good.reshape(-1, *good.shape[2:]))
-            predicted[batch.index[batch.ok]] = np.asarray(outputs, np.float64).reshape(good.shape[:2]).mean(1)
-        count(len(batch.index))
-    unreal = n_clips - int(np.isfinite(predicted).sum()) - len(failed)
-    if unreal:
-        # Left as NaN they would pass for clips that could not be read, and flatter the mean of the others.
-        raise Diverged(f"{unreal} of {n_clips} predictions are not finite")
-    return predicted, failed
-
-
-@ray.remote(max_retries=0)
-def evaluate_checkpoint(job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
+def validate(job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
     """{"val_mae"} of the FP32 weights after an epoch, while training goes on, and "failed": reasons by clip."""
     from qray.orchestrate.telemetry import Telemetry
 
@@ -296,3 +190,33 @@ def evaluate_checkpoint(job: EvaluateJob, model: Model, checkpoint: bytes, val: 
     mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
     Telemetry(job.name).mae("VAL", mae)
     return {"val_mae": mae, "failed": named_failures(val.clips, failed), **whereabouts()}
+
+
+def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitClips) -> dict[str, Any]:
+    """What `measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
+    from qray.variants.artifact import BuildRequest
+    from qray.variants.sensitivity import layered
+    from qray.variants.sensitivity import measure_layers as measure
+
+    torch.set_num_threads(1)
+    variant = Variant(
+        name="sensitivity", method="ptq", engine="inductor", weight_bits=job.settings.weight_bits,
+        observer=job.settings.observer,
+    )  # fmt: skip
+    plan = job.plan
+    observed, missed = fixed_batches(
+        calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"calibrate {job.title}"
+    )
+    model = model_from_state(job.model, load_checkpoint(weights)["model"])
+    network = layered(BuildRequest(variant, model, job.clip, observed, isa=job.isa))
+    failed: dict[int, str] = {}
+
+    def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        for batch in stream_batches(val.dataset(plan), plan, f"sensitivity {job.title}"):
+            failed.update(batch.failed)
+            yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
+
+    measured = measure(network, batches(), job.layers, len(val.clips))
+    val.check("sensitivity", failed)
+    named = named_failures(calibration.clips, missed) | named_failures(val.clips, failed)
+    return measured | {"failed": named, **whereabouts()}

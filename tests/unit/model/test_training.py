@@ -12,8 +12,9 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qray.errors import QrayError
+from qray.model.epoch import EpochResult
 from qray.model.regressor import VideoRegressor, build_regressor
-from qray.model.training import EpochResult, FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
+from qray.model.training import FitSettings, TrainBatch, fit, load_checkpoint, resolve_precision
 from qray.study import Augment, Model, Training
 
 EPOCHS, STEPS = 3, 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qray.orchestrate.work import BuildJob, build
+from qray.orchestrate.tasks import BuildJob, build
 from qray.study import ClipSpec, Model, Variant
 from qray.variants import registry
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from qray.data.stream import Batch
-from qray.model.training import Diverged
-from qray.orchestrate.work import predict_stream
+from qray.errors import Diverged
+from qray.orchestrate.evaluation import predict_stream
 
 WINDOWS = 2
 
