@@ -27,6 +27,7 @@ from runs import FP32_ALONE, RUN_TIMEOUT_S, TINY, environment, qray, results, ru
 
 from qray.errors import Unavailable
 from qray.measure.isa import ISA_FLAGS, native_isa
+from qray.orchestrate.measuring import quiet_node
 from qray.orchestrate.placement import placement
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def test_work_goes_to_nodes_that_can_do_it_where_instruction_sets_differ(
     cluster: Cluster, nodes: dict[str, bool]
 ) -> None:
     """One more node, whose kernels are told to use less than this machine has."""
-    lesser = cluster.add_node(num_cpus=1, env_vars={"ONEDNN_MAX_CPU_ISA": "SSE41"})
+    lesser = cluster.add_node(num_cpus=8, env_vars={"ONEDNN_MAX_CPU_ISA": "SSE41"})
     try:
         mixed = placement()
         assert len(mixed.nodes) == 4
@@ -118,6 +119,9 @@ def test_work_goes_to_nodes_that_can_do_it_where_instruction_sets_differ(
         chosen = {mixed.options(needed)["scheduling_strategy"].node_id for _ in range(6)}
         assert chosen == set(mixed.nodes) - {lesser.node_id}
         assert mixed.options(()) == {}
+        # It has the most CPUs, so that what it can run would be measured there.
+        assert quiet_node(mixed.able(()))[0] == lesser.node_id
+        assert quiet_node(mixed.able(needed))[0] != lesser.node_id
         with pytest.raises(Unavailable, match="no node of this cluster has made_up_isa"):
             mixed.options(["made_up_isa"])
     finally:

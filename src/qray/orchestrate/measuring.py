@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from qray.errors import QrayError
+from qray.errors import QrayError, Unavailable
 from qray.measure.costs import PARTS
 from qray.measure.latency import measure_latency
 from qray.measure.memory import measure_memory
@@ -21,6 +22,7 @@ from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
 from qray.study import Measure
+from qray.variants.artifact import read_artifact
 
 #: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
 SECONDS_PER_ARTIFACT = 60.0
@@ -54,16 +56,24 @@ def memory_step(at: At) -> str:
     return f"memory-{at[0]}-{at[1]}"
 
 
-def quiet_node() -> tuple[str, float]:
-    """(node id, its CPUs) to measure on: CPU nodes before GPU nodes, then the one with the most CPUs."""
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+def quiet_node(able: Collection[str]) -> tuple[str, float]:
+    """(node id, its CPUs) to measure on, of those that can: CPU nodes before GPU nodes, then the one with the most
+    CPUs."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in able]
+    if not nodes:
+        raise Unavailable(f"none of the {len(able)} nodes that can measure this is alive")
     best = max(nodes, key=lambda n: (n["Resources"].get("GPU", 0) == 0, n["Resources"]["CPU"], n["NodeID"]))
     return best["NodeID"], best["Resources"]["CPU"]
 
 
-def exclusive_options(name: str) -> dict[str, Any]:
-    """Options of a task that has a node to itself."""
-    node, cpus = quiet_node()
+def needs_of(store: Store, keys: list[str]) -> set[str]:
+    """What a CPU must have to run every one of these artifacts."""
+    return {flag for key in keys for flag in read_artifact(store.artifact_folder(key)).built.needs}
+
+
+def exclusive_options(name: str, able: Collection[str]) -> dict[str, Any]:
+    """Options of a task that has a node to itself, one of those that can do it."""
+    node, cpus = quiet_node(able)
     return {
         "name": name,
         "num_cpus": cpus,

@@ -40,6 +40,17 @@ class Placement:
         """The least of the nodes."""
         return least_of(self.nodes.values(), gpu=ray.cluster_resources().get("GPU", 0) >= 1)
 
+    def able(self, needs: Collection[str]) -> list[str]:
+        """Nodes whose CPU has all of `needs`, by id.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        able = [node for node, has in self.nodes.items() if has.issuperset(needs)]
+        if not able:
+            raise Unavailable(f"no node of this cluster has {' and '.join(sorted(needs))}")
+        return able
+
     def options(self, needs: Collection[str]) -> dict[str, Any]:
         """Options of a task that wants a CPU with all of `needs`: none where every node will do, else a node that will,
         each in its turn.
@@ -47,11 +58,9 @@ class Placement:
         Raises:
             Unavailable: no node will.
         """
-        able = [node for node, has in self.nodes.items() if has.issuperset(needs)]
+        able = self.able(needs)
         if len(able) == len(self.nodes):
             return {}
-        if not able:
-            raise Unavailable(f"no node of this cluster has {' and '.join(sorted(needs))}")
         node = able[next(self._turn) % len(able)]
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 

@@ -112,7 +112,7 @@ def add_measure_steps(run: RunContext) -> None:
 
 def _costs_step(run: RunContext) -> Step:
     def start() -> Any:
-        options = measuring.exclusive_options("costs")
+        options = measuring.exclusive_options("costs", run.nodes.able(()))
         return measuring.costs.options(**options).remote(cost_job(run.plan), run.checkpoint(run.plan.train))
 
     def finish(value: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _costs_step(run: RunContext) -> Step:
 
 def _latency_step(run: RunContext, keys: list[str], at: measuring.At, where: str) -> Step:
     def start() -> Any:
-        options = measuring.exclusive_options(f"latency:{where}")
+        options = measuring.exclusive_options(f"latency:{where}", run.nodes.able(measuring.needs_of(run.store, keys)))
         artifacts = measuring.pack_artifacts(run.store, keys)
         return measuring.latency.options(**options).remote(artifacts, at, run.study.measure)
 
@@ -142,7 +142,7 @@ def _memory_step(run: RunContext, keys: list[str], at: measuring.At, where: str)
     names = {key: name for name, key in run.plan.build.items()}
 
     def start() -> Any:
-        options = measuring.exclusive_options(f"memory:{where}")
+        options = measuring.exclusive_options(f"memory:{where}", run.nodes.able(measuring.needs_of(run.store, keys)))
         artifacts = measuring.pack_artifacts(run.store, keys)
         parallel = max(1, int(options["num_cpus"]) // at[0])
         return measuring.memory.options(**options).remote(artifacts, at, parallel)
