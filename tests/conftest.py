@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# A thread that outlives its session fails, and does not start another Ray in the middle of the next test.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 

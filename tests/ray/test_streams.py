@@ -155,4 +155,5 @@ def test_a_stream_that_is_left_early_leaves_nothing_running(clips: pd.DataFrame,
     stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "left")
     next(stream)
     stream.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("stream-")], "a thread outlived its stream"
     assert not executors(), "an executor outlived its stream"

@@ -35,6 +35,8 @@ STORE_SHARE = 0.2
 #: Share of the object store that a data set may keep for itself; VAL and TEST do so when they are small enough.
 CACHE_SHARE = 0.15
 PREFETCH_BATCHES = 4
+#: How long a stream that is closed waits for its thread, s; it takes a fraction of a second.
+END_TIMEOUT_S = 10.0
 
 
 class StreamStalled(QrayError):
@@ -291,6 +293,8 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
         closed.set()
         if thread.is_alive():
             _end_executor(tag)
+            # Were it still at work when Ray ends, its next call would start another Ray.
+            thread.join(END_TIMEOUT_S)
 
 
 def _end_executor(tag: str) -> None:
