@@ -12,12 +12,9 @@ from runs import Finished, run_tiny
 
 Begin = Callable[..., None]
 WholeRun = Callable[[int], tuple[Path, Finished]]
-#: What is asked once is asked of one of the runs: a second batch size, and the layers.
-MORE = {
-    1: ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6"),
-    2: (),
-    4: ("--set", "measure.batches=[1]"),
-}
+#: What every run asks is not asked of each: a second batch size, and the layers.
+LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6")
+MORE = {1: LAYERS, 2: (), 4: LAYERS}
 
 
 def begin(cpus: int, object_store_bytes: int | None = None) -> None:

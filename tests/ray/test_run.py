@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from runs import Finished, here, lines_with, results, run_tiny, tiny_here, unit_times
+from runs import Finished, here, lines_with, results, tiny_here, unit_times
 
 from qray.errors import QrayError
 from qray.measure.costs import PARTS
@@ -117,13 +117,6 @@ def test_another_margin_changes_verdicts_and_redoes_nothing(one: Path, tiny_data
     assert unit_times(one) == before
     rows = results(one)
     assert set(rows["verdict"].dropna()) == {"non-inferior"}
-
-
-def test_another_calibration_redoes_only_what_is_calibrated(one: Path, tiny_dataset: Path) -> None:
-    done = run_tiny("evaluate", tiny_dataset, one, "--num-cpus", 2, "--set", "calibration.clips=6")
-    assert done.code == 0, done.stderr
-    started = [line.split("start ")[1] for line in lines_with(done.stderr, "start ")]
-    assert started == ["build ptq-onnxruntime", "evaluate ptq-onnxruntime"]
 
 
 def test_show_prints_the_table_of_a_finished_run(one: Path) -> None:

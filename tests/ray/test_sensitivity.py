@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from runs import TINY, Finished, here, kill, lines_with, run_tiny, start, tiny_here, unit_times, wait_until
 
 SETTINGS = ("--set", "sensitivity.clips=6")
-Measured = Callable[[int], tuple[Path, Finished]]
+WholeRun = Callable[[int], tuple[Path, Finished]]
 
 
 def measure(data: Path, out: Path, cpus: int, *more: object) -> Finished:
@@ -21,21 +20,6 @@ def measure(data: Path, out: Path, cpus: int, *more: object) -> Finished:
     done = run_tiny("sensitivity", data, out, *SETTINGS, "--num-cpus", cpus, *more)
     assert done.code == 0, done.stderr
     return done
-
-
-@pytest.fixture(scope="module")
-def measured(tiny_dataset: Path, whole_run: Measured, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """OUT and how the command ended, on a number of CPUs; on one CPU `run all`, which trained the network for all."""
-
-    @cache
-    def run(cpus: int) -> tuple[Path, Finished]:
-        if cpus == 1:
-            return whole_run(1)
-        out = tmp_path_factory.mktemp("measured") / "out"
-        copy_trained(whole_run(1)[0], out)
-        return out, measure(tiny_dataset, out, cpus)
-
-    return run
 
 
 def copy_trained(out: Path, to: Path) -> None:
@@ -56,28 +40,28 @@ def figures(found: dict[str, Any]) -> list[float]:
 
 
 @pytest.mark.parametrize("cpus", [1, 4])
-def test_every_layer_is_measured(cpus: int, measured: Measured) -> None:
-    found = record(measured(cpus)[0])
+def test_every_layer_is_measured(cpus: int, whole_run: WholeRun) -> None:
+    found = record(whole_run(cpus)[0])
     assert (len(found["layers"]), found["n_clips"], found["split"]) == (29, 6, "VAL")
     assert None not in figures(found)
 
 
-def test_the_figures_do_not_depend_on_the_number_of_cpus(measured: Measured) -> None:
-    assert figures(record(measured(1)[0])) == pytest.approx(figures(record(measured(4)[0])), rel=1e-4)
+def test_the_figures_do_not_depend_on_the_number_of_cpus(whole_run: WholeRun) -> None:
+    assert figures(record(whole_run(1)[0])) == pytest.approx(figures(record(whole_run(4)[0])), rel=1e-4)
 
 
-def test_the_command_prints_the_most_sensitive_layers(measured: Measured) -> None:
-    assert "Most sensitive layers" in measured(1)[1].stdout
+def test_the_command_prints_the_most_sensitive_layers(whole_run: WholeRun) -> None:
+    assert "Most sensitive layers" in whole_run(1)[1].stdout
 
 
-def test_show_prints_them_again(measured: Measured) -> None:
-    shown = here("show", measured(1)[0])
+def test_show_prints_them_again(whole_run: WholeRun) -> None:
+    shown = here("show", whole_run(1)[0])
     assert shown.code == 0, shown.stderr
     assert "Most sensitive layers" in shown.stdout
 
 
-def test_the_same_command_again_does_no_work(measured: Measured, tiny_dataset: Path) -> None:
-    out, _ = measured(1)
+def test_the_same_command_again_does_no_work(whole_run: WholeRun, tiny_dataset: Path) -> None:
+    out, _ = whole_run(1)
     before = unit_times(out)
     again = tiny_here("sensitivity", tiny_dataset, out, *SETTINGS)
     assert not lines_with(again.stderr, "start "), again.stderr
@@ -85,9 +69,9 @@ def test_the_same_command_again_does_no_work(measured: Measured, tiny_dataset: P
 
 
 @pytest.mark.slow
-def test_a_killed_analysis_goes_on_and_ends_the_same(measured: Measured, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_killed_analysis_goes_on_and_ends_the_same(whole_run: WholeRun, tiny_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    copy_trained(measured(1)[0], out)
+    copy_trained(whole_run(1)[0], out)
     # Of four tasks three run at once on two CPUs, so that one at least is left when the first has ended.
     more = ("--set", "sensitivity.tasks=4")
     process = start(
@@ -100,4 +84,4 @@ def test_a_killed_analysis_goes_on_and_ends_the_same(measured: Measured, tiny_da
     kept = unit_times(out)
     measure(tiny_dataset, out, 2, *more)
     assert kept.items() <= unit_times(out).items(), "finished layers were measured again"
-    assert figures(record(out)) == pytest.approx(figures(record(measured(1)[0])), rel=1e-4)
+    assert figures(record(out)) == pytest.approx(figures(record(whole_run(1)[0])), rel=1e-4)
