@@ -15,6 +15,7 @@ TESTS = Path(__file__).parent
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests belong into one process where pytest-xdist runs several: all that start a Ray, since two of them
     would fight over the cores, those that share the built artifacts, and otherwise those of a file."""
