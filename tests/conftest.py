@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,18 +12,23 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A thread that outlives its session fails, and does not start another Ray in the middle of the next test.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
-TESTS = Path(__file__).parent
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests belong into one process where pytest-xdist runs several: all that start a Ray, since two of them
-    would fight over the cores, those that share the built artifacts, and otherwise those of a file."""
-    for item in items:
-        file = item.path.relative_to(TESTS)
-        shared = "ray" if file.parts[0] == "ray" else "shelf" if "shelf" in getattr(item, "fixturenames", ()) else None
-        item.add_marker(pytest.mark.xdist_group(shared or str(file)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests belong into one process where there are several (`pytest -n 2`): all that start a Ray, since two of
+    them would fight over the cores, and first of all, since they take longest; those that share the built artifacts;
+    otherwise those of a file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRoom(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((room for room in ("tests/ray/", "tests/unit/variants/") if nodeid.startswith(room)),
+                        nodeid.partition("::")[0])  # fmt: skip
+
+    config.option.loadscopereorder = False
+    return ByRoom(config, log)
 
 
 @pytest.fixture(scope="session")
