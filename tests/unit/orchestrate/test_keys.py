@@ -1,0 +1,183 @@
+"""Change any one field of a study, and exactly the units whose outcome depends on it get other keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from qray.data.manifest import Manifest, digest_of
+from qray.measure.isa import Machine
+from qray.orchestrate.costs import costs_key
+from qray.orchestrate.plan import make_plan
+from qray.orchestrate.sensitivity import sensitivity_key
+from qray.study import Study
+
+STUDY: dict[str, Any] = {
+    "name": "s",
+    "variants": [
+        {"name": "fp32", "method": "fp32", "engine": "eager"},
+        {"name": "dynamic", "method": "dynamic", "engine": "eager"},
+        {"name": "ptq", "method": "ptq", "engine": "onnxruntime"},
+        {"name": "qat", "method": "qat", "engine": "inductor"},
+        {"name": "control", "method": "finetune", "engine": "eager"},
+    ],
+    "sweep": {"trials": 2, "weight_bits": [8], "epochs": [2], "lr": [1e-4, 2e-4, 3e-4]},
+    "sensitivity": {},
+}
+MACHINE = Machine("avx2", bf16=False)
+
+PTQ, QAT, CONTROL = ({f"{kind} {name}" for kind in ("build", "evaluate")} for name in ("ptq", "qat", "control"))
+OF_SWEEP = {"sweep", "finetune 8"} | QAT | CONTROL
+OF_TRIALS = {"trial 0", "trial 1"} | OF_SWEEP
+EVALUATIONS = {f"evaluate {variant['name']}" for variant in STUDY["variants"]}
+BUILDS = {f"build {variant['name']}" for variant in STUDY["variants"]}
+TRAINED = {"train", "costs", "sensitivity"} | OF_TRIALS | BUILDS | EVALUATIONS
+
+COUNTS, SEEDS, SHARES = st.integers(1, 500), st.integers(0, 10**6), st.floats(0.01, 0.99)
+WORDS, POSITIVE = st.sampled_from(["alpha", "beta"]), st.floats(0.01, 100)
+#: Other values of each field, and the units whose outcome depends on it. What trials are drawn from must change each of
+#: them to be seen, so its values are new ones.
+FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
+    "name": (WORDS, set()),
+    "seed": (SEEDS, TRAINED),
+    # What the data set is decides through the manifest, whose digests are in the keys.
+    **{f"data.{name}": (WORDS, set()) for name in (
+        "dir", "file_list", "videos", "file_column", "target_column", "split_column", "group_column"
+    )},
+    **{f"data.synthetic.{name}": (COUNTS, set()) for name in ("train", "val", "test", "seed")},
+    "data.split_fractions": (st.just((0.5, 0.25, 0.25)), set()),
+    "data.split_seed": (SEEDS, set()),
+    "data.follow_links": (st.booleans(), set()),
+    "data.max_rejected": (SHARES, set()),
+    "clip.frames": (COUNTS, TRAINED),
+    "clip.image_size": (st.integers(16, 200), TRAINED),
+    "clip.sampling": (st.just("uniform"), TRAINED),
+    "clip.stride": (COUNTS, TRAINED),
+    "clip.eval_windows": (COUNTS, EVALUATIONS),
+    "model.width": (st.integers(4, 128), TRAINED),
+    "model.pooling": (st.sampled_from(["mean", "max_min"]), TRAINED),
+    "model.weights": (st.just("imagenet"), TRAINED),
+    "model.head_init": (st.just("zero"), TRAINED),
+    "model.standardize_target": (st.just(False), TRAINED),
+    "training.epochs": (COUNTS, TRAINED),
+    "training.batch_size": (COUNTS, TRAINED),
+    "training.optimizer": (st.just("adam"), TRAINED),
+    **{f"training.{name}": (POSITIVE, TRAINED) for name in ("lr", "weight_decay", "clip_grad_norm")},
+    "training.schedule": (st.just("constant"), TRAINED),
+    "training.warmup": (SHARES, TRAINED),
+    "training.loss": (st.just("mse"), TRAINED),
+    # On this machine `auto` comes to fp32.
+    "training.precision": (st.just("bf16"), TRAINED),
+    "training.augment.shift_px": (COUNTS, TRAINED),
+    **{f"training.augment.{name}": (SHARES, TRAINED) for name in ("gain", "bias")},
+    # With an INT8 dot product ranges are whole, and QAT is another training; without, they are those of this machine.
+    "target.isa": (
+        st.sampled_from(["avx-vnni", "avx512-vnni", "amx", "neon-dotprod"]), PTQ | OF_TRIALS | {"sensitivity"}
+    ),
+    "calibration.clips": (COUNTS, PTQ | {"sensitivity"}),
+    "calibration.batch_size": (COUNTS, PTQ | {"sensitivity"}),
+    "parity.clips": (COUNTS, PTQ | QAT),
+    "parity.max_kernel_share": (SHARES, set()),
+    "sweep.trials": (st.integers(3, 8), OF_SWEEP),
+    "sweep.weight_bits": (st.just([8, 4]), OF_SWEEP | {"trial 1"}),
+    "sweep.lr": (st.tuples(st.floats(1, 2)), OF_TRIALS),
+    "sweep.epochs": (st.tuples(st.integers(3, 9)), OF_TRIALS),
+    "sweep.observer": (st.just(["minmax"]), OF_TRIALS),
+    "sweep.freeze_batch_norm_at": (st.just([0.3, 0.4]), OF_TRIALS),
+    "sweep.freeze_observers_at": (st.just([0.3, 0.4]), OF_TRIALS),
+    "sweep.keep_fp32": (st.just([["conv1"]]), OF_TRIALS),
+    "sweep.reduction_factor": (st.integers(3, 9), OF_SWEEP),
+    "sweep.max_concurrent": (COUNTS, set()),
+    "evaluation.batch_size": (COUNTS, set()),
+    "evaluation.batch_timeout_s": (POSITIVE, set()),
+    # Points of a measurement are units of their own; keys of latencies hold what was built.
+    **{f"measure.{name}": (st.tuples(COUNTS), set()) for name in ("threads", "batches")},
+    "measure.seconds": (POSITIVE, {"costs"}),
+    **{f"measure.{name}": (st.integers(2, 99), {"costs"}) for name in ("min_calls", "blocks", "warmup_calls")},
+    "sensitivity.clips": (COUNTS, {"sensitivity"}),
+    "sensitivity.weight_bits": (st.just(4), {"sensitivity"}),
+    "sensitivity.observer": (st.just("minmax"), {"sensitivity"}),
+    "sensitivity.tasks": (COUNTS, set()),
+    "verdict.margin": (POSITIVE, set()),
+    "verdict.thresholds": (st.tuples(POSITIVE), set()),
+    "verdict.moved": (POSITIVE, set()),
+    **{f"verdict.guardrails.{name}": (POSITIVE, set()) for name in ("class_margin", "local_move", "tail_moved")},
+    "verdict.guardrails.min_class_clips": (st.integers(5, 99), set()),
+    **{f"verdict.guardrails.{name}": (SHARES, set()) for name in ("moved_share", "distinct_share")},
+    "verdict.guardrails.tail_quantile": (st.floats(0.6, 0.9), set()),
+    "verdict.guardrails.tied": (COUNTS, set()),
+    # The intervals of the sensitivity analysis are part of its record.
+    "verdict.bootstrap": (st.integers(100, 9999), {"sensitivity"}),
+    "verdict.seed": (SEEDS, {"sensitivity"}),
+}  # fmt: skip
+
+
+def manifest() -> Manifest:
+    split = np.repeat(["TRAIN", "VAL", "TEST"], (6, 2, 3))
+    names = [f"clip-{number}" for number in range(len(split))]
+    clips = pd.DataFrame(
+        {"clip": names, "path": names, "target": np.arange(len(split), dtype=float), "split": split, "content": names}
+    )
+    return Manifest(clips, pd.DataFrame(), digest_of(clips), {})
+
+
+def keys(study: Study) -> dict[str, str | None]:
+    """Key of each unit, by kind and what it is of."""
+    plan = make_plan(study, manifest(), MACHINE)
+    trials = {f"trial {number}": trial["key"] for number, trial in enumerate(plan.trials[:2])}
+    builds = {f"build {name}": key for name, key in plan.build.items()}
+    evaluations = {f"evaluate {name}": key for name, key in plan.evaluate.items()}
+    return {
+        "train": plan.train, "sweep": plan.sweep, "finetune 8": plan.finetune[8], "baseline": plan.baseline_key(),
+        "costs": costs_key(plan), "sensitivity": sensitivity_key(plan), **trials, **builds, **evaluations,
+    }  # fmt: skip
+
+
+def leaves(model: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Paths of all fields that hold no section; variants are lists of sections, and have tests of their own."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, f"{prefix}{name}.")
+        elif name not in ("variants", "backbone"):
+            yield prefix + name
+
+
+def changed(path: str, value: Any) -> Study:
+    """STUDY with one field changed."""
+    study = Study.model_validate(STUDY).canonical()
+    if not path.startswith("verdict.m"):
+        study["verdict"].pop("moved")
+    section, *names = study, *path.split(".")
+    for name in names[:-1]:
+        section = section[name]
+    section[names[-1]] = value
+    return Study.model_validate(study)
+
+
+def test_every_field_of_a_study_is_decided_on() -> None:
+    assert set(leaves(Study.model_validate(STUDY))) == FIELDS.keys()
+
+
+@pytest.mark.parametrize("isa", ["any", "avx512", "neon"])
+def test_a_target_of_the_same_range_changes_what_is_built_for_it_alone(isa: str) -> None:
+    mine, theirs = keys(Study.model_validate(STUDY)), keys(changed("target.isa", isa))
+    assert {name for name in mine if mine[name] != theirs[name]} == PTQ | QAT
+
+
+@pytest.mark.parametrize("path", FIELDS)
+@given(data=st.data())
+@settings(max_examples=4, deadline=None)
+def test_a_field_changes_the_units_that_depend_on_it_and_no_other(path: str, data: st.DataObject) -> None:
+    values, affected = FIELDS[path]
+    before, after = Study.model_validate(STUDY), changed(path, data.draw(values))
+    assume(before != after)
+    mine, theirs = keys(before), keys(after)
+    assert {name for name in mine if mine[name] != theirs[name]} == affected
