@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -68,7 +70,14 @@ def this_machine() -> Machine:
     return least_of([capabilities()], _has_gpu())
 
 
+#: What a driver for torch's GPUs leaves on Linux: NVIDIA's, that of WSL, AMD's.
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+
+
 def _has_gpu() -> bool:
+    # Where there is none, which is soon told, a driver can do without torch.
+    if sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
+        return False
     import torch
 
     return torch.cuda.is_available()

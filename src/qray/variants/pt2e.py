@@ -18,8 +18,6 @@ from torchao.quantization.pt2e import (
     disable_observer,
     enable_observer,
 )
-from torchao.quantization.pt2e import move_exported_model_to_eval as _to_eval
-from torchao.quantization.pt2e import move_exported_model_to_train as _to_train
 from torchao.quantization.pt2e.fake_quantize import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
@@ -41,6 +39,8 @@ from qray.variants.torch_export import export, runner
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
 SCALE_EPSILON = 2**-12
+#: Operators that do something else in training, and which of their arguments says so.
+TRAINING_FLAG = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 
 
 class QatSettings(Section):
@@ -171,7 +171,15 @@ def set_training(module: torch.fx.GraphModule, training: bool) -> None:
 
 
 def _switch(module: torch.fx.GraphModule, training: bool) -> None:
-    _quietly(_to_train if training else _to_eval, module)
+    """Set the flag of every batch-norm and dropout.
+
+    torchao's `move_exported_model_to_train` and `_to_eval` export six patterns each time, which takes them a second, and
+    put others in the places of what they find.
+    """
+    for node in module.graph.nodes:
+        if node.target in TRAINING_FLAG:
+            node.update_arg(TRAINING_FLAG[node.target], training)
+    module.recompile()
 
 
 def _activation_observers(module: nn.Module) -> list[FakeQuantize]:

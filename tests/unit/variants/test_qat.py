@@ -51,6 +51,13 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return bool(one) and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_switch_reaches_every_batch_norm(module: Module) -> None:
+    for training in (False, True):
+        pt2e.set_training(module, training)
+        flags = [n.args[5] for n in module.graph.nodes if n.target is torch.ops.aten.batch_norm.default]
+        assert flags == [training] * 20
+
+
 def test_the_loss_gets_lower() -> None:
     """On one batch again and again, so that no other batch's difficulty is in the way."""
     losses: list[float] = []
