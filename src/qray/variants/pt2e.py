@@ -173,8 +173,8 @@ def set_training(module: torch.fx.GraphModule, training: bool) -> None:
 def _switch(module: torch.fx.GraphModule, training: bool) -> None:
     """Set the flag of every batch-norm and dropout.
 
-    torchao's `move_exported_model_to_train` and `_to_eval` export six patterns each time, which takes them a second, and
-    put others in the places of what they find.
+    torchao's `move_exported_model_to_train` and `_to_eval` export six patterns each time, which takes them a second,
+    and put others in the places of what they find.
     """
     for node in module.graph.nodes:
         if node.target in TRAINING_FLAG:
