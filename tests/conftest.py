@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A thread that outlives its session fails, and does not start another Ray in the middle of the next test.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# Of two processes of tests the one with Ray takes longest: its workers shall not stand back for the other's.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 
