@@ -41,23 +41,23 @@ def any_of(folder: str, pattern: str) -> Callable[[Path], bool]:
 
 #: When a run is ended, one after the other in one OUT, and by what.
 MOMENTS = {
-    "SIGINT after the first epoch": any_of("checkpoints", "*/epoch-0000.pt"),
-    "SIGKILL after another epoch": any_of("checkpoints", "*/epoch-000[12].pt"),
-    "SIGHUP after the first build": any_of("units", "build-*.json"),
+    "SIGHUP after the first epoch": any_of("checkpoints", "*/epoch-*.pt"),
+    "SIGINT after the first build": any_of("units", "build-*.json"),
     "SIGKILL after the first trial": any_of("units", "trial-*.json"),
 }
 
 
 def end(process: subprocess.Popen[str], how: str, out: Path) -> Ended:
     """End a run by a signal: to all of its processes at once, as a terminal does; SIGKILL to the command alone, whose
-    Ray notices by itself."""
+    Ray notices by itself, after a minute, and is not waited for."""
     family = psutil.Process(process.pid).children(recursive=True)
     if how == "SIGKILL":
         process.kill()
     else:
         os.killpg(process.pid, getattr(signal, how))
     _, words = process.communicate(timeout=END_TIMEOUT_S)
-    return Ended(process.returncode, words, psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1], unit_times(out))
+    left = [] if how == "SIGKILL" else psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
+    return Ended(process.returncode, words, left, unit_times(out))
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +80,15 @@ def test_a_run_that_was_ended_goes_on_with_what_was_finished(moment: str, ended:
     assert found[moment].kept.items() <= unit_times(out).items(), "a finished unit was done again"
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda text: text.replace(" ", "-"))
-def test_no_process_outlives_a_run(moment: str, ended: tuple[Path, dict[str, Ended]]) -> None:
-    assert not ended[1][moment].left
-
-
 @pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGHUP", 129)])
-def test_ctrl_c_and_a_hangup_end_with_words(name: str, exit_code: int, ended: tuple[Path, dict[str, Ended]]) -> None:
+def test_ctrl_c_and_a_hangup_end_cleanly_and_leave_no_process(
+    name: str, exit_code: int, ended: tuple[Path, dict[str, Ended]]
+) -> None:
     (found,) = (how for moment, how in ended[1].items() if moment.startswith(name))
     assert found.code == exit_code
     assert "goes on from what was finished" in found.words
     assert "Traceback" not in found.words
+    assert not found.left, f"still running: {found.left}"
 
 
 def test_a_run_that_was_ended_ends_the_same(

@@ -35,7 +35,7 @@ STORE_SHARE = 0.2
 #: Share of the object store that a data set may keep for itself; VAL and TEST do so when they are small enough.
 CACHE_SHARE = 0.15
 PREFETCH_BATCHES = 4
-#: How long a stream that is closed waits for its thread, s; it takes a fraction of a second.
+#: How long a stream that ends waits for each of its threads, s; they take a fraction of a second.
 END_TIMEOUT_S = 10.0
 
 
@@ -291,18 +291,18 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
             yield item
     finally:
         closed.set()
-        if thread.is_alive():
-            _end_executor(tag)
-            # Were it still at work when Ray ends, its next call would start another Ray.
-            thread.join(END_TIMEOUT_S)
+        _end_threads(thread, tag)
 
 
-def _end_executor(tag: str) -> None:
-    """End Ray Data's thread for the dataset of this name.
+def _end_threads(producer: threading.Thread, tag: str) -> None:
+    """Wait for the end of a stream's thread and of Ray Data's for the dataset of this name.
 
-    The stream's own thread may be waiting in it for a batch that never comes, and nothing public ends that wait: the
-    executor would outlive the stream, and abort the process a minute after Ray is gone.
+    The stream's own may be waiting in Ray Data's for a batch that never comes, and nothing public ends that wait. Were
+    one of them still at work when Ray ends, its next call would start another Ray, or end the process.
     """
-    for thread in threading.enumerate():
-        if thread.name.startswith(f"StreamingExecutor-{tag}_"):
-            thread.shutdown(force=True)  # type: ignore[attr-defined]
+    executors = [t for t in threading.enumerate() if t.name.startswith(f"StreamingExecutor-{tag}_")]
+    if producer.is_alive():
+        for executor in executors:
+            executor.shutdown(force=True)  # type: ignore[attr-defined]
+    for thread in (producer, *executors):
+        thread.join(END_TIMEOUT_S)
