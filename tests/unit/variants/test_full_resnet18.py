@@ -1,4 +1,4 @@
-"""Full ResNet-18 at 112 pixels: the network whose sizes users compare. Compiled packages are slow tests."""
+"""Full ResNet-18 at 112 pixels: the network whose sizes users compare. All but ONNX Runtime's are slow tests."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from qray.variants.registry import build_artifact
 
 #: Share of the FP32 eager artifact's bytes that a static INT8 artifact may have.
 LARGEST_SHARE = 0.30
-CHEAP = ("ptq-onnxruntime", "ptq-openvino")
-COMPILED = ("ptq-inductor", "qat-inductor")
-STATIC = [*CHEAP, *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILED)]
+LONG = ("ptq-openvino", "ptq-inductor", "qat-inductor")
+STATIC = ["ptq-onnxruntime", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
 
 
 @pytest.fixture(scope="module")
