@@ -68,8 +68,9 @@ def test_a_clip_that_breaks_after_the_check_costs_only_itself(
 
 
 def threads() -> list[str]:
-    """Threads of streams, and those of Ray Data that execute them."""
-    return [t.name for t in threading.enumerate() if t.name.startswith(("stream-", "StreamingExecutor"))]
+    """Threads of streams, and those in which Ray Data executes and reads them."""
+    of_streams = ("stream-", "StreamingExecutor", "iter_threaded")
+    return [t.name for t in threading.enumerate() if t.name.startswith(of_streams)]
 
 
 def test_a_stream_that_has_ended_leaves_no_thread(clips: pd.DataFrame, shared_ray: None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -252,6 +252,7 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
     # The name under which the dashboard lists this stream.
     tag = name.replace(" ", "-")
     dataset.set_name(tag)
+    others = threading.enumerate()
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
     closed = threading.Event()
 
@@ -291,18 +292,20 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
             yield item
     finally:
         closed.set()
-        _end_threads(thread, tag)
+        _end_threads(thread, tag, others)
 
 
-def _end_threads(producer: threading.Thread, tag: str) -> None:
-    """Wait for the end of a stream's thread and of Ray Data's for the dataset of this name.
+def _end_threads(producer: threading.Thread, tag: str, others: Sequence[threading.Thread]) -> None:
+    """Wait for the end of a stream's thread, of the one in which Ray Data executes the dataset of this name, and of
+    those in which it reads batches, which are not among the `others` that were there before.
 
-    The stream's own may be waiting in Ray Data's for a batch that never comes, and nothing public ends that wait. Were
-    one of them still at work when Ray ends, its next call would start another Ray, or end the process.
+    The stream's own may be waiting for a batch that never comes, and nothing public ends that wait. Were one of them
+    still at work when Ray ends, its next call would start another Ray, or end the process.
     """
     executors = [t for t in threading.enumerate() if t.name.startswith(f"StreamingExecutor-{tag}_")]
     if producer.is_alive():
         for executor in executors:
             executor.shutdown(force=True)  # type: ignore[attr-defined]
-    for thread in (producer, *executors):
+    readers = [t for t in threading.enumerate() if t.name.startswith("iter_threaded") and t not in others]
+    for thread in (producer, *executors, *readers):
         thread.join(END_TIMEOUT_S)
