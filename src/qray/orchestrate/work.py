@@ -193,7 +193,7 @@ def validate(job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips)
 
 
 def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitClips) -> dict[str, Any]:
-    """What `measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
+    """What `variants.sensitivity.measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
     from qray.variants.artifact import BuildRequest
     from qray.variants.sensitivity import layered
     from qray.variants.sensitivity import measure_layers as measure

@@ -63,9 +63,10 @@ def build(request: BuildRequest, folder: Path) -> Built:
         check_tail(quantized_in_tail(module))
         if variant.weight_bits == 8 and not request.reduce_range:
             needs = (*needs, INT8_DOT_PRODUCT)
-        threads = torch.get_num_threads()
-        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), threads)
-        notes |= parity_notes(runner(request.model, threads), simulate(module, threads), deployed, request.validation)
+        before = torch.get_num_threads()
+        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1)
+        notes |= parity_notes(runner(request.model, 1), simulate(module, 1), deployed, request.validation)
+        torch.set_num_threads(before)
         notes |= {"int8_layers": len(layers), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
     return Built(MODEL_FILE, tensor_bytes(program), share, sum(macs.values()), needs, notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,8 @@ from qray.measure.isa import ISA_FLAGS, capabilities
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
 
+#: Engines whose INT8 convolutions are oneDNN's.
+RACING = ("inductor", "openvino")
 MODULES = {
     "eager": "qray.variants.torch_export",
     "inductor": "qray.variants.inductor",
@@ -51,9 +54,13 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     """
     if request.variant.method == "ptq" and not request.calibration:
         raise QrayError(f"{request.variant.name}: static quantization observes calibration clips, and there are none")
+    from qray.variants.macs import races
+
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         built = _module(request.variant.engine).build(request, temporary)
+        if request.variant.method in INT8_METHODS and request.variant.engine in RACING and races(request.model):
+            built = replace(built, notes=built.notes | {"one_thread": True})
         facts = {**versions(), "cpu_flags": " ".join(sorted(cpu_flags()))}
         write_artifact_json(Artifact(temporary, request.variant, key, request.clip, request.isa, built, facts))
     return read_artifact(folder)
@@ -63,10 +70,16 @@ def load_artifact(artifact: Path | Artifact, threads: int = 1) -> Predict:
     """Load a finished artifact: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
 
     Raises:
-        QrayError: this CPU lacks what the artifact was built for, so that it would compute something else, or nothing.
+        QrayError: this CPU lacks what the artifact was built for, or its kernels are right on one thread alone, so that
+            it would compute something else, or nothing.
     """
     if isinstance(artifact, Path):
         artifact = read_artifact(artifact)
+    if threads > 1 and artifact.built.notes.get("one_thread"):
+        raise QrayError(
+            f"{artifact.folder}: on several threads the INT8 kernels of {artifact.variant.engine} give other "
+            "predictions in each call for layers whose channels are no multiple of 16; load it with threads=1"
+        )
     lacking = sorted(set(artifact.built.needs) - capabilities())
     if lacking:
         raise QrayError(

@@ -136,9 +136,6 @@ def test_training_updates_batch_norm(module: Module) -> None:
     assert not same(before, running_means(module))
 
 
-@pytest.mark.xfail(
-    strict=False, reason="open fault: on 4 channels what AOTInductor packs depends on the memory that it finds"
-)
 def test_the_deployed_predictions_are_the_simulated_ones(shelf: Shelf) -> None:
     assert shelf["qat-inductor"].built.notes["parity_max_abs"] < 0.1 * TARGET_STD
 

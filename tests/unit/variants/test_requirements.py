@@ -13,9 +13,11 @@ from shelf import VARIANTS, Shelf
 from qray.errors import QrayError
 from qray.measure import host
 from qray.measure.isa import INT8_DOT_PRODUCT
-from qray.study import Variant
+from qray.model.regressor import VideoRegressor
+from qray.study import Model, Variant
 from qray.variants import onnxruntime, openvino, registry
 from qray.variants.artifact import read_artifact, write_artifact_json
+from qray.variants.macs import races
 from qray.variants.registry import load_artifact, missing_requirement
 
 
@@ -80,3 +82,19 @@ def test_a_target_that_this_machine_is_not_is_a_reason(monkeypatch: pytest.Monke
 def test_fp32_of_an_engine_of_its_own_runs_on_any_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "cpu_flags", lambda: frozenset())
     assert missing_requirement(VARIANTS["fp32-onnxruntime"], "avx512-vnni") is None
+
+
+@pytest.mark.parametrize("name", ["ptq-inductor", "qat-inductor", "ptq-openvino"])
+def test_an_artifact_whose_kernels_race_is_refused_on_several_threads(shelf: Shelf, name: str) -> None:
+    with pytest.raises(QrayError, match=r"on several threads the INT8 kernels of .* load it with threads=1"):
+        load_artifact(shelf[name], threads=2)
+
+
+def test_engines_and_precisions_that_do_not_race_take_as_many_threads_as_they_are_given(shelf: Shelf) -> None:
+    for name in ("fp32-inductor", "ptq-onnxruntime"):
+        assert load_artifact(shelf[name], threads=2)(shelf.clips).shape == (8,)
+
+
+@pytest.mark.parametrize(("width", "racing"), [(4, True), (8, True), (16, False), (20, True), (64, False)])
+def test_whole_blocks_of_channels_do_not_race(width: int, racing: bool) -> None:
+    assert races(VideoRegressor(Model(width=width))) is racing
