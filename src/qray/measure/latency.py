@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ class Latency:
         if self.n * (100 - percent) < 100 * SAMPLES_BEYOND:
             return None
         return float(np.percentile(np.concatenate([np.asarray(b) for b in self.blocks_ms]), percent))
+
+    @cached_property
+    def medians(self) -> np.ndarray | None:
+        """Median of each block, float64 (rounds,), in milliseconds; None where the sample carries no median at all."""
+        if self.percentile(50) is None or not all(self.blocks_ms):
+            return None
+        medians = np.array([np.median(block) for block in self.blocks_ms])
+        return medians if np.isfinite(medians).all() and (medians > 0).all() else None
 
 
 def interleave(

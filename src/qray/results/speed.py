@@ -85,7 +85,7 @@ def ratio(above: Latency, below: Latency, comparisons: int = 1) -> Ratio | None:
     comparisons: of how many ratios this is one whose intervals are to hold together (Bonferroni). None where either was
     not measured, or the two are not of the same rounds.
     """
-    first, second = _medians(above), _medians(below)
+    first, second = above.medians, below.medians
     if first is None or second is None or len(first) != len(second):
         return None
     mean, low, high = mean_interval(np.log(first) - np.log(second), comparisons)
@@ -104,14 +104,6 @@ def mean_interval(values: np.ndarray, comparisons: int = 1) -> tuple[float, floa
     quantile = float(stdtrit(n - 1, 1 - (1 - LEVEL) / (2 * comparisons)))
     half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
     return mean, mean - half, mean + half
-
-
-def _medians(latency: Latency) -> np.ndarray | None:
-    """Median of each block, float64 (rounds,), in milliseconds; None where the sample carries no median at all."""
-    if latency.percentile(50) is None or not all(latency.blocks_ms):
-        return None
-    medians = np.array([np.median(block) for block in latency.blocks_ms])
-    return medians if np.isfinite(medians).all() and (medians > 0).all() else None
 
 
 def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], reference: str) -> Speed:

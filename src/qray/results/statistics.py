@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,6 +15,8 @@ VerdictWord = Literal["non-inferior", "inferior", "inconclusive"]
 LEVEL = 0.95
 #: Replicates are drawn this many indices at a time, which bounds memory to some tens of MB.
 CHUNK = 2_000_000
+#: Draws of so many clips times replicates, 100 MB, are kept for the next variant.
+KEPT = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,30 @@ class Accuracy:
     r2_high: float | None = None
 
 
+def _draws(n: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of n rows is in each replicate: uint16 (chunk, n) each, `replicates` rows in all."""
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK // n)
+    for at in range(0, replicates, step):
+        rows = min(step, replicates - at)
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.uint16)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(n: int, replicates: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draws(n, replicates, seed))
+
+
 def bootstrap_means(values: np.ndarray, replicates: int, seed: int) -> np.ndarray:
-    """Means of resampled rows: float64 (n, k) -> (replicates, k). Rows of one draw keep their columns paired.
+    """Means of resampled rows: float64 (n, k) -> (replicates, k). Rows of one draw keep their columns paired, and what
+    has as many rows is resampled by the same draws: those of a run's variants are made once.
 
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 6.
     """
     n = len(values)
-    rng = np.random.default_rng(seed)
-    step = max(1, CHUNK // n)
-    means = [values[rng.integers(0, n, (min(step, replicates - at), n))].mean(1) for at in range(0, replicates, step)]
-    return np.concatenate(means)
+    draws = _kept_draws if n * replicates <= KEPT else _draws
+    return np.concatenate([counts.astype(np.float64) @ values / n for counts in draws(n, replicates, seed)])
 
 
 def _stretch(n: int) -> float:
@@ -84,6 +102,7 @@ def tail_probability(replicates: np.ndarray, value: float, n: int, *, above: boo
     return float(special.stdtr(n - 1, special.ndtri(share) / _stretch(n))) if share < 1 else 1.0
 
 
+@lru_cache(maxsize=1024)
 def share_interval(hits: int, n: int) -> Interval:
     """95 % interval of a share: Wilson, Journal of the American Statistical Association 22, 1927."""
     from scipy import stats
