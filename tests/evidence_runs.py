@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qray.atomic import write_json, write_parquet, write_text
+from qray.measure.isa import Machine
 from qray.measure.latency import Latency
-from qray.results.provenance import Provenance
-from qray.results.table import Outcome, RunFacts, assemble
+from qray.results.index import Index, PointUnits, Result, TrialState, write_index
+from qray.results.judge import read_evidence
+from qray.results.table import write_table
 from qray.results.timing import write_phases
 from qray.study import Study
 from qray.study_files import dump_study
 
 BEGAN = 1_780_000_000.0
 MARGIN = 1.0
-#: Columns that the first version of results.parquet did not have.
-NEW_COLUMNS = (
-    "predictions", "rmse_low", "rmse_high", "r2_low", "r2_high", "p_noninferior", "p_holm", "verdict_holm",
-    "equivalent", "p_equivalent", "clips_to_settle", "moved_share", "moved_low", "moved_high", "max_moved",
-    "bias_to_fp32", "loa_low", "loa_high", "speedup_low", "speedup_high", "best_fp32", "pays", "speedup_best_fp32",
-    "speedup_best_fp32_low", "speedup_best_fp32_high", "shippable", "guardrails", "worst_class_delta",
-    "worst_class_low", "worst_class_high", "class_shift", "local_move", "tail_moved", "tail_moved_high", "tied_low",
-    "tied_high", "distinct_share",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +46,7 @@ class Made:
     status: str = "ok"
     reason: str | None = None
     weight_bits: int | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: With 200 clips and a margin of 1 the half-width of an interval is 0.14 sd. The right verdicts:
@@ -168,15 +161,15 @@ def make_run(
     without: Collection[str] = (),
     nan: Mapping[str, int] | None = None,
     constant: Collection[str] = (),
-    old_schema: bool = False,
     units: Mapping[str, Mapping[str, Any]] | None = None,
+    table: bool = False,
 ) -> Path:
     """Write OUT as a finished run leaves it, apart from artifacts and checkpoints, and return it.
 
     variants: instead of VARIANTS. change: fields of `Made` by variant, as {"ptq-openvino": {"delta": 3.0}}. verdict:
-    keys of the study's verdict. without: variants left out of everything but the study (FP32 too). nan: how many of a
-    variant's predictions are NaN. constant: variants that predict 50 for every clip. old_schema: results.parquet as
-    the first version wrote it. units: further records, by "KIND-KEY" ("sensitivity-abc").
+    keys of the study's verdict. without: variants of which nothing is finished (FP32 too). nan: how many of a variant's
+    predictions are NaN. constant: variants that predict 50 for every clip. units: further records, by "KIND-KEY" (the
+    index names "sensitivity-abc" and "costs-abc"). table: results.parquet too, which `show` reads and nothing else.
     """
     made = {variant: replace(one, **(change or {}).get(variant, {})) for variant, one in (variants or VARIANTS).items()}
     study = make_study(made, name, seed, verdict, data_dir)
@@ -187,18 +180,6 @@ def make_run(
     for variant in constant:
         predictions[variant]["prediction"] = 50.0
     latency = make_latency(made, seed)
-    outcomes = [_outcome(variant, one, predictions.get(variant), latency.get(variant)) for variant, one in made.items()]
-    key = key_of("evaluate", "mean-predictor")
-    outcomes.append(
-        Outcome("mean-predictor", key, "baseline", "none", stage="baseline", predictions=predictions["mean-predictor"],
-                predictions_path=_predictions_path(key))
-    )  # fmt: skip
-    outcomes += [_trial(made, bits) for bits in (8, 4)]
-    facts = RunFacts(datetime(2026, 6, 1, tzinfo=UTC))
-    table = assemble(outcomes, study, facts)
-    if old_schema:
-        table = table.drop_columns([c for c in NEW_COLUMNS if c in table.column_names])
-    write_parquet(folder / "results.parquet", table)
     write_text(folder / "study.yaml", dump_study(study))
     rejected = pa.table({"row": [7, 90], "clip": ["clip-x", "clip-y"], "reason": ["no such file", "EF is no number"]})
     write_parquet(folder / "rejected.parquet", rejected)
@@ -209,6 +190,9 @@ def make_run(
     _write_units(folder, made, latency)
     for unit, record in (units or {}).items():
         write_json(folder / "units" / f"{unit}.json", dict(record))
+    write_index(folder, make_index(study, made))
+    if table:
+        write_table(read_evidence(folder))
     return folder
 
 
@@ -216,44 +200,56 @@ def _predictions_path(key: str) -> str:
     return f"predictions/variant={key}/test.parquet"
 
 
-def _outcome(name: str, made: Made, predictions: pd.DataFrame | None, latency: Latency | None) -> Outcome:
-    shared: dict[str, Any] = {
-        "variant": name, "key": key_of("build", name), "method": made.method, "engine": made.engine,
-        "status": made.status, "reason": made.reason, "weight_bits": made.weight_bits,
-        "made": {"build": Provenance({"torch": "2.14.1", "qray": "0.1.0"}, "this host", "avx2 avx512_vnni")},
-    }  # fmt: skip
-    if made.status != "ok":
-        return Outcome(**shared)
-    return Outcome(
-        **shared, predictions=predictions, predictions_path=_predictions_path(key_of("evaluate", name)),
-        size_bytes=made.size, weights_bytes=made.size - 100_000, int8_mac_share=made.int8,
-        artifact=f"artifacts/{key_of('build', name)}", latency={(1, 1): latency} if latency else {},
-        peak_rss_mb={(1, 1): made.rss}, train_s=120.0, build_s=5.0, evaluate_s=10.0,
+def make_index(study: Study, made: Mapping[str, Made]) -> Index:
+    """run.json of a run into which the records of `_write_units` were written."""
+    names = [variant.name for variant in study.variants]
+    ended = {key_of("build", name): Result(one.status, {}, one.reason) for name, one in made.items()
+             if one.status != "ok"}  # fmt: skip
+    memory = {name: key_of("memory", name) for name in names}
+    return Index(
+        "all", BEGAN, Machine("avx512-vnni", bf16=True),
+        {"train": key_of("train", "fp32"), "sweep": key_of("sweep", "qat"), "sensitivity": "abc", "costs": "abc"},
+        {
+            v.name: {"build": key_of("build", v.name), "evaluate": key_of("evaluate", v.name)}
+            | ({"trial": key_of("trial", str(v.weight_bits))} if v.method == "qat" else {})
+            for v in study.variants
+        },
+        key_of("evaluate", "mean-predictor"),
+        tuple(
+            TrialState(f"qat-w{bits}-abcdef", key_of("trial", str(bits)), _settings(bits), "whole", 1,
+                       key_of("trial", str(bits)))
+            for bits in (8, 4)
+        ),
+        (PointUnits(1, 1, key_of("measure", "latency"), memory, "memory-1-1"),), ended,
     )  # fmt: skip
 
 
-def _trial(made: Mapping[str, Made], bits: int) -> Outcome:
-    settings = {"weight_bits": bits, "lr": 1e-4, "epochs": 1, "observer": "minmax", "keep_fp32": []}
-    return Outcome(f"qat-w{bits}-abcdef", key_of("trial", str(bits)), "qat", "eager", stage="trial", settings=settings,
-                   weight_bits=bits, val_mae=5.0 + bits / 100, train_s=50.0)  # fmt: skip
+def _settings(bits: int) -> dict[str, Any]:
+    return {"weight_bits": bits, "lr": 1e-4, "epochs": 1, "observer": "minmax", "keep_fp32": []}
 
 
 def _write_units(folder: Path, made: Mapping[str, Made], latency: Mapping[str, Latency]) -> None:
     def unit(kind: str, name: str, at: float, seconds: float, **record: Any) -> None:
         label = {} if kind == "trial" else {"label": f"{kind} {name}"}
-        content = record | label | {"started": BEGAN + at, "seconds": seconds}
+        by = {"versions": {"torch": "2.14.1", "qray": "0.1.0"}, "host": "this host", "cpu_flags": "avx2 avx512_vnni"}
+        content = by | record | label | {"started": BEGAN + at, "seconds": seconds}
         write_json(folder / "units" / f"{kind}-{key_of(kind, name)}.json", content)
 
-    unit("train", "fp32", 10.0, 120.0)
+    unit("train", "fp32", 10.0, 120.0, train_s=120.0)
     for bits in (8, 4):
-        unit("trial", str(bits), 140.0, 50.0, status="ok", reason=None, val_mae=5.0 + bits / 100)
+        unit("trial", str(bits), 140.0, 50.0, status="ok", reason=None, val_mae=5.0 + bits / 100, train_s=50.0,
+             settings=_settings(bits))  # fmt: skip
+    files = [_predictions_path(key_of("evaluate", "mean-predictor"))]
+    unit("evaluate", "mean-predictor", 1.0, 0.1, files=files)
     for at, name in enumerate(latency):
-        unit("build", name, 130.0 + 8 * at, 5.0, host="this host")
+        facts = {"size_bytes": made[name].size, "weights_bytes": made[name].size - 100_000, "isa": "avx512-vnni",
+                 "int8_mac_share": made[name].int8, "notes": made[name].notes}  # fmt: skip
+        unit("build", name, 130.0 + 8 * at, 5.0, artifact=facts)
         path = _predictions_path(key_of("evaluate", name))
-        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=[path], failed_clips=0, host="this host")
+        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=[path], failed_clips={})
         unit("memory", name, 280.0, 2.0, peak_rss_mb=made[name].rss)
     by_key = {key_of("build", name): asdict(value) for name, value in latency.items()}
-    unit("measure", "latency", 260.0, 20.0, latency=by_key, host="this host")
+    unit("measure", "latency", 260.0, 20.0, latency=by_key)
     phases = {"check the videos": 8.0, "start Ray": 4.0, "train, build and evaluate": 245.0,
               "measure latency and memory": 30.0, "write the table": 3.0}  # fmt: skip
     write_phases(folder, phases, sum(phases.values()), BEGAN)

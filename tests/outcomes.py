@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,10 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.measure.latency import Latency
+from qray.results.judge import judge_outcomes
+from qray.results.outcome import Outcome
 from qray.results.provenance import Provenance
-from qray.results.table import Outcome, RunFacts, assemble
+from qray.results.schema import RESULTS
 from qray.study import Study
 
 CLIPS = 60
@@ -23,7 +26,7 @@ STUDY = Study.model_validate(
     {"name": "s", "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}], "verdict": {"bootstrap": 400}}
 )
 MADE = {"build": Provenance({"torch": "2"}, "this host", "avx2 fma")}
-FACTS = RunFacts(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+MADE_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def predictions(predicted: Sequence[float] | np.ndarray, target: np.ndarray = TARGET) -> pd.DataFrame:
@@ -60,7 +63,11 @@ def trial(val_mae: float | None, **more: Any) -> Outcome:
 
 
 def table(*outcomes: Outcome, study: Study = STUDY) -> pa.Table:
-    return assemble(outcomes, study, FACTS)
+    """results.parquet of these; where the mean predictor is not among them, without its row."""
+    mean = [] if any(o.stage == "baseline" for o in outcomes) else [replace(baseline(), predictions=None)]
+    variants, judged, trials = judge_outcomes([*outcomes, *mean], study, MADE_AT)
+    shown = [*variants, *([] if mean else [judged])]
+    return pa.Table.from_pylist([row for one in shown for row in one.rows] + list(trials), schema=RESULTS)
 
 
 def row(name: str, *outcomes: Outcome) -> dict[str, Any]:

@@ -21,10 +21,6 @@ app.add_typer(run_app, name="run")
 app.add_typer(data_app, name="data")
 
 StudyOption = Annotated[str, typer.Option("--study", help="A named study or a .yaml file.")]
-RunStudyOption = Annotated[
-    str | None,
-    typer.Option("--study", help="A named study or a .yaml file; default: quickstart; for `table`: OUT's."),
-]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Data set folder; default: the study's own.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<study>.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
@@ -40,13 +36,12 @@ STAGE_HELP = {
     "evaluate": "Evaluate every variant on TEST.",
     "measure": "Measure latency and memory of every variant.",
     "sensitivity": "Quantize each layer alone, and all but it: where the error comes from.",
-    "table": "Write results.parquet anew from what OUT holds; needs no data set.",
 }
 
 
 def _add_stage(stage: str) -> None:
     def command(
-        study: RunStudyOption = None,
+        study: StudyOption = "quickstart",
         data: DataOption = None,
         out: OutOption = None,
         set_: SetOption = None,
@@ -63,6 +58,18 @@ def _add_stage(stage: str) -> None:
 
 for _stage in STAGE_HELP:
     _add_stage(_stage)
+
+
+@run_app.command("table")
+def run_table(
+    folder: Annotated[Path | None, typer.Argument(metavar="OUT", help="Output folder of a run.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The same.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write results.parquet anew from what OUT holds, by the study that it holds; needs no data set."""
+    from qray.commands import write_table_anew
+
+    write_table_anew(folder, out, json_)
 
 
 @data_app.command("synth")

@@ -8,8 +8,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -20,10 +21,12 @@ from qray.ray_token import use_token_if_asked
 from qray.study_files import load_study
 from qray.terminal import open_console
 
-DEFAULT_STUDY = "quickstart"
+if TYPE_CHECKING:
+    from qray.results.timing import Timing
+
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet", "manifest.parquet", "run.json", "report.html", "report.md", "report",
+                "rejected.parquet", "run.json", "report.html", "report.md", "report",
                 "cards")  # fmt: skip
 
 
@@ -60,19 +63,15 @@ def _check_ray_address(out: Path) -> None:
 
 
 def run_stage(
-    stage: str, study_name: str | None, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
+    stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
     as_json: bool, num_cpus: int | None,
 ) -> None:  # fmt: skip
     """`qray run STAGE`."""
     began, started = time.monotonic(), time.time()
-    if stage == "table":
-        if fresh:
-            raise UsageError("--fresh would remove what `qray run table` writes the table from; leave it out")
-        return _run_table(study_name, out, settings, as_json)
     # JSON is YAML, and quotes whatever a path may contain.
     located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
     given = [*settings, *located]
-    study = load_study(study_name or DEFAULT_STUDY, given)
+    study = load_study(study_name, given)
     if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
         # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
@@ -84,8 +83,7 @@ def run_stage(
     progress = open_console(stderr=True, soft_wrap=True)
     progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
 
-    if stage != "table":
-        _check_ray_address(folder)
+    _check_ray_address(folder)
     from qray.orchestrate.run import run_study
     from qray.orchestrate.store import Store
     from qray.reporting import report_finished_run
@@ -103,13 +101,14 @@ def run_stage(
         print(to_json(result.table))
     elif stage in ("all", "evaluate", "measure"):
         print_results(result.table, console)
+    evidence = result.evidence
     if not as_json and stage in ("all", "sensitivity"):
-        _print_sensitivity(folder, console)
-    _print_timing(folder, progress if as_json else console)
+        _print_sensitivity(evidence.sensitivity, console)
+    _print_times(evidence.costs, evidence.timing, progress if as_json else console)
     progress.print(f"{total:.0f} s in all", highlight=False)
     progress.print(f"Table: {folder / 'results.parquet'}; print it again with "
                    f"`{command('qray', 'show', folder)}`", markup=False, highlight=False)  # fmt: skip
-    unreported = report_finished_run(folder, progress) if stage == "all" else None
+    unreported = report_finished_run(evidence, progress) if stage == "all" else None
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
     rows = result.table.to_pylist()
     if stage == "all" and not any(row["stage"] == "variant" and row["status"] == "ok" for row in rows):
@@ -122,50 +121,47 @@ def run_stage(
         raise QrayError(f"the run is finished and its table written, but {unreported}")
 
 
-def _run_table(study_name: str | None, out: Path | None, settings: Sequence[str], as_json: bool) -> None:
-    """`qray run table`: from OUT alone, by the study that it holds unless another one is named."""
-    folder = (out or Path("runs") / (study_name or DEFAULT_STUDY)).resolve()
-    if not folder.is_dir():
-        raise UsageError(f"--out: {folder}: no such folder; name the output folder of a run")
-    if study_name is None and not (folder / "study.yaml").is_file():
-        raise QrayError(f"{folder}: not the output of a run (study.yaml is missing); name one with --out")
-    study = load_study(study_name or str(folder / "study.yaml"), settings)
-    _make_writable(folder)
-
-    from qray.orchestrate.run import write_table_anew
-    from qray.orchestrate.store import Store
+def write_table_anew(folder: Path | None, out: Path | None, as_json: bool) -> None:
+    """`qray run table`: a function of OUT alone. The margin is its study's: one given now would not be declared
+    beforehand (`qray pick --margin` gives one, and says so)."""
+    named = folder or out
+    if named is None or (folder is not None and out is not None and folder != out):
+        raise UsageError("qray run table OUT: name one folder, the output of a run")
+    from qray.results.judge import read_evidence
     from qray.results.show import print_results, results_console, to_json
+    from qray.results.table import write_table
 
-    table = write_table_anew(study, Store(folder))
+    evidence = read_evidence(named)
+    _make_writable(named)
+    table = write_table(evidence)
     if as_json:
         print(to_json(table))
     else:
         console = results_console()
         print_results(table, console)
-        _print_timing(folder, console)
+        _print_times(evidence.costs, evidence.timing, console)
     open_console(stderr=True, soft_wrap=True).print(
-        f"Table: {folder / 'results.parquet'}; print it again with `{command('qray', 'show', folder)}`",
+        f"Table: {named / 'results.parquet'}; print it again with `{command('qray', 'show', named)}`",
         markup=False, highlight=False,
     )  # fmt: skip
 
 
-def _print_timing(out: Path, console: Console) -> None:
-    from qray.results.costs import read_costs
-    from qray.results.timing import read_timing, render_timing
+def _print_times(costs: Mapping[str, Any] | None, timing: Timing | None, console: Console) -> None:
+    """What a clip costs, and where the time of the run went."""
+    from qray.results.costs import costs_of
+    from qray.results.timing import render_timing
 
-    costs = read_costs(out)
-    if costs is not None:
-        console.print(costs.sentence, highlight=False)
-    timing = read_timing(out)
+    found = costs_of(costs) if costs is not None else None
+    if found is not None:
+        console.print(found.sentence, highlight=False)
     if timing is not None:
         console.print()
         console.print(render_timing(timing))
 
 
-def _print_sensitivity(out: Path, console: Console) -> None:
-    from qray.results.sensitivity import newest_sensitivity, render_sensitivity
+def _print_sensitivity(record: Mapping[str, Any] | None, console: Console) -> None:
+    from qray.results.sensitivity import render_sensitivity
 
-    record = newest_sensitivity(out)
     if record is not None:
         console.print()
         console.print(render_sensitivity(record))
@@ -202,6 +198,8 @@ def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: 
 
 def show_results(out: Path, as_json: bool) -> None:
     """`qray show`."""
+    from qray.results.index import FILE
+    from qray.results.run import read_run
     from qray.results.show import print_results, read_results, results_console, to_json
 
     table = read_results(out)
@@ -210,13 +208,16 @@ def show_results(out: Path, as_json: bool) -> None:
     else:
         console = results_console()
         print_results(table, console)
-        _print_sensitivity(out, console)
-        _print_timing(out, console)
+        # A table that was copied without its run is shown all the same.
+        if (out / FILE).is_file():
+            run = read_run(out)
+            _print_sensitivity(run.shared("sensitivity"), console)
+            _print_times(run.shared("costs"), run.timing, console)
 
 
 def show_seeds(outs: Sequence[Path], as_json: bool) -> None:
     """`qray seeds`."""
-    from qray.results.evidence import read_evidence
+    from qray.results.judge import read_evidence
     from qray.results.seeds import over_seeds
     from qray.results.show import results_console
     from qray.results.show_seeds import print_seeds, seeds_to_json
@@ -246,7 +247,7 @@ def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json:
 
 def write_model_cards(out: Path, names: Sequence[str]) -> None:
     """`qray card`."""
-    from qray.results.evidence import read_evidence
+    from qray.results.judge import read_evidence
     from qray.results.model_card import write_cards
 
     for path in write_cards(read_evidence(out), names):
@@ -255,7 +256,7 @@ def write_model_cards(out: Path, names: Sequence[str]) -> None:
 
 def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
     """`qray track`."""
-    from qray.results.evidence import read_evidence
+    from qray.results.judge import read_evidence
     from qray.trackers.mlflow import track
 
     done = track(read_evidence(out), tracking_uri, experiment)

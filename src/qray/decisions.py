@@ -22,7 +22,7 @@ def pick_variant(
     for name, value in given.items():
         _checked(f"--{name}", value)
     from qray.results.bounds import Bounds
-    from qray.results.evidence import read_evidence
+    from qray.results.judge import read_evidence
     from qray.results.pick import choose
     from qray.results.show import results_console
     from qray.results.show_pick import choice_json, print_choice
@@ -32,7 +32,7 @@ def pick_variant(
     if as_json:
         print(choice_json(choice))
     else:
-        print_choice(choice, evidence.reference.name if evidence.reference else "FP32", results_console())
+        print_choice(choice, evidence.reference.name, results_console())
     if choice.picked is None:
         raise NothingQualifies(choice.why)
 
@@ -41,7 +41,7 @@ def diff_outs(a: Path, b: Path, tolerance: float | None, as_json: bool) -> None:
     """`qray diff`."""
     _checked("--tolerance", tolerance, zero=True)
     from qray.results.diff import diff_runs
-    from qray.results.evidence import read_evidence
+    from qray.results.judge import read_evidence
     from qray.results.show import results_console
     from qray.results.show_diff import diff_json, print_diff
 

@@ -12,6 +12,7 @@ from qray.escape import command, visible
 
 if TYPE_CHECKING:
     from qray.report.document import Document
+    from qray.results.evidence import Evidence
 
 
 def report_run(out: Path, data: Path | None) -> None:
@@ -20,32 +21,30 @@ def report_run(out: Path, data: Path | None) -> None:
     Raises:
         QrayError: OUT is not the output of a run, or `data` is no folder.
     """
+    from qray.results.judge import read_evidence
+
     if data is not None and not data.is_dir():
         raise QrayError(f"{data}: no such folder; --data names the data set's folder")
-    document, page = _write(out, data)
+    document, page = _write(read_evidence(out), data)
     print(visible(f"{document.headline.title}. {document.headline.sentences[0]}\nReport: {page}"))
 
 
-def _write(out: Path, data: Path | None) -> tuple[Document, Path]:
+def _write(evidence: Evidence, data: Path | None) -> tuple[Document, Path]:
     """The report and its page; without `data` the pictures come from the study's own data set."""
     from qray.orchestrate.data_set import data_folder
     from qray.report.sections import compose
     from qray.report.write import write_document
-    from qray.results.evidence import read_evidence
 
-    evidence = read_evidence(out)
-    if data is None and evidence.study is not None:
-        data = data_folder(evidence.study.data)
-    document = compose(evidence, data)
-    return document, write_document(document, out)
+    document = compose(evidence, data or data_folder(evidence.study.data))
+    return document, write_document(document, evidence.out)
 
 
-def report_finished_run(out: Path, console: Console) -> str | None:
+def report_finished_run(evidence: Evidence, console: Console) -> str | None:
     """Write the report at the end of a run; whatever goes wrong is returned as a sentence, since the run is done."""
     try:
-        _, page = _write(out, None)
+        _, page = _write(evidence, None)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        return f"the report was not written ({why}); `{command('qray', 'report', out)}` tries again"
+        return f"the report was not written ({why}); `{command('qray', 'report', evidence.out)}` tries again"
     console.print(f"Report: {page}", markup=False, highlight=False)
     return None

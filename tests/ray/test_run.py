@@ -14,7 +14,7 @@ from runs import Finished, here, lines_with, results, tiny_here, unit_times
 from qray.errors import QrayError
 from qray.measure.costs import PARTS
 from qray.report.timeline import timeline_of
-from qray.results.evidence import read_evidence
+from qray.results.judge import read_evidence
 from qray.results.unit_records import unit_files
 
 CPUS = (1, 2, 4)

@@ -6,65 +6,48 @@ import json
 from pathlib import Path
 
 import pytest
+from evidence_runs import VARIANTS, make_run
 from videos import numbered_frames, write_file_list, write_video
 
-from qray.commands import check_data, run_stage, show_results
+from qray.commands import check_data, run_stage, show_results, write_table_anew
 from qray.errors import QrayError, UsageError
-from qray.measure.isa import this_machine
-from qray.orchestrate.data_set import load_manifest
-from qray.orchestrate.run_record import write_run
-from qray.orchestrate.store import Store
-from qray.results.timing import write_phases
-from qray.study_files import load_study
 
-PHASES = {"load qray": 1.0, "start Ray": 5.0, "train, build and evaluate": 10.0}
+FEW = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
 
 
-def table(data: Path, out: Path, *settings: str, as_json: bool = False) -> None:
-    """`qray run table`, the one stage that needs no Ray, of a run that came as far as checking its data set."""
-    store = Store(out)
-    load_manifest(store, data, load_study("quickstart").data)
-    write_run(store, "all", 0.0, {}, this_machine())
-    run_stage("table", "quickstart", data, out, settings, False, as_json, None)
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """OUT of a finished run."""
+    return make_run(tmp_path / "out", variants=FEW, clips=20, table=True)
 
 
-def test_a_run_that_did_no_work_leaves_the_record_of_the_one_that_did(tiny_dataset: Path, tmp_path: Path) -> None:
-    write_phases(tmp_path, PHASES, 16.0, 0.0)
-    before = (tmp_path / "units" / "phases.json").read_bytes()
-    table(tiny_dataset, tmp_path)
-    assert (tmp_path / "units" / "phases.json").read_bytes() == before
+def test_the_table_is_printed_with_where_the_time_went(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table_anew(out, None, as_json=False)
+    printed = capsys.readouterr().out
+    assert "ptq-openvino" in printed
+    assert "Where the time went" in printed
 
 
-def test_a_run_prints_where_the_time_went(
-    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_phases(tmp_path, PHASES, 16.0, 0.0)
-    table(tiny_dataset, tmp_path)
-    assert "Where the time went" in capsys.readouterr().out
-
-
-def test_show_prints_where_the_time_went(
-    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table(tiny_dataset, tmp_path)
-    write_phases(tmp_path, PHASES, 16.0, 0.0)
-    capsys.readouterr()
-    show_results(tmp_path, as_json=False)
+def test_show_prints_where_the_time_went(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_results(out, as_json=False)
     assert "start Ray" in capsys.readouterr().out
 
 
-def test_with_json_stdout_holds_json_alone(
-    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_phases(tmp_path, PHASES, 16.0, 0.0)
-    table(tiny_dataset, tmp_path, as_json=True)
-    assert {row["status"] for row in json.loads(capsys.readouterr().out)} <= {"ok", "skipped", "failed"}
+def test_show_prints_a_table_that_was_copied_without_its_run(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "run.json").unlink()
+    show_results(out, as_json=False)
+    assert "ptq-openvino" in capsys.readouterr().out
 
 
-def test_out_may_hold_the_output_of_another_study(tiny_dataset: Path, tmp_path: Path) -> None:
-    table(tiny_dataset, tmp_path)
-    table(tiny_dataset, tmp_path, "name=other")
-    assert (tmp_path / "study.yaml").read_text().startswith("name: other")
+def test_with_json_stdout_holds_json_alone(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table_anew(None, out, as_json=True)
+    assert {row["status"] for row in json.loads(capsys.readouterr().out)} == {"ok"}
+
+
+@pytest.mark.parametrize("folders", [(None, None), (Path("a"), Path("b"))])
+def test_a_table_is_of_one_folder(folders: tuple[Path | None, Path | None]) -> None:
+    with pytest.raises(UsageError, match="name one folder"):
+        write_table_anew(*folders, as_json=False)
 
 
 def test_fresh_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:

@@ -6,19 +6,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from qray.atomic import write_json, write_parquet
-from qray.data.manifest import Manifest, check_manifest, digest_of, read_manifest, write_rejected
+from qray.atomic import write_json
+from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
 from qray.data.probe import Probe
 from qray.data.splits import SPLITS
 from qray.data.synth import is_complete, synthesize
-from qray.errors import QrayError
 from qray.orchestrate.store import Store
 from qray.study import Data
-
-MANIFEST = "manifest.parquet"
 
 
 def data_folder(data: Data) -> Path:
@@ -59,27 +53,7 @@ def load_manifest(store: Store, root: Path, data: Data) -> Manifest:
     write_rejected(manifest, store.out / "rejected.parquet")
     check_manifest(manifest, data)
     _record(store, manifest)
-    write_parquet(store.out / MANIFEST, pa.Table.from_pandas(manifest.clips, preserve_index=False))
     return manifest
-
-
-def stored_manifest(store: Store) -> Manifest:
-    """The manifest of the last run into OUT, from OUT alone: the data set may be elsewhere, or gone.
-
-    Raises:
-        QrayError: OUT holds none, or one that cannot be read.
-    """
-    path = store.out / MANIFEST
-    try:
-        clips = pq.read_table(path, partitioning=None).to_pandas()
-        return Manifest(clips, pq.read_table(store.out / "rejected.parquet").to_pandas(), digest_of(clips), {})
-    except FileNotFoundError:
-        raise QrayError(
-            f"{path}: no such file, so no run into {store.out} has come as far as checking its data set; "
-            f"`qray run all --out {store.out}` makes one"
-        ) from None
-    except (pa.ArrowException, KeyError) as error:
-        raise QrayError(f"{path}: not readable as the clips of a run ({error}); run again with the data set") from None
 
 
 def _record(store: Store, manifest: Manifest) -> None:

@@ -21,13 +21,12 @@ from qray.orchestrate.costs import CostJob, measure_costs
 from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
+from qray.results.index import At
 from qray.study import Measure
 from qray.variants.artifact import read_artifact
 
 #: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
 SECONDS_PER_ARTIFACT = 60.0
-
-At = tuple[int, int]
 
 
 def built_keys(store: Store, plan: Plan) -> list[str]:

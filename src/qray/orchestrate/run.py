@@ -14,13 +14,12 @@ from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
 from qray.measure.isa import this_machine
 from qray.orchestrate import measuring
-from qray.orchestrate.collect import write_table
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import costs_key
-from qray.orchestrate.data_set import ensure_data, load_manifest, stored_manifest
+from qray.orchestrate.data_set import ensure_data, load_manifest
 from qray.orchestrate.placement import cluster_machine, placement
 from qray.orchestrate.plan import Plan, make_plan
-from qray.orchestrate.run_record import Result, read_run, write_run
+from qray.orchestrate.run_record import Recorder
 from qray.orchestrate.sensitivity import add_sensitivity_steps, sensitivity_key
 from qray.orchestrate.session import cluster_slots, ray_session
 from qray.orchestrate.steps import Runner
@@ -30,6 +29,10 @@ from qray.orchestrate.telemetry import start_board
 from qray.orchestrate.training_steps import finetune_step, train_step
 from qray.orchestrate.variant_steps import add_measure_steps, build_step, evaluate_step, save_baseline
 from qray.ray_token import dashboard_words
+from qray.results.evidence import Evidence
+from qray.results.index import Result
+from qray.results.judge import read_evidence
+from qray.results.table import write_table
 from qray.study import Study
 from qray.study_files import dump_study
 
@@ -39,8 +42,9 @@ SHOWN_REJECTIONS = 20
 
 @dataclass
 class RunResult:
-    """What a run left: the table, how each unit ended, and the seconds of its phases, in order."""
+    """What a run left: what it proves, its table, how each unit ended, and the seconds of its phases, in order."""
 
+    evidence: Evidence
     table: pa.Table
     results: dict[str, Result]
     phases: dict[str, float]
@@ -81,44 +85,37 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
     _say_manifest(manifest, console)
     machine = cluster_machine() or this_machine()
     plan = make_plan(study, manifest, machine)
-    results, started = _impossible_here(store, plan), time.time()
-    # Said at once, too: after a kill -9 the table can be written from what was finished.
-    write_run(store, stage, started, {}, machine)
+    recorder = Recorder(store, plan, stage, time.time(), machine, _impossible_here(store, plan))
+    recorder.write()
     try:
-        if not all(key in results or store.get(kind, key) for kind, key in wanted_units(store, plan, stage)):
+        if not all(key in recorder.results or store.get(kind, key) for kind, key in wanted_units(store, plan, stage)):
             # The workers of a cluster may have what this machine lacks.
-            results.clear()
-            _run_on_ray(study, store, plan, stage, console, phases, num_cpus, results)
+            recorder.results.clear()
+            _run_on_ray(recorder, console, phases, num_cpus)
     finally:
         # However it ended: why a row is empty is known now, and only here.
-        write_run(store, stage, started, results, machine)
-    table = write_table(store, plan)
+        recorder.write()
+    evidence = read_evidence(store.out)
+    table = write_table(evidence)
     phases.end("write the table")
-    return RunResult(table, results, phases.seconds)
+    return RunResult(evidence, table, recorder.results, phases.seconds)
 
 
-def write_table_anew(study: Study, store: Store) -> pa.Table:
-    """results.parquet from OUT alone: neither the data set nor Ray is needed.
-
-    Raises:
-        QrayError: no run into OUT has come as far as checking its data set.
-    """
-    plan = make_plan(study, stored_manifest(store), read_run(store).machine)
-    store.write_study(dump_study(study))
-    return write_table(store, plan)
-
-
-def _run_on_ray(
-    study: Study, store: Store, plan: Plan, stage: str, console: Console, phases: _Phases, num_cpus: int | None,
-    results: dict[str, Result],
-) -> None:  # fmt: skip
-    """Run what is missing; how each unit ended goes into `results`, also when the run ends with an error."""
+def _run_on_ray(recorder: Recorder, console: Console, phases: _Phases, num_cpus: int | None) -> None:
+    """Run what is missing; how each unit ended is recorded, also when the run ends with an error."""
+    store, plan, stage = recorder.store, recorder.plan, recorder.stage
     with ray_session(num_cpus) as dashboard:
         phases.end("start Ray")
         console.print(dashboard_words(dashboard), markup=False, highlight=False)
         board = start_board()
         run = RunContext(
-            study, store, plan, Runner(store, console, board, results), cluster_slots(), placement(), board
+            plan.study,
+            store,
+            plan,
+            Runner(store, console, board, recorder.results, recorder.write),
+            cluster_slots(),
+            placement(),
+            board,
         )
         add_steps(run, stage)
         pending = {kind for kind, key in wanted_units(store, plan, stage) if store.get(kind, key) is None}

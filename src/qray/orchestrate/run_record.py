@@ -1,63 +1,85 @@
-"""run.json: how the units that are not finished ended, and where. The table is written from it, on any machine."""
+"""Write run.json as units end, so that after any kill the table can be written from what was finished."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from qray.atomic import write_json
 from qray.errors import QrayError
 from qray.measure.host import provenance_here
 from qray.measure.isa import Machine
+from qray.orchestrate.costs import costs_key
+from qray.orchestrate.measuring import latency_key, memory_key, memory_step, points
+from qray.orchestrate.plan import Plan
+from qray.orchestrate.sensitivity import sensitivity_key
 from qray.orchestrate.store import Store
-
-FILE = "run.json"
-FORMAT = 1
+from qray.orchestrate.sweep_steps import trial_record, trial_standings
+from qray.orchestrate.trials import trial_name
+from qray.results.index import At, Index, PointUnits, Result, TrialState, read_index, write_index
+from qray.study import Variant
 
 
 @dataclass
-class Result:
-    """How a unit ended: "ok" with its `record`, else `status` (failed or skipped) and `reason`. `record` of one that is
-    not "ok" holds what else is known, such as the versions."""
+class Recorder:
+    """Writes the index of one run. results: how its units ended so far, by key; the run goes on filling it."""
 
-    status: str
-    record: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """The machine that the plan's keys are for (a cluster's least), and how units ended that no run has finished."""
-
+    store: Store
+    plan: Plan
+    stage: str
+    started: float
     machine: Machine
-    ended: dict[str, Result]
+    results: dict[str, Result]
 
+    def __post_init__(self) -> None:
+        try:
+            # What earlier runs say of units that this one does not try is kept.
+            self._earlier = dict(read_index(self.store.out).ended)
+        except QrayError:
+            self._earlier = {}
 
-def write_run(store: Store, stage: str, started: float, results: dict[str, Result], machine: Machine) -> None:
-    """Record how a run's units ended; what earlier runs say of units that this one did not try is kept."""
-    ended = read_run(store).ended if (store.out / FILE).is_file() else {}
-    for key, result in results.items():
-        ended.pop(key, None)
-        if result.status != "ok":
-            ended[key] = Result(result.status, provenance_here() | result.record, result.reason)
-    record = {"format": FORMAT, "stage": stage, "started": started, "machine": asdict(machine)}
-    write_json(store.out / FILE, record | {"ended": {key: vars(result) for key, result in ended.items()}})
+    def write(self) -> None:
+        """Write run.json as things stand."""
+        store, plan = self.store, self.plan
+        shared = {"train": plan.train, "sweep": plan.sweep, "costs": costs_key(plan)}
+        if (key := sensitivity_key(plan)) is not None:
+            shared["sensitivity"] = key
+        write_index(
+            store.out,
+            Index(
+                self.stage, self.started, self.machine, shared,
+                {variant.name: self._variant(variant) for variant in plan.study.variants}, plan.baseline_key(),
+                tuple(self._trials()), tuple(self._point(at) for at in points(plan.study.measure)), self._ended(),
+            ),
+        )  # fmt: skip
 
+    def _variant(self, variant: Variant) -> dict[str, str]:
+        keys = {"build": self.plan.build[variant.name], "evaluate": self.plan.evaluate[variant.name]}
+        if variant.method == "finetune":
+            keys["finetune"] = self.plan.finetune[variant.weight_bits]
+        if variant.method in ("qat", "finetune"):
+            sweep = self.store.get("sweep", self.plan.sweep) or {}
+            best: dict[str, Any] | None = sweep.get("best", {}).get(str(variant.weight_bits))
+            keys |= {"trial": best["key"]} if best is not None else {}
+        return keys
 
-def read_run(store: Store) -> RunRecord:
-    """What the runs into OUT left of themselves.
+    def _trials(self) -> list[TrialState]:
+        found = []
+        for trial, standing in zip(self.plan.trials, trial_standings(self.store, self.plan), strict=True):
+            reached = standing.epochs - (standing.state == "run")
+            record = trial_record(self.store, trial, reached) if reached else None
+            key = None if record is None else record["key"]
+            found.append(
+                TrialState(trial_name(trial), trial["key"], trial["settings"], standing.state, standing.epochs, key)
+            )
+        return found
 
-    Raises:
-        QrayError: OUT has no run.json, or one that is damaged or of another format.
-    """
-    path = store.out / FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise QrayError(f"{path}: format {record['format']}, this qray reads format {FORMAT}; run again")
-        return RunRecord(Machine(**record["machine"]), {key: Result(**ended) for key, ended in record["ended"].items()})
-    except FileNotFoundError:
-        raise QrayError(f"{path}: no such file, so nothing ran into {store.out}; name the output of a run") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QrayError(f"{path}: not readable as the record of a run ({error}); remove it and run again") from None
+    def _point(self, at: At) -> PointUnits:
+        memory = {name: memory_key(key, at) for name, key in self.plan.build.items()}
+        return PointUnits(*at, latency_key(self.store, self.plan, at), memory, memory_step(at))
+
+    def _ended(self) -> dict[str, Result]:
+        ended = {key: result for key, result in self._earlier.items() if key not in self.results}
+        for key, result in self.results.items():
+            if result.status != "ok":
+                ended[key] = Result(result.status, provenance_here() | result.record, result.reason)
+        return ended

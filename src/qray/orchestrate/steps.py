@@ -14,11 +14,11 @@ from rich.console import Console
 from qray.data.stream import cluster_state
 from qray.errors import QrayError
 from qray.orchestrate.placement import whereabouts
-from qray.orchestrate.run_record import Result
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
 from qray.orchestrate.telemetry import Status
 from qray.reasons import reason_of
+from qray.results.index import Result
 
 WAIT_S = 0.5
 LOOK_EVERY_S = 2.0
@@ -63,12 +63,16 @@ class _Running:
 
 
 class Runner:
-    """Runs steps; keeps the results by key. One step's failure fails what needs it and nothing else."""
+    """Runs steps; keeps the results by key. One step's failure fails what needs it and nothing else.
+
+    on_end: called after each end of a unit.
+    """
 
     def __init__(
-        self, store: Store, console: Console, board: Any = None, results: dict[str, Result] | None = None
-    ) -> None:
-        self.store, self.console, self.board = store, console, board
+        self, store: Store, console: Console, board: Any = None, results: dict[str, Result] | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.store, self.console, self.board, self.on_end = store, console, board, on_end
         self.results = results if results is not None else {}
         self.log: list[str] = []
         self._steps: dict[str, Step] = {}
@@ -144,6 +148,7 @@ class Runner:
                 reason = self.results[broken[0]].reason if broken else "what it needs was not planned"
                 status = self.results[broken[0]].status if broken else "failed"
                 self.results[key] = Result(status, reason=reason)
+                self.on_end()
                 del self._steps[key]
 
     def _start_ready(self) -> None:
@@ -224,6 +229,7 @@ class Runner:
 
     def _end(self, step: Step, started: float, result: Result) -> None:
         self.results[step.key] = result
+        self.on_end()
         seconds = time.time() - started
         if result.status == "ok":
             self.say(f"done  {step.label} in {seconds:.1f} s")

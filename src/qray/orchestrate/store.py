@@ -17,7 +17,7 @@ from qray.errors import QrayError
 
 #: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
 CODE_VERSIONS = {
-    "train": 2, "sweep": 2, "trial": 2, "finetune": 1, "build": 2, "evaluate": 1, "measure": 1, "memory": 1, "costs": 1,
+    "train": 2, "sweep": 2, "trial": 2, "finetune": 1, "build": 3, "evaluate": 1, "measure": 1, "memory": 1, "costs": 1,
     "layers": 1, "sensitivity": 1, "validate": 1,
 }  # fmt: skip
 

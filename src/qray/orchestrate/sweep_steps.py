@@ -71,12 +71,14 @@ class _Trials:
         record = item | {"label": f"trial {name}, epoch {epoch} of {epochs}", "files": []}
         if checkpoint is None:
             store.put("trial", item["key"], record)
+            self.run.runner.on_end()
             self.run.runner.say(f"trial {name} diverged in epoch {epoch}: {item['reason']}", "red")
             return
         path = store.write_checkpoint(item["trial"], epoch - 1, checkpoint)
         # Only a whole trial is ever built from; before that the newest checkpoint is there to go on from.
         store.put("trial", item["key"], record | ({"files": [store.relative(path)]} if epoch == epochs else {}))
         store.forget_checkpoints(item["trial"], epoch - 1)
+        self.run.runner.on_end()
         self.run.name_failed("QAT", item["failed_clips"])
         said = f"epoch {epoch}/{epochs}, loss {item['loss']:.4f}, VAL MAE {item['val_mae']:.3f}"
         self.run.runner.say(f"trial {name}: {said}")

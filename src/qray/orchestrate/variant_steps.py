@@ -17,6 +17,7 @@ from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
 from qray.orchestrate.tasks import BuildJob, build
 from qray.orchestrate.telemetry import free_actor_name
+from qray.results.index import At
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import read_artifact
 from qray.variants.registry import build_needs
@@ -51,7 +52,8 @@ def build_step(run: RunContext, variant: Variant) -> Step:
             raise Skipped(value["skipped"])
         folder = run.store.save_artifact(key, value["files"])
         files = {"files": [run.store.relative(folder / name) for name in value.pop("files")]}
-        return files | run.name_failed(f"the build of {variant.name}", value.pop("failed")) | value
+        failed = run.name_failed(f"the build of {variant.name}", value.pop("failed"))
+        return files | {"artifact": read_artifact(folder).facts} | failed | value
 
     return Step("build", key, f"build {variant.name}", start, finish, after=[source])
 
@@ -122,7 +124,7 @@ def _costs_step(run: RunContext) -> Step:
                 slots=run.slots.holders + 1)  # fmt: skip
 
 
-def _latency_step(run: RunContext, keys: list[str], at: measuring.At, where: str) -> Step:
+def _latency_step(run: RunContext, keys: list[str], at: At, where: str) -> Step:
     def start() -> Any:
         options = measuring.exclusive_options(f"latency:{where}", run.nodes.able(measuring.needs_of(run.store, keys)))
         artifacts = measuring.pack_artifacts(run.store, keys)
@@ -138,7 +140,7 @@ def _latency_step(run: RunContext, keys: list[str], at: measuring.At, where: str
     return Step("measure", key, f"measure latency, {where}", start, finish, slots=run.slots.holders + 1)
 
 
-def _memory_step(run: RunContext, keys: list[str], at: measuring.At, where: str) -> Step:
+def _memory_step(run: RunContext, keys: list[str], at: At, where: str) -> Step:
     names = {key: name for name, key in run.plan.build.items()}
 
     def start() -> Any:

@@ -43,9 +43,8 @@ def compose(evidence: Evidence, data: Path | None = None) -> Document:
         _facts_section(evidence),
     ]
     notes = [own_paths(evidence, note) for note in (choice.notes if choice is not None else evidence.notes)]
-    name = evidence.study.name if evidence.study is not None else evidence.out.name
     return Document(
-        title=f"qray report: {name}", about=_about(evidence), headline=headline(evidence, choice),
+        title=f"qray report: {evidence.study.name}", about=_about(evidence), headline=headline(evidence, choice),
         notes=tuple(dict.fromkeys(notes)), sections=tuple(section for section in sections if section is not None),
     )  # fmt: skip
 
@@ -53,7 +52,7 @@ def compose(evidence: Evidence, data: Path | None = None) -> Document:
 def _leaders(evidence: Evidence, choice: Choice | None) -> list[VariantEvidence]:
     """The variants worth a first look: FP32, the picked one, the runner-up; else the first ones compared."""
     by_name = {variant.name: variant for variant in evidence.variants}
-    found = [evidence.reference] if evidence.reference is not None else []
+    found = [evidence.reference]
     if choice is not None:
         found += [by_name[c.name] for c in (choice.picked, choice.runner_up) if c is not None and c.name in by_name]
     rest = [v for v in evidence.variants if v.clips is not None and v not in found]
@@ -114,8 +113,7 @@ def _timeline_section(evidence: Evidence) -> Section:
 
 
 def _worst_section(evidence: Evidence, leaders: list[VariantEvidence], data: Path | None) -> Section:
-    reference = evidence.reference.name if evidence.reference is not None else None
-    shown = next((v for v in leaders if v.name != reference and v.clips is not None), None)
+    shown = next((v for v in leaders if v is not evidence.reference and v.clips is not None), None)
     shown = shown or next((v for v in leaders if v.clips is not None), None)
     if shown is None:
         return Section("worst", "Worst clips", (Paragraph("There are no predictions to choose clips by."),))
@@ -145,8 +143,5 @@ def _facts_section(evidence: Evidence) -> Section:
             rows.append((Cell(title), Cell(number(value) if isinstance(value, float) else str(value))))
     rows += [(Cell(name), Cell(version)) for name, version in sorted(versions_of(evidence).items())]
     blocks: list[Block] = [Grid(("what", "value"), tuple(rows), "Host and versions")] if rows else []
-    if evidence.study is not None:
-        blocks.append(Fold("The study, as resolved (YAML)", (Code(dump_study(evidence.study), "yaml"),)))
-    else:
-        blocks.append(Paragraph("study.yaml is missing or cannot be read, so the study is not shown.", "unsure"))
+    blocks.append(Fold("The study, as resolved (YAML)", (Code(dump_study(evidence.study), "yaml"),)))
     return Section("facts", "Study, versions and host", tuple(blocks))

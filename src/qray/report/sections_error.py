@@ -76,8 +76,8 @@ def _layer_row(layer: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def parity_blocks(evidence: Evidence) -> list[Block]:
-    """Deployed predictions against those of the simulated model, from the artifacts' own records, and the gate."""
-    found = {v.name: _artifact_notes(evidence, v.row.get("artifact")) for v in evidence.variants}
+    """Deployed predictions against those of the simulated model, from the records of the builds, and the gate."""
+    found = {v.name: v.outcome.notes for v in evidence.variants}
     plots = [
         parity_plot(name, *pair)
         for name, notes in found.items()
@@ -86,11 +86,11 @@ def parity_blocks(evidence: Evidence) -> list[Block]:
     rows = tuple(cells for name, notes in found.items() if (cells := _parity_row(name, notes)))
     if not rows:
         return []
-    limit = f"{evidence.study.parity.max_kernel_share:g}" if evidence.study is not None else "the study's share"
+    limit = evidence.study.parity.max_kernel_share
     words = (
         "The deployed artifact is what is evaluated. Here it is held against the model with simulated quantization "
         "that it was made from, on VAL clips, which calibrated nothing. What an engine's kernels add (RMS of deployed "
-        f"- simulated) may be at most {limit} of what quantization costs (RMS of simulated - FP32); else the row is "
+        f"- simulated) may be at most {limit:g} of what quantization costs (RMS of simulated - FP32); else the row is "
         "failed."
     )
     header = ("variant", "kernels, RMS", "quantization, RMS", "share", "largest", "outside ranges")
@@ -118,17 +118,6 @@ def _pair(parity: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     usable = simulated.shape == deployed.shape and simulated.ndim == 1 and len(simulated) > 0
     return (simulated, deployed) if usable and np.isfinite(simulated).all() and np.isfinite(deployed).all() else None
-
-
-def _artifact_notes(evidence: Evidence, folder: Any) -> Mapping[str, Any]:
-    if not isinstance(folder, str):
-        return {}
-    try:
-        record = json.loads((evidence.out / folder / "artifact.json").read_text(encoding="utf-8"))
-        notes = record["built"]["notes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return notes if isinstance(notes, Mapping) else {}
 
 
 def sweep_section(evidence: Evidence) -> Section | None:

@@ -12,7 +12,7 @@ from qray.results.evidence import Evidence, VariantEvidence
 
 
 def _target(evidence: Evidence) -> str:
-    return evidence.study.data.target_column if evidence.study is not None else "target"
+    return evidence.study.data.target_column
 
 
 def predictions_section(evidence: Evidence, leaders: Sequence[VariantEvidence]) -> Section:
@@ -40,7 +40,7 @@ def predictions_section(evidence: Evidence, leaders: Sequence[VariantEvidence]) 
 
 
 def _galleries(evidence: Evidence, variants: Sequence[VariantEvidence]) -> list[Block]:
-    thresholds = evidence.study.verdict.thresholds if evidence.study is not None else ()
+    thresholds = evidence.study.verdict.thresholds
     target = _target(evidence)
     blocks: list[Block] = []
     # One gallery a variant, so that what belongs together stands in one row where there is room.
@@ -73,8 +73,6 @@ def classes_section(evidence: Evidence, leaders: Sequence[VariantEvidence]) -> S
     """Error by class of the label."""
     target = _target(evidence)
     title = f"Error by {target} class"
-    if evidence.study is None:
-        return Section("classes", title, (Paragraph("The study is not known, and with it the classes."),))
     verdict = evidence.study.verdict
     if not verdict.thresholds:
         text = "The study names no thresholds (verdict.thresholds), so there are no classes."

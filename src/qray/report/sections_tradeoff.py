@@ -12,7 +12,6 @@ from qray.report.plots_tradeoff import costs_plot, forest_plot, pareto_plot, spe
 from qray.report.words import how_to_read, remarks, tone_of, verdict_key, verdict_words
 from qray.results.costs import costs_of
 from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.pairwise import margin_of
 from qray.results.pareto import Front, pareto_front
 from qray.results.pick import Choice
 
@@ -28,9 +27,8 @@ def table_section(evidence: Evidence, choice: Choice | None) -> Section:
         header.insert(1, "threads/batch")
     rows: list[tuple[Cell, ...]] = []
     strong: set[int] = set()
-    shown = [*evidence.variants, *([evidence.baseline] if evidence.baseline is not None else [])]
-    for variant in shown:
-        for row in variant.rows or (variant.row,):
+    for variant in (*evidence.variants, evidence.baseline):
+        for row in variant.rows:
             if variant.name == picked:
                 strong.add(len(rows))
             rows.append(_row(variant, row, several))
@@ -80,9 +78,9 @@ def _yes_no(value: bool | None) -> str:
 def tradeoff_section(evidence: Evidence, choice: Choice | None) -> Section:
     """The Pareto front, every difference with its interval, and why each variant is where it is."""
     title = "Accuracy against latency"
-    margin = margin_of(evidence)
+    margin = evidence.study.verdict.margin
     picked = choice.picked.name if choice is not None and choice.picked is not None else None
-    target = evidence.study.data.target_column if evidence.study is not None else "target units"
+    target = evidence.study.data.target_column
     front: Front | None = None
     try:
         front = pareto_front(evidence)

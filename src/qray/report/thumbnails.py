@@ -21,7 +21,7 @@ WORST, FRAMES, SIZE_PX, QUALITY = 4, 3, 112, 80
 MOST_FRAMES = 600
 
 
-def worst_clips(variant: VariantEvidence, study: Study | None, data: Path | None) -> list[Block]:
+def worst_clips(variant: VariantEvidence, study: Study, data: Path | None) -> list[Block]:
     """Cards of the largest errors, and of the largest moves from FP32; data: the folder of the data set, if known."""
     clips = variant.clips
     if clips is None or clips.empty:
@@ -60,11 +60,9 @@ def _lines(name: str, row: pd.Series) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _frames(
-    clip: str, study: Study | None, data: Path | None, paths: Mapping[str, Path]
-) -> tuple[tuple[bytes, ...], str]:
+def _frames(clip: str, study: Study, data: Path | None, paths: Mapping[str, Path]) -> tuple[tuple[bytes, ...], str]:
     """JPEG of some frames, evenly spread; or none and the reason."""
-    if study is None or data is None:
+    if data is None:
         return (), "the data set is not known; name its folder with --data"
     folder = data / study.data.videos
     if not folder.is_dir():
@@ -96,12 +94,12 @@ def find_video(folder: Path, clip: str, follow_links: bool = False) -> Path | No
     return videos.path(found) if found else None
 
 
-def _clip_paths(study: Study | None, data: Path | None) -> dict[str, Path]:
+def _clip_paths(study: Study, data: Path | None) -> dict[str, Path]:
     """The file of each clip by the list, which alone tells which of two endings is meant; {} where it is gone."""
     from qray.data.manifest import clip_paths
 
     try:
-        return clip_paths(data, study.data) if study is not None and data is not None else {}
+        return clip_paths(data, study.data) if data is not None else {}
     except QrayError:
         return {}
 

@@ -9,7 +9,6 @@ from qray.report.document import Headline, Tone
 from qray.report.numbers import NOT_MEASURED, listed, megabytes, number, signed, spread
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.guardrails import figures, sentences
-from qray.results.pairwise import margin_of
 from qray.results.pick import Candidate, Choice, choose
 
 #: Of a mean that is good enough and a guardrail that is broken.
@@ -77,7 +76,7 @@ def _case(evidence: Evidence, picked: Candidate, choice: Choice) -> str:
     if picked.size_ratio is not None:
         parts.append(_size(picked))
     lead = f"{', '.join(parts)}; " if parts else ""
-    reference = evidence.reference.accuracy if evidence.reference is not None else None
+    reference = evidence.reference.accuracy
     against = f" against {number(reference.mae)}" if reference is not None else ""
     delta = picked.delta
     if delta is None or choice.margin is None:
@@ -162,31 +161,29 @@ def remarks(variant: VariantEvidence) -> list[str]:
 
 def verdict_key(evidence: Evidence) -> str:
     """The verdict words in a sentence or two."""
-    margin = margin_of(evidence)
-    of = f"the margin of {margin:g}" if margin is not None else "the margin"
+    margin = evidence.study.verdict.margin
     return (
-        f"Non-inferior: the whole interval of the difference to FP32 lies under {of}. Inferior: it lies over it. "
-        "Inconclusive: it holds the margin, so that these clips cannot tell. Not to be shipped: a guardrail is broken, "
-        "whatever the mean says."
+        f"Non-inferior: the whole interval of the difference to FP32 lies under the margin of {margin:g}. Inferior: it "
+        "lies over it. Inconclusive: it holds the margin, so that these clips cannot tell. Not to be shipped: a "
+        "guardrail is broken, whatever the mean says."
     )
 
 
 def how_to_read(evidence: Evidence) -> list[str]:
     """What the verdict words, the margin and the intervals mean."""
-    verdict = evidence.study.verdict if evidence.study is not None else None
-    margin = f"{verdict.margin:g}" if verdict is not None else "that the study declared"
-    moved = f"{verdict.moved:g}" if verdict is not None else "5"
+    verdict = evidence.study.verdict
     return [
         "MAE is the mean absolute error on TEST, in the units of the target; every variant predicted the same clips.",
         "Figures in brackets are 95 % intervals. For differences they are paired: what makes a clip hard for both "
         "models cancels.",
-        f"The margin ({margin}) is the loss of MAE that is put up with. It is part of the study, so it was declared "
-        "before the run.",
+        f"The margin ({verdict.margin:g}) is the loss of MAE that is put up with. It is part of the study, so it was "
+        "declared before the run.",
         "Equivalent: the difference is shown to lie within the margin on both sides (TOST at 0.05), which "
         "non-inferior does not claim: a variant may be better by more than the margin.",
         "Guardrails hold what a mean hides: each class that the thresholds make, moves that sit in one place, the "
         "share of clips that move and their tail, and an output that saturates where FP32's goes on.",
-        f"Moved: the share of clips whose prediction is more than {moved} away from FP32's, whether better or worse.",
+        f"Moved: the share of clips whose prediction is more than {verdict.moved:g} away from FP32's, whether better "
+        "or worse.",
         "Speed-ups compare latencies that were taken interleaved, in the same run on the same host; they are the "
         "product of what the engine gives in FP32 and what fewer bits give on it.",
         "A variant is off the Pareto front only if another is at least as good in error, latency and size, and better "

@@ -31,12 +31,10 @@ class DataFacts:
 def data_facts(evidence: Evidence) -> DataFacts:
     """What OUT knows of the data set; never its path, which is of one machine only."""
     record = next((unit for unit in evidence.units if unit.get("kind") == "data"), {})
-    data = evidence.study.data if evidence.study else None
-    name, synthetic = UNKNOWN, False
-    if data is not None:
-        s, synthetic = data.synthetic, data.dir is None
-        name = f"qray synthetic apical four-chamber clips (seed {s.seed})" if synthetic else Path(str(data.dir)).name
-        name = " ".join(visible(name).split())
+    data = evidence.study.data
+    s, synthetic = data.synthetic, data.dir is None
+    name = f"qray synthetic apical four-chamber clips (seed {s.seed})" if synthetic else Path(str(data.dir)).name
+    name = " ".join(visible(name).split())
     splits = record.get("splits")
     if not isinstance(splits, dict):
         # The synthetic set is as the study says; of any other only its record tells.
@@ -67,7 +65,7 @@ def front_matter(evidence: Evidence, variant: VariantEvidence) -> str:
     card: dict[str, Any] = {"library_name": "qray", "license": UNKNOWN, "tags": tags}
     metrics = _metrics(variant)
     if metrics:
-        name = evidence.study.name if evidence.study else evidence.out.name
+        name = evidence.study.name
         kind = re.sub(r"[^a-z0-9]+", "-", facts.name.lower()).strip("-")
         dataset = {"type": kind or UNKNOWN, "name": facts.name,
                    "split": str(row.get("split") or "TEST").lower()}  # fmt: skip

@@ -13,21 +13,21 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
     """How the variant was made, of its method, engine and settings."""
     row, study = variant.row, evidence.study
     method, engine = str(row.get("method")), row.get("engine")
-    settings = next((v for v in study.variants if v.name == variant.name), None) if study else None
+    settings = next(v for v in study.variants if v.name == variant.name)
     bits = row.get("weight_bits") or 8
     share = row.get("int8_mac_share")
-    clips = f"{study.calibration.clips} " if study else ""
     words = {
         "fp32": "FP32 weights and activations, not quantized",
         "finetune": "FP32, trained on for as long as QAT was: the control that tells quantization from longer training",
         "bf16": "backbone in bf16, the rest in FP32",
         "dynamic": "INT8 weights in the linear layers, activations quantized as they come; convolutions stay FP32",
-        "ptq": f"static INT8 after training, {bits}-bit weights, ranges observed on {clips}TRAIN clips",
+        "ptq": f"static INT8 after training, {bits}-bit weights, ranges observed on {study.calibration.clips} TRAIN "
+        "clips",
         "qat": f"INT8 by quantization-aware training from the FP32 checkpoint, {bits}-bit weights",
     }.get(method, method)
-    if settings is not None and method == "ptq":
+    if method == "ptq":
         words += f" by a {settings.observer} observer"
-    if settings is not None and settings.keep_fp32:
+    if settings.keep_fp32:
         words += f"; kept in FP32: {', '.join(settings.keep_fp32)}"
     words += f"; engine {engine}"
     if share is not None and method in ("ptq", "qat", "dynamic"):
@@ -40,7 +40,7 @@ def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
     row, compared = variant.row, variant.comparison
     if row.get("status") not in (None, "ok"):
         return f"It has no verdict: {row['status']}, {row.get('reason') or 'no reason recorded'}."
-    if evidence.reference is not None and variant.name == evidence.reference.name:
+    if variant.name == evidence.reference.name:
         return "It is the FP32 reference that every other variant of the study is compared with."
     if compared is None or compared.verdict is None:
         notes = (compared.notes if compared else ()) or variant.notes or evidence.notes

@@ -35,9 +35,9 @@ def host_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
     return tuple(_changes(hosts_of(a), hosts_of(b)))
 
 
-def _flat(study: Study | None) -> dict[str, Any]:
+def _flat(study: Study) -> dict[str, Any]:
     """Dotted keys of a study; variants by their names, so that one added in between shifts no other."""
-    return {} if study is None else dict(_walk(study.canonical(), ""))
+    return dict(_walk(study.canonical(), ""))
 
 
 def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qray.measure.costs import PARTS
 from qray.results.speed import mean_interval
-from qray.results.unit_records import newest_record
 
 #: The parts of a clip's way that are not the network's.
 OUTSIDE = ("decode", "preprocessing")
@@ -79,9 +77,3 @@ def costs_of(record: Mapping[str, Any]) -> Costs | None:
         {part: Mean(*mean_interval(values)) for part, values in medians.items()}, Mean(*mean_interval(outside)),
         record["frames"], record["image_size"], record["threads"],
     )  # fmt: skip
-
-
-def read_costs(out: Path) -> Costs | None:
-    """What a clip costs in the newest measurement that OUT holds; None where there is none."""
-    newest = newest_record(out, "costs")
-    return costs_of(newest) if newest else None

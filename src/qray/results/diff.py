@@ -12,7 +12,7 @@ from qray.results.changes import Change, host_changes, study_changes, version_ch
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.guardrails import guard
-from qray.results.pairwise import Estimate, margin_of
+from qray.results.pairwise import Estimate
 from qray.results.statistics import VerdictWord, bootstrap_means, interval, paired_difference
 from qray.results.statistics import verdict as verdict_of
 from qray.study_verdict import Verdict
@@ -97,9 +97,9 @@ def diff_runs(a: Evidence, b: Evidence, tolerance: float | None = None) -> RunDi
     error or a size that A knew and B does not. Latency never is: two runs are not interleaved. What A does not know
     cannot get worse: it is `unchecked`.
     """
-    margin = margin_of(a) if margin_of(a) is not None else margin_of(b)
-    allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * (margin or 0.0)
-    settings = a.study.verdict if a.study is not None else Verdict(margin=margin or 1.0)
+    settings = a.study.verdict
+    margin = settings.margin
+    allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * margin
     names = list(dict.fromkeys(v.name for run in (a, b) for v in run.variants))
     in_a, in_b = ({v.name: v for v in run.variants} for run in (a, b))
     variants = tuple(_variant(name, in_a.get(name), in_b.get(name), margin, allowed, settings) for name in names)
@@ -218,41 +218,33 @@ def _regressions(
         yield f"verdict went from {verdict_a or 'none'} to {verdict_b or 'none'} at A's margin"
     for guardrail in broken:
         yield f"a guardrail that held in A is broken in B: {guardrail}"
-    if a.mae is not None and b.mae is None:
-        yield "its error is no longer known"
     if mae is not None and mae.low is not None and mae.low > 0 and mae.value > allowed:
         yield (
             f"MAE grew by {mae.value:.3f} ({mae.low:+.3f} to {mae.high:+.3f}), more than the {allowed:g} that are "
             "tolerated"
         )
-    if a.size_bytes and not b.size_bytes:
-        yield "its size is no longer known"
     if a.size_bytes and b.size_bytes and b.size_bytes > a.size_bytes * (1 + SIZE_GROWTH):
         growth = b.size_bytes / a.size_bytes - 1
         yield f"size grew by {growth:.1%}, from {a.size_bytes / 1e6:.2f} to {b.size_bytes / 1e6:.2f} MB"
 
 
 def _unchecked(variant: VariantDiff) -> Iterator[str]:
-    """What could not be compared of a variant that both runs finished, and is no regression for that."""
+    """What could not be compared of a variant that B finished, and is no regression for that."""
     a, b = variant.a, variant.b
-    if a is None or b is None or a.status != "ok" or b.status != "ok":
+    if a is None or b is None or b.status != "ok":
         return
-    if variant.mae is None and a.mae is None:
-        yield f"{variant.name}: A has no error that could have grown"
+    if a.status != "ok":
+        yield f"{variant.name}: {a.status} in A ({a.reason}), so that nothing of it could get worse"
     elif variant.mae is not None and variant.mae.low is None:
         yield f"{variant.name}: too few clips for an interval of the error's growth"
-    if not a.size_bytes:
-        yield f"{variant.name}: A has no size that could have grown"
 
 
 def _notes(a: Evidence, b: Evidence, variants: tuple[VariantDiff, ...]) -> Iterator[str]:
     for word, run in (("A", a), ("B", b)):
         for note in run.notes:
             yield f"{word}: {note}"
-        if run.study is None:
-            yield f"{word}: its study could not be read, so that changed settings are not known"
-    margins = margin_of(a), margin_of(b)
-    if None not in margins and margins[0] != margins[1]:
+    margins = a.study.verdict.margin, b.study.verdict.margin
+    if margins[0] != margins[1]:
         yield f"the margin changed from {margins[0]:g} to {margins[1]:g}: verdicts are compared at {margins[0]:g}"
     both = [v for v in variants if v.mae is not None]
     if not {v.name for v in a.variants} & {v.name for v in b.variants}:

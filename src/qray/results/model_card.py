@@ -84,11 +84,11 @@ def _list(items: Iterable[str | None]) -> str:
 
 
 def _unit(evidence: Evidence) -> str:
-    return evidence.study.data.target_column if evidence.study else "the target"
+    return evidence.study.data.target_column
 
 
 def _summary(evidence: Evidence, variant: VariantEvidence) -> str:
-    study = evidence.study.name if evidence.study else "an unknown study"
+    study = evidence.study.name
     what = f"A video-regression model that predicts {_unit(evidence)} from a clip, made by qray in study `{study}`."
     return f"{what} {verdict_words(evidence, variant)}"
 
@@ -96,23 +96,20 @@ def _summary(evidence: Evidence, variant: VariantEvidence) -> str:
 def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
     row, study = variant.row, evidence.study
     made = variant.row.get("created_at")
+    model, fit = study.model, study.training
+    first = "ImageNet weights" if model.weights == "imagenet" else "random weights"
     items = [
         f"Form: {method_words(evidence, variant)}",
+        f"Network: {model.backbone} of width {model.width} on each frame, {model.pooling} pooling over time, "
+        f"linear head; {first} before training",
+        f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
+        f"({fit.schedule}), {fit.loss} loss, seed {study.seed}",
         f"Artifact: `{row['artifact']}` (relative to the run's folder), key `{row.get('key')}`",
         f"Date of the table: {made:%Y-%m-%d}" if made is not None else None,
         f"Developed by: {NOT_KNOWN}; fill this in before you publish the model",
         "Licence of the weights: unknown. qray's own licence (Apache-2.0) is not that of a model that it trained, and "
         "the terms of the data set may bind what is trained on it",
     ]
-    if study is not None:
-        model, fit = study.model, study.training
-        first = "ImageNet weights" if model.weights == "imagenet" else "random weights"
-        items[1:1] = [
-            f"Network: {model.backbone} of width {model.width} on each frame, {model.pooling} pooling over time, "
-            f"linear head; {first} before training",
-            f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
-            f"({fit.schedule}), {fit.loss} loss, seed {study.seed}",
-        ]
     if row.get("settings"):
         items.append(f"Settings chosen by the sweep on VAL: {_settings(row['settings'])}")
     built = artifact.get("built")
@@ -165,20 +162,19 @@ def _metrics(evidence: Evidence) -> str:
         f"MAE and RMSE in units of {_unit(evidence)}, and R2, on TEST; intervals are 95 % bootstrap over clips.",
         "The difference of MAE to FP32 is paired: both predict the same clips.",
     ]
-    if evidence.study is not None:
-        rule = evidence.study.verdict
-        items.append(
-            f"Verdict by a margin of {rule.margin:g}, declared in the study before the run: non-inferior if the upper "
-            "bound of the difference is under it, inferior if the lower bound is over it, else inconclusive."
-        )
-        items.append(
-            "Guardrails beside the mean, declared in the study too: the worst class, its shift, moves that sit in one "
-            "place, the share of clips that move, the tail of the moves, and an output that saturates. A model that "
-            "breaks one is not to be shipped, whatever its verdict."
-        )
-        if rule.thresholds:
-            turns = ", ".join(f"{threshold:g}" for threshold in rule.thresholds)
-            items.append(f"Decisions that turn at {turns} are counted against FP32's.")
+    rule = evidence.study.verdict
+    items.append(
+        f"Verdict by a margin of {rule.margin:g}, declared in the study before the run: non-inferior if the upper "
+        "bound of the difference is under it, inferior if the lower bound is over it, else inconclusive."
+    )
+    items.append(
+        "Guardrails beside the mean, declared in the study too: the worst class, its shift, moves that sit in one "
+        "place, the share of clips that move, the tail of the moves, and an output that saturates. A model that "
+        "breaks one is not to be shipped, whatever its verdict."
+    )
+    if rule.thresholds:
+        turns = ", ".join(f"{threshold:g}" for threshold in rule.thresholds)
+        items.append(f"Decisions that turn at {turns} are counted against FP32's.")
     return _list(items)
 
 
@@ -254,7 +250,7 @@ def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
 
 def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
     path, clip = variant.row["artifact"], artifact.get("clip") or {}
-    if not clip and evidence.study is not None:
+    if not clip:
         clip = evidence.study.clip.model_dump()
     frames, size = clip.get("frames", "T"), clip.get("image_size", "H")
     return f"""From the run's folder, for video files (sampled as in the evaluation):

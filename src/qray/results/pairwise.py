@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +10,11 @@ import numpy as np
 import pandas as pd
 
 from qray.errors import UsageError
-from qray.measure.latency import Latency
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.index import At
 from qray.results.speed import ratio
 from qray.results.statistics import LEVEL, bootstrap_means, interval
-from qray.study_verdict import Verdict
-
-#: (threads, batch) of a latency measurement.
-At = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -38,14 +33,7 @@ class Estimate:
 
 def is_candidate(variant: VariantEvidence) -> bool:
     """Whether this is a finished variant, neither the mean predictor nor a trial of the sweep."""
-    return variant.row.get("status") == "ok" and variant.row.get("stage", "variant") == "variant"
-
-
-def margin_of(evidence: Evidence) -> float | None:
-    """The margin that the run's study declared, in target units; from the table where study.yaml is lost."""
-    if evidence.study is not None:
-        return evidence.study.verdict.margin
-    return next((v.row["margin"] for v in evidence.variants if v.row.get("margin") is not None), None)
+    return variant.status == "ok" and variant.outcome.stage == "variant"
 
 
 def point(at: At) -> str:
@@ -88,10 +76,11 @@ class Pairs:
     def __init__(self, evidence: Evidence, at: At | None) -> None:
         self.evidence, self.at = evidence, at
         self.variants = {v.name: v for v in evidence.variants}
-        self.settings = evidence.study.verdict if evidence.study is not None else Verdict()
+        self.settings = evidence.study.verdict
         self._errors = {name: _absolute_errors(v) for name, v in self.variants.items()}
         self._replicates: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
-        self._calls = self._interleaved_calls()
+        calls = {name: variant.latency(at) for name, variant in self.variants.items()}
+        self._calls = {name: latency for name, latency in calls.items() if latency is not None}
 
     def row(self, name: str) -> dict[str, Any]:
         """The variant's row at this (threads, batch), or its first where it has none there, without latency."""
@@ -160,32 +149,6 @@ class Pairs:
     def size(self, name: str) -> int | None:
         """Bytes of the artifact as shipped."""
         return self.row(name).get("size_bytes")
-
-    def _interleaved_calls(self) -> dict[str, Latency]:
-        """Calls by variant, of the one measurement that the rows come from: units may hold others, of older settings.
-
-        Older records do not name their (threads, batch): that the medians are the rows' tells whose they are.
-        """
-        rows = {name: self.row(name) for name in self.variants}
-        found: dict[str, Latency] = {}
-        for unit in self.evidence.units:
-            records = unit.get("latency")
-            if not isinstance(records, Mapping):
-                continue
-            calls = {name: _calls(records.get(row.get("key")), row.get("latency_p50_ms")) for name, row in rows.items()}
-            matched = {name: latency for name, latency in calls.items() if latency is not None}
-            if len(matched) > len(found):
-                found = matched
-        return found
-
-
-def _calls(record: Any, p50: float | None) -> Latency | None:
-    """The calls of one variant in a record, if their median is `p50`."""
-    if p50 is None or not isinstance(record, Mapping) or not record.get("blocks_ms"):
-        return None
-    latency = Latency(record["blocks_ms"])
-    median = latency.percentile(50)
-    return latency if median is not None and math.isclose(median, p50, rel_tol=1e-9) else None
 
 
 def _absolute_errors(variant: VariantEvidence) -> pd.Series | None:

@@ -8,7 +8,8 @@ from itertools import permutations
 from typing import Literal
 
 from qray.results.evidence import Evidence
-from qray.results.pairwise import At, Estimate, Pairs, choose_point, is_candidate, margin_of
+from qray.results.index import At
+from qray.results.pairwise import Estimate, Pairs, choose_point, is_candidate
 
 Standing = Literal["better", "as good", "open", "worse"]
 #: Where the interval of a ratio of latencies holds 1, the two count as equally fast if it stays within this factor.
@@ -118,7 +119,7 @@ def pareto_front(evidence: Evidence, at: At | None = None) -> Front:
     at: (threads, batch); by default the first that the run measured.
     """
     at = at or choose_point(evidence)
-    pairs, margin = Pairs(evidence, at), margin_of(evidence)
+    pairs, margin = Pairs(evidence, at), evidence.study.verdict.margin
     names = [variant.name for variant in evidence.variants if is_candidate(variant)]
     missing = {name: lacks for name in names if (lacks := _missing(pairs, name))}
     refused = {v.name: why for v in evidence.variants if v.comparison is not None and (why := v.comparison.refused)}
@@ -196,8 +197,6 @@ def _words(axes: Mapping[str, Axis]) -> str:
 
 def _to_reference(pairs: Pairs, name: str) -> Estimate | None:
     reference = pairs.evidence.reference
-    if reference is None:
-        return None
     if name == reference.name:
         return Estimate(0.0, 0.0, 0.0)
     compared = pairs.variants[name].comparison
@@ -208,10 +207,6 @@ def _to_reference(pairs: Pairs, name: str) -> Estimate | None:
 
 def _notes(evidence: Evidence, places: Sequence[Place], margin: float | None) -> list[str]:
     notes = []
-    if evidence.reference is None:
-        notes.append("no FP32 row: differences to FP32 cannot be given, only variants against each other")
-    if margin is None:
-        notes.append("no margin is known: two errors count as equal only where they are the same on every clip")
     if any(place.latency_ms is not None and place.latency_ms.bounds is None for place in places):
-        notes.append("some latencies have no interval, because units/ does not hold their calls in blocks")
+        notes.append("some latencies have no interval, because they were taken in one round")
     return notes

@@ -9,7 +9,8 @@ from pathlib import Path
 from qray.results.bounds import Bounds, Failure, failures
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.guardrails import Guardrail, sentences
-from qray.results.pairwise import At, Estimate, Pairs, choose_point, is_candidate, margin_of, point
+from qray.results.index import At
+from qray.results.pairwise import Estimate, Pairs, choose_point, is_candidate, point
 from qray.results.statistics import VerdictWord
 from qray.results.statistics import verdict as verdict_of
 
@@ -83,13 +84,9 @@ def choose(
     bounds = bounds or Bounds()
     at = choose_point(evidence, threads, batch)
     pairs = Pairs(evidence, at)
-    margin = bounds.margin if bounds.margin is not None else margin_of(evidence)
+    margin = bounds.margin if bounds.margin is not None else evidence.study.verdict.margin
     timed = any(pairs.p50(v.name) for v in evidence.variants)
-    candidates = [
-        _candidate(evidence, variant, pairs, bounds, margin, timed)
-        for variant in evidence.variants
-        if variant.row.get("stage", "variant") == "variant"
-    ]
+    candidates = [_candidate(evidence, variant, pairs, bounds, margin, timed) for variant in evidence.variants]
     qualified = [c for c in candidates if c.out is None]
     notes = [*evidence.notes, *_notes(evidence, bounds, at, timed)]
     if not qualified:
@@ -99,9 +96,7 @@ def choose(
     if picked.artifact is not None and not picked.artifact.is_dir():
         notes.append(f"{picked.artifact} is not there; `qray run build` makes it again")
     if bounds.max_latency_ms is not None and picked.latency_ms is not None and picked.latency_ms.bounds is None:
-        notes.append(
-            "the latency has no interval, because its calls are not in units/: the median alone meets the bound"
-        )
+        notes.append("the latency has no interval, because it was taken in one round: the median alone meets the bound")
     rest = [c for c in qualified if c is not picked]
     runner_up, runner_up_why = _best(rest, pairs) if rest else (None, None)
     passed_over = {c.name: _against(c, picked, pairs) for c in rest}
@@ -147,7 +142,7 @@ def _candidate(
     own = Candidate(
         name=variant.name, verdict=verdict, mae=variant.accuracy.mae if variant.accuracy else None,
         delta=Estimate(compared.delta, compared.delta_low, compared.delta_high) if compared else None,
-        latency_ms=pairs.p50(variant.name), faster=pairs.latency(reference.name, variant.name) if reference else None,
+        latency_ms=pairs.p50(variant.name), faster=pairs.latency(reference.name, variant.name),
         size_bytes=row.get("size_bytes"), size_ratio=row.get("size_ratio"), rss_mb=row.get("peak_rss_mb"),
         artifact=evidence.out / row["artifact"] if row.get("artifact") else None,
         guardrails=compared.guardrails if compared is not None else (),
@@ -165,7 +160,7 @@ def _unfit(
     row = variant.row
     if not is_candidate(variant):
         return f"{row.get('status') or 'not finished'}: {row.get('reason') or 'no reason was recorded'}"
-    if evidence.reference is not None and variant.name == evidence.reference.name:
+    if variant.name == evidence.reference.name:
         return "FP32 itself, which the others are compared to"
     if row.get("method") == "finetune":
         return "a control: FP32 trained for as long as QAT, to tell what training gives from what quantization costs"
@@ -191,7 +186,7 @@ def _first_note(variant: VariantEvidence) -> str | None:
 def _settle(variant: VariantEvidence, evidence: Evidence, margin: float | None) -> str:
     clips = variant.comparison.clips_to_settle if variant.comparison else None
     # The number belongs to the declared margin, not to one given later.
-    return f"; {clips} clips would settle it" if clips and margin == margin_of(evidence) else ""
+    return f"; {clips} clips would settle it" if clips and margin == evidence.study.verdict.margin else ""
 
 
 def _best(qualified: Sequence[Candidate], pairs: Pairs) -> tuple[Candidate, str]:
@@ -264,7 +259,7 @@ def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float 
         words = (
             f"no variant is non-inferior at a margin of {margin:g}; nearest is {nearest.name}, {_delta(nearest)}{over}"
         )
-    fp32 = next((c for c in candidates if evidence.reference and c.name == evidence.reference.name), None)
+    fp32 = next((c for c in candidates if c.name == evidence.reference.name), None)
     if fp32 is not None and fp32.artifact is not None and not fp32.failures:
         words += f". {fp32.name} itself, unquantized, meets the bounds: {fp32.artifact}"
     return words
@@ -282,12 +277,11 @@ def _distance(candidate: Candidate) -> tuple[float, str]:
 
 def _notes(evidence: Evidence, bounds: Bounds, at: At | None, timed: bool) -> list[str]:
     notes = []
-    declared = margin_of(evidence)
+    declared = evidence.study.verdict.margin
     if bounds.margin is not None and bounds.margin != declared:
-        instead = f"the study declared {declared:g}" if declared is not None else "the study's own is lost"
         notes.append(
-            f"the margin {bounds.margin:g} was given after the run ({instead}): a margin chosen with the results in "
-            "sight is not declared beforehand, and its verdicts are not the study's"
+            f"the margin {bounds.margin:g} was given after the run (the study declared {declared:g}): a margin chosen "
+            "with the results in sight is not declared beforehand, and its verdicts are not the study's"
         )
     if not timed:
         notes.append("latency was not measured" + (f" at {point(at)}" if at else " in this run"))

@@ -124,7 +124,6 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
     notes: list[str] = []
     seeds = _check(runs, notes)
     study = runs[0].study
-    assert study is not None
     names = list(dict.fromkeys(v.name for run in runs for v in run.variants))
     variants = []
     for name in names:
@@ -148,7 +147,7 @@ def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
         raise UsageError("seeds: name the outputs of two runs or more, of one study with different `seed`")
     seeds: list[int] = []
     for run in runs:
-        if run.study is None or run.reference is None or run.reference.accuracy is None:
+        if run.reference.accuracy is None:
             raise QrayError(f"{run.out}: {run.notes[0] if run.notes else 'no FP32 predictions'}; leave this run out")
         if run.study.seed in seeds:
             raise QrayError(
@@ -157,9 +156,7 @@ def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
             )
         seeds.append(run.study.seed)
     first = runs[0]
-    assert first.study is not None
     for run in runs[1:]:
-        assert run.study is not None
         if run.study.verdict.margin != first.study.verdict.margin:
             raise QrayError(
                 f"{run.out}: its margin is {run.study.verdict.margin:g}, that of {first.out} is "
@@ -172,8 +169,6 @@ def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
         differ = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
         if differ:
             notes.append(f"{run.out} differs from {first.out} in more than its seed: {', '.join(differ)}")
-        assert first.reference is not None
-        assert run.reference is not None
         if not len(_common([first.reference, run.reference])):
             raise QrayError(
                 f"{run.out} and {first.out} share no TEST clip with the same target; compare runs of one set"

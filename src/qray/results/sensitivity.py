@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from rich.text import Text
 
 from qray.errors import QrayError
 from qray.results.statistics import bootstrap_means, interval
-from qray.results.unit_records import newest_record
 
 #: Layers shown in a terminal; the record has them all.
 SHOWN_LAYERS = 10
@@ -74,11 +72,6 @@ def _differences(differences: np.ndarray, replicates: int, seed: int) -> list[di
         {"delta_mae": float(row.mean()), "delta_low": low, "delta_high": high}
         for row, (low, high) in zip(differences, bounds, strict=True)
     ]
-
-
-def newest_sensitivity(out: Path) -> dict[str, Any] | None:
-    """The newest sensitivity record of a run, or None."""
-    return newest_record(out, "sensitivity", lambda record: isinstance(record.get("layers"), list))
 
 
 def by_harm(record: Mapping[str, Any]) -> list[dict[str, Any]]:

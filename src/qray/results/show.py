@@ -18,6 +18,7 @@ from rich.text import Text
 
 from qray.errors import QrayError
 from qray.escape import command
+from qray.results.index import FILE
 from qray.results.schema import RESULTS
 from qray.results.speed import row_sentence
 from qray.terminal import open_console
@@ -51,9 +52,10 @@ def read_results(out: Path) -> pa.Table:
         QrayError: it is not there, is no Parquet file, or lacks columns that this version writes.
     """
     path = out / "results.parquet"
-    anew = f"`{command('qray', 'run', 'table', '--out', out)}` writes it anew"
+    anew = f"`{command('qray', 'run', 'table', out)}` writes it anew"
     if not path.is_file():
-        raise QrayError(f"{path}: no such file; `{command('qray', 'run', 'all', '--out', out)}` makes it")
+        known = "table" if (out / FILE).is_file() else "all --out"
+        raise QrayError(f"{path}: no such file; `{command('qray', 'run', *known.split(), out)}` makes it")
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,41 +170,3 @@ def row_sentence(row: Mapping[str, Any]) -> str | None:
     value = row["speedup_best_fp32"]
     against = Ratio(value, row["speedup_best_fp32_low"], row["speedup_best_fp32_high"]) if value is not None else None
     return pay_sentence(row["method"], row["best_fp32"], against)
-
-
-def speeds_of_run(
-    rows: Sequence[Mapping[str, Any]], units: Iterable[Mapping[str, Any]], reference: str
-) -> dict[tuple[str, int, int], Speed]:
-    """Speed by (variant, threads, batch), from the rows of results.parquet and the records of units/.
-
-    A point is left out where no unit holds the calls from which the rows' medians come.
-    """
-    records = [unit for unit in units if isinstance(unit.get("latency"), Mapping)]
-    points: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row.get("stage") == "variant" and row.get("latency_p50_ms") is not None:
-            points.setdefault((int(row["threads"]), int(row["batch"])), []).append(row)
-    found = {}
-    for at, at_rows in points.items():
-        measured = next((m for record in records if (m := _timed(record, at, at_rows)) is not None), [])
-        for own in measured:
-            found[own.name, *at] = speed_of(own, measured, at, reference)
-    return found
-
-
-def _timed(record: Mapping[str, Any], at: tuple[int, int], rows: Sequence[Mapping[str, Any]]) -> list[Timed] | None:
-    """The rows with their calls, if this is the unit that the rows come from.
-
-    OUT may hold units of other settings, and older records do not name their point: the medians tell.
-    """
-    if (record.get("threads", at[0]), record.get("batch", at[1])) != at:
-        return None
-    timed = []
-    for row in rows:
-        blocks = (record["latency"].get(row["key"]) or {}).get("blocks_ms")
-        latency = Latency(blocks) if blocks else Latency()
-        median = latency.percentile(50)
-        if median is None or not math.isclose(median, row["latency_p50_ms"], rel_tol=1e-9):
-            return None
-        timed.append(Timed(row["variant"], row["method"], row["engine"], latency))
-    return timed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,3 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def began(record: dict[str, Any], path: Path) -> float:
     """When a unit's work began, epoch seconds; a record without a time of its own was written when its work ended."""
     return float(record.get("started", path.stat().st_mtime))
-
-
-def newest_record(out: Path, kind: str, usable: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any] | None:
-    """The usable record of a kind whose work began last, or None."""
-    found = [(path, record) for path in unit_files(out, kind) if (record := read_record(path)) and usable(record)]
-    return max(found, key=lambda item: began(item[1], item[0]))[1] if found else None

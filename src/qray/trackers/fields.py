@@ -20,16 +20,10 @@ PARAMS = (
 )  # fmt: skip
 
 
-def rows(evidence: Evidence) -> list[dict[str, Any]]:
-    names, base = [v.name for v in evidence.variants], evidence.baseline
-    others = [base] if base is not None and base.name not in names else []
-    return [row for v in [*evidence.variants, *others] for row in v.rows] + list(evidence.trials)
-
-
 def digest(evidence: Evidence) -> str:
     """Digest of the study and of the keys of all rows: what makes two OUTs the same run on the same host."""
-    keys = sorted({str(row.get("key")) for row in rows(evidence)})
-    study = evidence.study.canonical() if evidence.study else None
+    keys = sorted({str(row.get("key")) for row in evidence.rows})
+    study = evidence.study.canonical()
     text = json.dumps({"study": study, "keys": keys}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -77,8 +71,6 @@ def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
 
 def study_params(evidence: Evidence) -> dict[str, str]:
     """The study, flat: dotted keys, its variants by name rather than by number."""
-    if evidence.study is None:
-        return {}
     tree = evidence.study.canonical()
     tree["variants"] = {v["name"]: {k: v[k] for k in v if k != "name"} for v in tree["variants"]}
     flat: dict[str, str] = {}
@@ -97,7 +89,7 @@ def study_params(evidence: Evidence) -> dict[str, str]:
 def note(evidence: Evidence) -> str:
     """What MLflow shows above the run, as Markdown: a verdict per variant, and what the run cannot carry."""
 
-    reference = evidence.reference.name if evidence.reference else None
+    reference = evidence.reference.name
 
     def line(variant: VariantEvidence) -> str:
         row = variant.row

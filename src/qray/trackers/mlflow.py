@@ -10,7 +10,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from qray.errors import QrayError
-from qray.escape import command
 from qray.results.evidence import Evidence
 from qray.trackers import fields
 
@@ -52,9 +51,6 @@ def track(evidence: Evidence, tracking_uri: str | None = None, experiment: str |
     """
     if find_spec("mlflow") is None:
         raise QrayError("MLflow is not installed; pip install 'qray[mlflow]' brings it")
-    if not fields.rows(evidence):
-        makes = command("qray", "run", "all", "--out", evidence.out)
-        raise QrayError(f"{evidence.out}: there is no row to track; `{makes}` makes them")
     # Unless the user says otherwise: nothing but the tracking server hears of a run, and a server that does not
     # answer is a sentence after seconds (MLflow's own default tries for minutes).
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -95,7 +91,7 @@ class _Tracker:
         self.digest = fields.digest(evidence)
 
     def write(self, experiment: str) -> Tracked:
-        rows, out = fields.rows(self.evidence), self.evidence.out
+        rows, out = self.evidence.rows, self.evidence.out
         parent, updated = self._parent(rows)
         self._log(parent, params=fields.study_params(self.evidence), tags=self._run_tags(rows))
         for name in FILES:
@@ -117,9 +113,9 @@ class _Tracker:
         run = found.get(host) or found.get("")
         if run is not None:
             return str(run.info.run_id), True
-        timing, study = self.evidence.timing, self.evidence.study
+        timing = self.evidence.timing
         start = int(1000 * timing.started) if timing else fields.time_ms(rows[0])
-        name = study.name if study else self.evidence.out.name
+        name = self.evidence.study.name
         tags = {DIGEST: self.digest, HOST: host}
         created = self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=tags)
         return str(created.info.run_id), False

@@ -96,6 +96,13 @@ class Artifact:
         """Bytes of the model files as shipped, artifact.json left out."""
         return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file() and f.name != "artifact.json")
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the record of its build says of it, so that a run can be judged where its artifacts are not."""
+        built = self.built
+        return {"size_bytes": self.size_bytes, "weights_bytes": built.weights_bytes, "isa": self.isa,
+                "int8_mac_share": built.int8_mac_share, "notes": built.notes}  # fmt: skip
+
 
 def write_artifact_json(artifact: Artifact) -> None:
     """Describe the artifact in its own folder."""

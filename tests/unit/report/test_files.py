@@ -24,6 +24,7 @@ from qray.report.page import to_html
 from qray.report.theme import draw
 from qray.report.write import write_document
 from qray.reporting import report_finished_run
+from qray.results.judge import read_evidence
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick`"
 
@@ -153,7 +154,7 @@ def test_the_command_says_what_to_ship_and_where_the_page_is(tmp_path: Path) -> 
 def test_a_finished_run_says_where_its_report_is(tmp_path: Path) -> None:
     out = small_run(tmp_path / "out")
     console = Console(file=io.StringIO(), width=400)
-    assert report_finished_run(out, console) is None
+    assert report_finished_run(read_evidence(out), console) is None
     assert isinstance(console.file, io.StringIO)
     assert f"Report: {out / 'report.html'}" in console.file.getvalue()
 
@@ -162,7 +163,7 @@ def test_a_report_that_cannot_be_written_is_a_sentence_with_a_command_to_paste(t
     out = small_run(tmp_path / "it's $out")
     (out / "report.html").mkdir()
     (out / "report.html" / "in the way").touch()
-    why = report_finished_run(out, Console(file=io.StringIO()))
+    why = report_finished_run(read_evidence(out), Console(file=io.StringIO()))
     assert why is not None
     assert why.startswith("the report was not written (IsADirectoryError: ")
     (hint,) = re.findall("`(.*)`", why)

@@ -12,7 +12,7 @@ from videos import numbered_frames, write_file_list, write_video
 from qray.report.document import Clips, Document, Gallery, Picture, pictures
 from qray.report.plots_accuracy import class_errors
 from qray.report.thumbnails import find_video, worst_clips
-from qray.results.evidence import read_evidence
+from qray.results.judge import read_evidence
 
 
 @pytest.fixture(scope="module")

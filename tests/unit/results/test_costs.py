@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from scipy import stats
 
 from qray.measure.costs import PARTS
-from qray.results.costs import Costs, costs_of, read_costs
+from qray.results.costs import Costs, costs_of
 
 MS = {"decode": 2.0, "preprocessing": 0.5, "backbone": 7.0, "head": 0.5}
 
@@ -90,26 +88,3 @@ def test_a_record_that_is_not_whole_tells_nothing(damage: dict[str, Any]) -> Non
 
 def test_a_record_of_something_else_tells_nothing() -> None:
     assert costs_of({"label": "measure latency", "latency": {}}) is None
-
-
-def write(out: Path, name: str, text: str) -> None:
-    (out / "units").mkdir(parents=True, exist_ok=True)
-    (out / "units" / name).write_text(text, encoding="utf-8")
-
-
-def test_the_newest_measurement_is_told(tmp_path: Path) -> None:
-    write(tmp_path, "costs-a.json", json.dumps(record(started=2.0, frames=32)))
-    write(tmp_path, "costs-b.json", json.dumps(record(started=1.0)))
-    found = read_costs(tmp_path)
-    assert found is not None
-    assert found.frames == 32
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
-def test_an_unreadable_measurement_is_no_error(tmp_path: Path, text: str) -> None:
-    write(tmp_path, "costs-a.json", text)
-    assert read_costs(tmp_path) is None
-
-
-def test_a_run_without_a_measurement_tells_nothing(tmp_path: Path) -> None:
-    assert read_costs(tmp_path) is None

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from doctored_runs import (
     FEW,
@@ -30,8 +28,8 @@ from evidence_runs import make_run
 
 from qray.results.bounds import Bounds
 from qray.results.comparison import Comparison, compare
-from qray.results.evidence import read_evidence
 from qray.results.guardrails import Guardrail, guard
+from qray.results.judge import read_evidence
 from qray.results.pick import Choice, choose
 from qray.results.places import classes
 from qray.study_verdict import Verdict
@@ -141,12 +139,6 @@ def test_a_margin_given_to_pick_switches_no_guardrail_off(tmp_path: Path) -> Non
     assert "not to be shipped" in broken(doctored_run(tmp_path, clamped(3, 0)), Bounds(margin=50.0))
 
 
-def test_where_study_yaml_is_lost_guardrails_hold_by_the_margin_of_the_table(tmp_path: Path) -> None:
-    out = doctored_run(tmp_path, shifted(0, 40, 4.0))
-    (out / "study.yaml").unlink()
-    assert "not to be shipped" in broken(out)
-
-
 def test_a_limit_that_the_study_declares_is_the_one_that_holds(tmp_path: Path) -> None:
     assert broken(doctored_run(tmp_path, clamped(3, 0), guardrails={"tied": 3})) == ""
 
@@ -189,18 +181,17 @@ def test_moved_is_five_margins_where_the_study_does_not_say() -> None:
 
 def test_the_table_says_what_pick_says(tmp_path: Path) -> None:
     change = {"ptq-openvino": {"delta": 0.3, "sd": 0.1}}
-    rows = pq.read_table(make_run(tmp_path, variants=FEW, change=change) / "results.parquet").to_pylist()
-    found = read_evidence(tmp_path).variants[1].comparison
+    variant = read_evidence(make_run(tmp_path, variants=FEW, change=change)).variants[1]
+    own, found = variant.row, variant.comparison
     assert found is not None
     by_name = {one.name: one for one in found.guardrails}
-    own = next(row for row in rows if row["variant"] == "ptq-openvino")
     assert own["worst_class_delta"] == by_name["worst_class"].value
     assert (own["shippable"], own["guardrails"]) == (not found.broken, None)
 
 
 def test_fp32_itself_and_the_controls_are_neither_to_be_shipped_nor_not(tmp_path: Path) -> None:
-    rows = pd.read_parquet(make_run(tmp_path) / "results.parquet").set_index("variant")
-    assert rows.loc[["fp32", "finetune", "mean-predictor"], "shippable"].isna().all()
+    shippable = {row["variant"]: row["shippable"] for row in read_evidence(make_run(tmp_path)).rows}
+    assert [shippable[name] for name in ("fp32", "finetune", "mean-predictor")] == [None] * 3
 
 
 def test_picks_sentence_holds_the_guardrails(tmp_path: Path) -> None:

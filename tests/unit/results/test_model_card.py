@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from qray.atomic import write_json
 from qray.errors import QrayError, UsageError
-from qray.results.evidence import read_evidence
+from qray.results.judge import read_evidence
 from qray.results.model_card import write_cards
 
 SECTIONS = (
@@ -193,12 +193,12 @@ def test_a_variant_that_was_skipped_has_no_card_and_says_why(out: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"without": ["fp32"]}, "there is no FP32 row"),
+        ({"without": ["fp32"]}, "FP32 has no predictions"),
         ({"clips": 1}, "one clip"),
         ({"nan": {"ptq-openvino": 200}}, "no accuracy"),
         ({"constant": ["fp32"]}, "learned nothing"),
     ],
-    ids=["no FP32 row", "one clip", "NaN predictions", "constant FP32"],
+    ids=["no FP32", "one clip", "NaN predictions", "constant FP32"],
 )
 def test_a_verdict_that_the_data_cannot_carry_is_not_given(tmp_path: Path, how: dict[str, Any], words: str) -> None:
     summary = card_of(tmp_path, **how).split("## Model details")[0]
@@ -221,7 +221,3 @@ def test_words_of_the_user_are_text_in_a_card(tmp_path: Path) -> None:
     shown = MarkdownIt("commonmark").enable("table").render(body)
     assert "predicts &lt;b onclick=x&gt;EF|* from a clip" in shown
     assert re.findall("<[bi][ >]", shown) == []
-
-
-def test_a_run_of_the_first_version_gets_its_cards(tmp_path: Path) -> None:
-    assert "(non-inferior)" in card_of(tmp_path, old_schema=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from evidence_runs import VARIANTS, key_of, make_run
 
-from qray.atomic import write_parquet
 from qray.errors import UsageError
 from qray.results.bounds import Bounds
-from qray.results.evidence import Evidence, read_evidence
+from qray.results.evidence import Evidence
+from qray.results.judge import read_evidence
 from qray.results.pick import Choice, choose
 
 
@@ -90,10 +88,8 @@ def test_where_no_size_fits_the_nearest_says_by_how_much(evidence: Evidence) -> 
 
 def test_a_bound_on_memory_that_was_not_measured_is_not_met(tmp_path: Path) -> None:
     path = make_run(tmp_path)
-    table = pq.read_table(path / "results.parquet", partitioning=None)
-    at = table.column_names.index("peak_rss_mb")
-    nulls = pa.nulls(len(table), pa.float64())
-    write_parquet(path / "results.parquet", table.set_column(at, "peak_rss_mb", nulls))
+    for record in (path / "units").glob("memory-*.json"):
+        record.unlink()
     assert "cannot be shown" in why_not(choose(read_evidence(path), Bounds(max_rss_mb=1e6)), "ptq-openvino")
 
 
@@ -172,7 +168,3 @@ def test_a_run_that_carries_no_verdict_has_nothing_to_ship(tmp_path: Path, bad: 
 
 def test_a_variant_with_predictions_that_are_not_finite_is_not_picked(tmp_path: Path) -> None:
     assert picked(choose(read_evidence(make_run(tmp_path, nan={"ptq-openvino": 3})))) == "bf16-openvino"
-
-
-def test_a_run_of_an_older_version_is_judged_all_the_same(tmp_path: Path) -> None:
-    assert picked(choose(read_evidence(make_run(tmp_path, old_schema=True)))) == "ptq-openvino"

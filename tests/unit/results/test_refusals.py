@@ -18,7 +18,8 @@ from rich.console import Console
 from qray.report.words import choice_of, headline, remarks, verdict_words
 from qray.results.card_words import verdict_words as card_verdict
 from qray.results.diff import diff_runs
-from qray.results.evidence import Evidence, VariantEvidence, read_evidence
+from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.judge import read_evidence
 from qray.results.model_card import model_card
 from qray.results.pareto import pareto_front
 from qray.results.pick import choose
@@ -105,7 +106,6 @@ def test_one_that_was_broken_before_is_none(honest: Evidence, doctored: Evidence
 
 
 def test_guardrails_of_b_are_those_that_a_declared(honest: Evidence, doctored: Evidence) -> None:
-    assert doctored.study is not None
     lax = doctored.study.verdict.model_copy(
         update={"guardrails": doctored.study.verdict.guardrails.model_copy(update={"tied": 100})}
     )

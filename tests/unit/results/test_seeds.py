@@ -14,7 +14,7 @@ from evidence_runs import Made, make_run
 
 from qray.commands import show_seeds
 from qray.errors import QrayError, UsageError
-from qray.results.evidence import read_evidence
+from qray.results.judge import read_evidence
 from qray.results.seeds import OverSeeds, SeedEvidence, over_seeds, two_level
 from qray.results.statistics import bootstrap_means, interval
 
@@ -126,7 +126,7 @@ def test_the_same_clips_in_another_folder_are_no_difference(tmp_path: Path) -> N
     [
         (lambda text: text.replace("\nseed: 1\n", "\nseed: 0\n"), "its seed 0 is that of"),
         (lambda text: text.replace("margin: 1.0", "margin: 0.5"), "a verdict takes one margin"),
-        (lambda text: "", "leave this run out"),
+        (lambda text: "", "study.yaml"),
     ],
 )
 def test_runs_that_cannot_be_put_together_are_refused(
@@ -149,7 +149,7 @@ def test_the_same_name_with_another_target_is_no_common_clip(outs: list[Path]) -
         for v in runs[1].variants
     ]
     with pytest.raises(QrayError, match="share no TEST clip"):
-        over_seeds([runs[0], replace(runs[1], variants=tuple(moved), reference=moved[0])])
+        over_seeds([runs[0], replace(runs[1], variants=tuple(moved))])
 
 
 def test_one_run_is_no_study_of_seeds(outs: list[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from qray.errors import QrayError
-from qray.results.sensitivity import by_harm, newest_sensitivity, render_sensitivity, sqnr_db, summarize
+from qray.results.sensitivity import by_harm, render_sensitivity, sqnr_db, summarize
 from qray.results.statistics import paired_difference
 
 TARGET = np.array([50.0, 60.0, 70.0, 40.0])
@@ -99,29 +98,6 @@ def test_the_most_sensitive_layer_is_the_one_with_the_least_sqnr_alone() -> None
 def test_the_record_is_json() -> None:
     found = record(part({"conv1": (FP32, 0.0)}))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def write(out: Path, name: str, text: str, at: int) -> None:
-    path = out / "units" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    os.utime(path, (at, at))
-
-
-def test_the_newest_record_counts(tmp_path: Path) -> None:
-    for name, at in (("b", 1), ("a", 2)):
-        write(tmp_path, f"sensitivity-{name}.json", json.dumps({"layers": [], "name": name}), at)
-    assert (newest_sensitivity(tmp_path) or {})["name"] == "a"
-
-
-def test_a_damaged_record_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, "sensitivity-a.json", json.dumps({"layers": []}), 1)
-    write(tmp_path, "sensitivity-b.json", '{"layers": [', 2)
-    assert newest_sensitivity(tmp_path) == {"layers": []}
-
-
-def test_a_run_without_the_analysis_has_no_record(tmp_path: Path) -> None:
-    assert newest_sensitivity(tmp_path) is None
 
 
 def shown(found: dict[str, Any], layers: int) -> str:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from evidence_runs import make_run
-from outcomes import FACTS, outcome
+from evidence_runs import VARIANTS, key_of, make_latency, make_run
 from scipy import stats
 
 from qray.measure.latency import Latency
-from qray.results.speed import Ratio, Speed, Timed, ratio, settled, speed_of, speeds_of_run
-from qray.results.table import assemble
-from qray.study import Study
+from qray.results.judge import read_evidence
+from qray.results.speed import Ratio, Speed, Timed, ratio, settled, speed_of
 
 ROUNDS, CALLS, RUNS = 10, 9, 400
 TRUTH = 2.0
@@ -238,59 +235,22 @@ def test_a_ratio_in_words_has_its_interval_where_there_is_one(of: Ratio, text: s
     assert str(of) == text
 
 
-VARIANTS = (("fp32", "fp32", "eager"), ("fp32-ov", "fp32", "openvino"), ("int8", "ptq", "openvino"))
-STUDY = Study.model_validate(
-    {
-        "name": "s", "variants": [{"name": n, "method": m, "engine": e} for n, m, e in VARIANTS],
-        "verdict": {"bootstrap": 100},
-    }
-)  # fmt: skip
+def test_of_a_whole_run_every_variant_with_a_latency_has_the_speed_that_its_row_says(tmp_path: Path) -> None:
+    evidence = read_evidence(make_run(tmp_path))
+    timed = [variant for variant in evidence.variants if variant.row["latency_p50_ms"] is not None]
+    assert len(timed) == len([name for name, made in VARIANTS.items() if made.status == "ok"])
+    for variant in timed:
+        assert variant.speed is not None
+        columns = variant.speed.columns()
+        assert {column: variant.row[column] for column in columns} == columns
 
 
-def finished(seed: int = 0, **record: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of results.parquet and the measure unit that they come from."""
-    of = fleet(seed, fp32_eager=8.0, fp32_openvino=4.0, ptq_openvino=1.5)
-    made = [
-        outcome(name, method, engine, latency={(1, 1): timed.latency})
-        for (name, method, engine), timed in zip(VARIANTS, of, strict=True)
-    ]
-    calls = {o.key: {"blocks_ms": o.latency[1, 1].blocks_ms, "host": "h"} for o in made}
-    return assemble(made, STUDY, FACTS).to_pylist(), {"kind": "measure", "latency": calls, **record}
-
-
-@pytest.mark.parametrize("name", [name for name, _, _ in VARIANTS])
-def test_the_columns_of_a_row_are_the_speed_read_from_the_calls(name: str) -> None:
-    rows, unit = finished(threads=1, batch=1)
-    columns = speeds_of_run(rows, [unit], "fp32")[name, 1, 1].columns()
-    row = next(r for r in rows if r["variant"] == name)
-    assert {column: row[column] for column in columns} == columns
-
-
-def test_a_unit_of_other_calls_is_not_taken_for_the_rows_own() -> None:
-    rows, own = finished(threads=1, batch=1)
-    _, other = finished(seed=5, threads=1, batch=1)
-    assert speeds_of_run(rows, [other, own], "fp32") == speeds_of_run(rows, [own], "fp32")
-
-
-def test_a_unit_of_another_point_is_not_taken_for_the_rows_own() -> None:
-    rows, unit = finished(threads=4, batch=1)
-    assert speeds_of_run(rows, [unit], "fp32") == {}
-
-
-def test_an_older_unit_that_does_not_name_its_point_is_known_by_its_calls() -> None:
-    rows, unit = finished()
-    assert set(speeds_of_run(rows, [unit], "fp32")) == {(name, 1, 1) for name, _, _ in VARIANTS}
-
-
-@pytest.mark.parametrize("unit", [{}, {"latency": None}, {"latency": {}}, {"latency": {"key of int8": {}}}])
-def test_a_record_without_calls_is_no_error(unit: dict[str, Any]) -> None:
-    rows, _ = finished()
-    assert speeds_of_run(rows, [unit], "fp32") == {}
-
-
-def test_of_a_whole_run_every_variant_with_a_latency_has_a_speed(tmp_path: Path) -> None:
-    out = make_run(tmp_path / "out")
-    rows = pq.read_table(out / "results.parquet", partitioning=None).to_pylist()
-    units = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "units").glob("measure-*.json")]
-    timed = {row["variant"] for row in rows if row["latency_p50_ms"] is not None}
-    assert {name for name, _, _ in speeds_of_run(rows, units, "fp32")} == timed
+def test_a_measurement_of_other_artifacts_is_not_taken_for_the_runs_own(tmp_path: Path) -> None:
+    """OUT may hold units of other settings: run.json says which are the run's."""
+    other = {key_of("build", name): asdict(latency) for name, latency in make_latency(VARIANTS, seed=5).items()}
+    other[key_of("build", "ptq-openvino")]["blocks_ms"] = [[80.0] * 25] * 10
+    units = {"measure-0000000000000000": {"latency": other, "started": 9e9, "seconds": 1.0}}
+    found = next(v for v in read_evidence(make_run(tmp_path, units=units)).variants if v.name == "ptq-openvino")
+    assert found.speed is not None
+    assert found.speed.total is not None
+    assert found.speed.total.value == pytest.approx(8.0 / 1.5, rel=0.05)

@@ -13,7 +13,8 @@ import pytest
 from evidence_runs import key_of, make_run
 
 from qray.errors import QrayError
-from qray.results.evidence import Evidence, read_evidence
+from qray.results.evidence import Evidence
+from qray.results.judge import read_evidence
 from qray.trackers import fields
 from qray.trackers import mlflow as tracker
 
@@ -42,7 +43,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def evidence(workplace: Path) -> Evidence:
     """A run made by hand, with one artifact and a report."""
-    out = make_run(workplace / OUT)
+    out = make_run(workplace / OUT, table=True)
     model = out / "artifacts" / key_of("build", "ptq-openvino") / "model.bin"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"weights")
@@ -204,11 +205,11 @@ def test_another_seed_is_another_run(workplace: Path, evidence: Evidence, client
 @installed
 @pytest.mark.parametrize(
     "how",
-    [{"without": ["fp32"]}, {"clips": 1}, {"nan": {"ptq-openvino": 200}}, {"constant": ["fp32"]}, {"old_schema": True}],
-    ids=["no FP32 row", "one clip", "NaN predictions", "constant FP32", "old schema"],
+    [{"without": ["fp32"]}, {"clips": 1}, {"nan": {"ptq-openvino": 200}}, {"constant": ["fp32"]}],
+    ids=["no FP32 row", "one clip", "NaN predictions", "constant FP32"],
 )
 def test_a_run_that_proves_little_is_tracked_all_the_same(workplace: Path, tmp_path: Path, how: dict[str, Any]) -> None:
-    done = write(read_evidence(make_run(tmp_path / "out", **how)), "little")
+    done = write(read_evidence(make_run(tmp_path / "out", table=True, **how)), "little")
     assert done.rows == pq.read_metadata(tmp_path / "out" / "results.parquet").num_rows
 
 

@@ -1,4 +1,4 @@
-"""From OUT to outcomes: what is finished is a row with figures, what is not is a row with a reason, and no Ray."""
+"""From a run's units over run.json to rows: what is finished has figures, what is not a reason, and no Ray."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ import numpy as np
 import pytest
 
 from qray.atomic import write_json, write_text
-from qray.commands import run_stage
+from qray.commands import write_table_anew
 from qray.data.manifest import read_manifest
-from qray.errors import QrayError, UsageError
+from qray.errors import QrayError
 from qray.measure.isa import this_machine
 from qray.model.regressor import build_regressor
-from qray.orchestrate.collect import collect, write_table
 from qray.orchestrate.data_set import load_manifest
 from qray.orchestrate.measuring import latency_key, memory_key, memory_step
 from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.run import wanted_units
-from qray.orchestrate.run_record import Result, read_run, write_run
+from qray.orchestrate.run_record import Recorder
 from qray.orchestrate.store import Store
+from qray.results.index import Result, read_index
+from qray.results.judge import read_evidence
+from qray.results.outcome import Outcome, outcomes_of
+from qray.results.run import read_run
 from qray.results.show import read_results
-from qray.results.table import Outcome
+from qray.results.table import write_table
 from qray.study import Study
 from qray.study_files import dump_study
 from qray.variants import registry
@@ -60,9 +63,9 @@ def plan(study: Study, tiny_dataset: Path) -> Plan:
     return make_plan(study, read_manifest(tiny_dataset, study.data))
 
 
-def ran(store: Store, results: dict[str, Result]) -> None:
+def ran(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> None:
     """Leave what a run leaves of itself."""
-    write_run(store, "all", 0.0, results, this_machine())
+    Recorder(store, plan, "all", 0.0, this_machine(), results or {}).write()
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +77,24 @@ def finished(study: Study, plan: Plan, tmp_path_factory: pytest.TempPathFactory)
     artifact = build_artifact(request, key, store.artifact_folder(key))
     files = [store.relative(path) for path in artifact.folder.iterdir()]
     store.put("train", plan.train, {"train_s": 30.0, **OLD})
-    store.put("build", key, {"files": files, "label": "build fp32", "started": 0.0, "seconds": 2.0, **OLD})
+    made = {"artifact": artifact.facts, "files": files, "label": "build fp32", "started": 0.0, "seconds": 2.0}
+    store.put("build", key, made | OLD)
     test = plan.manifest.split("TEST")
     for unit, offset in ((plan.evaluate["fp32"], 1.0), (plan.baseline_key(), 5.0)):
-        store.save_predictions(unit, "TEST", test, test["target"].to_numpy() + offset, 0)
-    store.put("evaluate", plan.evaluate["fp32"], {"seconds": 3.0, **OLD})
+        path = store.save_predictions(unit, "TEST", test, test["target"].to_numpy() + offset, 0)
+        store.put("evaluate", unit, {"files": [store.relative(path)], "started": 0.0, "seconds": 3.0, **OLD})
     for trial, val_mae in zip(plan.trials, (4.5, 6.5), strict=True):
-        ended = {"status": "ok", "reason": None, "val_mae": val_mae, "train_s": 9.0, **OLD}
-        store.put("trial", trial["keys"][0], ended)
+        put_trial(store, trial, 1, {"status": "ok", "reason": None, "val_mae": val_mae, "train_s": 9.0, **OLD})
     load_manifest(store, Path(str(study.data.dir)), study.data)
     store.write_study(dump_study(study))
-    ran(store, {})
+    ran(store, plan)
     return store.out
+
+
+def put_trial(store: Store, trial: dict[str, Any], epoch: int, record: dict[str, Any]) -> None:
+    """What a trial leaves after an epoch."""
+    key = trial["keys"][epoch - 1]
+    store.put("trial", key, {"key": key, "settings": trial["settings"]} | record)
 
 
 @pytest.fixture
@@ -95,7 +104,13 @@ def store(finished: Path, tmp_path: Path) -> Store:
 
 
 def outcomes(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> dict[str, Outcome]:
-    return {outcome.variant: outcome for outcome in collect(store, plan, results or {})}
+    ran(store, plan, results)
+    return {outcome.variant: outcome for outcome in outcomes_of(read_run(store.out))}
+
+
+def table(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> list[dict[str, Any]]:
+    ran(store, plan, results)
+    return read_evidence(store.out).rows
 
 
 def test_the_reference_comes_first_wherever_the_study_lists_it(store: Store, plan: Plan) -> None:
@@ -153,7 +168,6 @@ def test_a_failed_build_keeps_the_reason_of_the_run(store: Store, plan: Plan) ->
 
 
 def test_a_variant_whose_evaluation_failed_has_a_size_and_no_accuracy(store: Store, plan: Plan) -> None:
-    shutil.rmtree(store.out / "predictions" / f"variant={plan.evaluate['fp32']}")
     store.unit_path("evaluate", plan.evaluate["fp32"]).unlink()
     ended = {plan.evaluate["fp32"]: Result("failed", reason="out of memory")}
     found = outcomes(store, plan, ended)["fp32"]
@@ -161,14 +175,16 @@ def test_a_variant_whose_evaluation_failed_has_a_size_and_no_accuracy(store: Sto
     assert (found.size_bytes is not None, found.predictions) == (True, None)
 
 
-def test_an_artifact_whose_model_is_gone_is_not_finished(store: Store, plan: Plan) -> None:
-    (store.artifact_folder(plan.build["fp32"]) / "model.pt2").unlink()
-    found = outcomes(store, plan)["fp32"]
-    assert (found.status, found.size_bytes) == ("failed", None)
+def test_an_artifact_that_was_moved_away_keeps_what_is_known_of_it(store: Store, plan: Plan) -> None:
+    """A run is judged without its artifacts, as where it was copied to be looked at; that they are gone, pick says."""
+    size = outcomes(store, plan)["fp32"].size_bytes
+    shutil.rmtree(store.out / "artifacts")
+    found = {outcome.variant: outcome for outcome in outcomes_of(read_run(store.out))}["fp32"]
+    assert (found.status, found.size_bytes) == ("ok", size)
 
 
 def trials(store: Store, plan: Plan) -> list[tuple[str, str | None, float | None]]:
-    found = [outcome for outcome in collect(store, plan, {}) if outcome.stage == "trial"]
+    found = [outcome for outcome in outcomes(store, plan).values() if outcome.stage == "trial"]
     return [(outcome.status, outcome.reason, outcome.val_mae) for outcome in found]
 
 
@@ -181,13 +197,12 @@ def test_a_trial_that_was_cut_says_where(store: Store, plan: Plan) -> None:
 
 
 def test_a_whole_trial_has_the_val_mae_of_its_last_epoch(store: Store, plan: Plan) -> None:
-    store.put("trial", plan.trials[0]["key"], {"status": "ok", "reason": None, "val_mae": 4.0, "train_s": 18.0})
+    put_trial(store, plan.trials[0], 2, {"status": "ok", "reason": None, "val_mae": 4.0, "train_s": 18.0})
     assert trials(store, plan) == [("ok", None, 4.0), CUT]
 
 
 def test_a_trial_that_diverged_keeps_its_reason(store: Store, plan: Plan) -> None:
-    ended = {"status": "failed", "reason": "the loss became nan", "val_mae": None}
-    store.put("trial", plan.trials[0]["key"], ended)
+    put_trial(store, plan.trials[0], 2, {"status": "failed", "reason": "the loss became nan", "val_mae": None})
     assert trials(store, plan)[0] == ("failed", "the loss became nan", None)
 
 
@@ -199,8 +214,8 @@ def measured(store: Store, plan: Plan, error: str | None = None) -> None:
     store.put("measure", latency_key(store, plan, AT), record | unfinished | {"versions": {"torch": "2.0"}})
 
 
-def fp32_row(store: Store, plan: Plan) -> dict[str, Any]:
-    (row,) = [r for r in write_table(store, plan).to_pylist() if r["variant"] == "fp32"]
+def fp32_row(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> dict[str, Any]:
+    (row,) = [r for r in table(store, plan, results) if r["variant"] == "fp32"]
     return row
 
 
@@ -248,9 +263,8 @@ def test_an_artifact_whose_latency_failed_says_why(store: Store, plan: Plan) -> 
 def test_a_measurement_that_failed_as_a_whole_is_the_reason_of_each_row(store: Store, plan: Plan) -> None:
     failed = {latency_key(store, plan, AT): Result("failed", reason="took longer than 60 s"),
               memory_step(AT): Result("failed", reason="the node died")}  # fmt: skip
-    ran(store, failed)
     reason = "latency not measured: took longer than 60 s; memory not measured: the node died"
-    assert reason in fp32_row(store, plan)["reason"]
+    assert reason in fp32_row(store, plan, failed)["reason"]
 
 
 def test_what_made_a_row_is_what_its_units_say(store: Store, plan: Plan) -> None:
@@ -269,64 +283,56 @@ def test_a_row_names_the_unit_that_was_made_elsewhere(store: Store, plan: Plan) 
 
 
 def test_a_row_that_nothing_was_made_of_has_the_versions_of_the_run_that_tried(store: Store, plan: Plan) -> None:
-    ran(store, {plan.build["int8"]: Result("failed", OLD, "the compiler said no")})
-    (row,) = [r for r in write_table(store, plan).to_pylist() if r["variant"] == "int8"]
+    ended = {plan.build["int8"]: Result("failed", OLD, "the compiler said no")}
+    (row,) = [r for r in table(store, plan, ended) if r["variant"] == "int8"]
     assert (row["reason"], json.loads(row["versions"])) == ("the compiler said no", OLD["versions"])
 
 
 def test_what_ended_in_an_earlier_run_is_kept_until_it_is_tried_again(store: Store, plan: Plan) -> None:
     int8, qat = plan.build["int8"], plan.build["qat"]
-    ran(store, {int8: Result("failed", reason="a"), qat: Result("skipped", reason="b")})
-    ran(store, {int8: Result("ok", {"seconds": 1.0})})
-    assert {key: (ended.status, ended.reason) for key, ended in read_run(store).ended.items()} == {
-        qat: ("skipped", "b")
-    }
+    ran(store, plan, {int8: Result("failed", reason="a"), qat: Result("skipped", reason="b")})
+    ran(store, plan, {int8: Result("ok", {"seconds": 1.0})})
+    ended = read_index(store.out).ended
+    assert {key: (end.status, end.reason) for key, end in ended.items()} == {qat: ("skipped", "b")}
 
 
-def test_the_table_on_disk_is_the_table_returned(store: Store, plan: Plan) -> None:
-    assert write_table(store, plan) == read_results(store.out)
+def test_the_table_on_disk_is_the_table_returned(store: Store) -> None:
+    assert write_table(read_evidence(store.out)) == read_results(store.out)
 
 
 def test_the_table_is_a_function_of_the_folder_alone(
     store: Store, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copied elsewhere, without its data set, from another working directory: the same table, and nothing made."""
-    ran(store, {plan.build["int8"]: Result("failed", reason="the compiler said no")})
-    here = write_table(store, plan).drop_columns(["created_at"])
+    ran(store, plan, {plan.build["int8"]: Result("failed", reason="the compiler said no")})
+    here = write_table(read_evidence(store.out))
     copy, work = Path(shutil.copytree(store.out, tmp_path / "copy")), tmp_path / "work"
     text = (copy / "study.yaml").read_text(encoding="utf-8")
     write_text(copy / "study.yaml", text.replace(str(plan.study.data.dir), "/gone/with/the/data"))
     (copy / "results.parquet").unlink()
     work.mkdir()
     monkeypatch.chdir(work)
-    run_stage("table", None, None, copy, [], False, False, None)
-    assert read_results(copy).drop_columns(["created_at"]) == here
+    write_table_anew(copy, None, as_json=False)
+    assert read_results(copy) == here
     assert list(work.iterdir()) == []
-
-
-def test_another_margin_may_be_given_with_the_table(store: Store) -> None:
-    run_stage("table", None, None, store.out, ["verdict.margin=7.5"], False, False, None)
-    margins = {r["margin"] for r in read_results(store.out).to_pylist() if r["stage"] == "variant"}
-    assert margins == {7.5}
 
 
 @pytest.mark.parametrize(("lost", "sentence"), [
     ("study.yaml", r"not the output of a run \(study.yaml is missing\)"),
-    ("run.json", "nothing ran into .*; name the output of a run"),
-    ("manifest.parquet", "no run into .* has come as far as checking its data set"),
+    ("run.json", "run.json: no such file, so .* is not the output of a run"),
 ])  # fmt: skip
 def test_a_folder_of_no_run_ends_in_a_sentence(store: Store, lost: str, sentence: str) -> None:
     (store.out / lost).unlink()
     with pytest.raises(QrayError, match=sentence):
-        run_stage("table", None, None, store.out, [], False, False, None)
+        write_table_anew(store.out, None, as_json=False)
 
 
-def test_a_folder_that_is_not_there_is_bad_usage_and_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such folder; name the output folder of a run"):
-        run_stage("table", None, None, tmp_path / "nowhere", [], False, False, None)
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(QrayError, match="no such folder; name the output folder of a run"):
+        write_table_anew(tmp_path / "nowhere", None, as_json=False)
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_records_of_other_studies_do_not_disturb(store: Store, plan: Plan) -> None:
     write_json(store.out / "units" / "build-0000000000000000.json", {"files": [], "seconds": 1.0})
-    assert len(collect(store, plan, {})) == 3 + 1 + 2
+    assert len(table(store, plan)) == 3 + 1 + 2

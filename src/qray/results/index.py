@@ -1,0 +1,110 @@
+"""run.json: which unit made what, how units ended that are not finished, and for which machine. The index of OUT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qray.atomic import write_json
+from qray.errors import QrayError
+from qray.escape import command
+from qray.measure.isa import Machine
+
+FILE = "run.json"
+FORMAT = 2
+#: (threads, batch) of a measurement.
+At = tuple[int, int]
+
+
+@dataclass
+class Result:
+    """How a unit ended: "ok" with its `record`, else `status` (failed or skipped) and `reason`. `record` of one that is
+    not "ok" holds what else is known, such as the versions."""
+
+    status: str
+    record: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """A QAT trial of the sweep: `state` of `halving.Standing`, and the key of its newest record, if it has one."""
+
+    name: str
+    key: str
+    settings: Mapping[str, Any]
+    state: str
+    epochs: int
+    record: str | None
+
+
+@dataclass(frozen=True)
+class PointUnits:
+    """What was or is to be measured at one (threads, batch): the key of the latency of all artifacts together, of the
+    memory of each variant's, and the name under which `ended` has the memory of all."""
+
+    threads: int
+    batch: int
+    latency: str
+    memory: Mapping[str, str]
+    memory_of_all: str
+
+    @property
+    def at(self) -> At:
+        """(threads, batch)."""
+        return self.threads, self.batch
+
+
+@dataclass(frozen=True)
+class Index:
+    """What run.json holds."""
+
+    #: Of the last run into OUT, and when it began (epoch seconds).
+    stage: str
+    started: float
+    #: That the keys are for: a cluster's least.
+    machine: Machine
+    #: Keys by kind of the units that all variants share, and of each variant's own.
+    run: Mapping[str, str]
+    variants: Mapping[str, Mapping[str, str]]
+    #: Key of the mean predictor's evaluation.
+    baseline: str
+    trials: tuple[TrialState, ...]
+    points: tuple[PointUnits, ...]
+    #: How units ended that no run has finished, by key.
+    ended: Mapping[str, Result]
+
+
+def write_index(out: Path, index: Index) -> None:
+    """Write OUT/run.json."""
+    write_json(out / FILE, {"format": FORMAT, **asdict(index)})
+
+
+def read_index(out: Path) -> Index:
+    """Read OUT/run.json.
+
+    Raises:
+        QrayError: OUT has none, or one that is damaged or of another format.
+    """
+    path = out / FILE
+    again = f"`{command('qray', 'run', 'all', '--out', out)}` writes it"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if (found := record.pop("format")) != FORMAT:
+            raise QrayError(f"{path}: format {found}, this qray reads format {FORMAT}; {again}")
+        return Index(
+            **record
+            | {
+                "machine": Machine(**record["machine"]),
+                "trials": tuple(TrialState(**trial) for trial in record["trials"]),
+                "points": tuple(PointUnits(**point) for point in record["points"]),
+                "ended": {key: Result(**ended) for key, ended in record["ended"].items()},
+            }
+        )
+    except FileNotFoundError:
+        raise QrayError(f"{path}: no such file, so {out} is not the output of a run; {again}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QrayError(f"{path}: not readable as the index of a run ({error}); {again}") from None
