@@ -15,7 +15,7 @@ from qray.measure.latency import Latency
 from qray.results.judge import judge_outcomes
 from qray.results.outcome import Outcome
 from qray.results.provenance import Provenance
-from qray.results.schema import RESULTS
+from qray.results.row import to_table
 from qray.study import Study
 
 CLIPS = 60
@@ -67,7 +67,7 @@ def table(*outcomes: Outcome, study: Study = STUDY) -> pa.Table:
     mean = [] if any(o.stage == "baseline" for o in outcomes) else [replace(baseline(), predictions=None)]
     variants, judged, trials = judge_outcomes([*outcomes, *mean], study, MADE_AT)
     shown = [*variants, *([] if mean else [judged])]
-    return pa.Table.from_pylist([row for one in shown for row in one.rows] + list(trials), schema=RESULTS)
+    return to_table([row for one in shown for row in one.rows] + list(trials))
 
 
 def row(name: str, *outcomes: Outcome) -> dict[str, Any]:

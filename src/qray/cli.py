@@ -113,6 +113,14 @@ def show(
 
 
 @app.command()
+def columns(json_: JsonOption = False) -> None:
+    """Say what each column of results.parquet means, and in which unit."""
+    from qray.results.show import print_columns
+
+    print_columns(json_)
+
+
+@app.command()
 def report(
     out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     data: Annotated[Path | None, typer.Option(help="Data set folder, for pictures of clips.")] = None,

@@ -19,7 +19,7 @@ from qray.orchestrate.costs import costs_key
 from qray.orchestrate.measuring import memory_key
 from qray.orchestrate.plan import make_plan
 from qray.orchestrate.sensitivity import sensitivity_key
-from qray.results.schema import RESULTS
+from qray.results.row import RESULTS
 from qray.study_files import load_study
 
 GOLDEN = Path(__file__).with_name("keys.json")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qray.report.document import Picture
-from qray.report.numbers import number, signed, spread
 from qray.report.theme import AMBER, BLUE, GREY, INK, MUTED, RED, SMALL_IN, TEAL, VIOLET, dots, draw
 from qray.results.agreement import BlandAltman
 from qray.results.evidence import VariantEvidence
+from qray.results.figures import number, signed, spread
 from qray.results.statistics import Accuracy, accuracy
 from qray.study_verdict import Verdict
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qray.report.document import Picture
 from qray.report.labels import Label, place_labels
-from qray.report.numbers import known, number, signed
 from qray.report.theme import AMBER, BLUE, GREEN, GREY, INK, MUTED, RED, TEAL, VIOLET, WASH, draw
 from qray.results.costs import OUTSIDE, Costs
 from qray.results.evidence import VariantEvidence
+from qray.results.figures import number, signed
 from qray.results.pairwise import Estimate
 from qray.results.pareto import Front, Place
+from qray.results.row import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,21 +194,21 @@ def costs_plot(costs: Costs) -> Picture:
         "One clip in FP32 eager. Amber: outside the network. Blue: the network."))  # fmt: skip
 
 
-def trials_plot(trials: Sequence[dict[str, Any]]) -> Picture | None:
+def trials_plot(trials: Sequence[Row]) -> Picture | None:
     """VAL MAE of the sweep's trials, one row each."""
     from matplotlib.ticker import MaxNLocator
 
-    known_ = [trial for trial in trials if known(trial.get("mae"))]
+    known_ = [(trial, trial.mae) for trial in trials if trial.mae is not None]
     if len(known_) < 2:
         return None
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="MAE on VAL")
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        for row, trial in enumerate(known_):
-            axes.plot([trial["mae"]], [row], "o", color=BLUE if trial.get("weight_bits") == 8 else VIOLET, markersize=6)
-        _rows(axes, [trial["variant"] for trial in known_])
+        for row, (trial, mae) in enumerate(known_):
+            axes.plot([mae], [row], "o", color=BLUE if trial.weight_bits == 8 else VIOLET, markersize=6)
+        _rows(axes, [trial.variant for trial, _ in known_])
 
-    said = "; ".join(f"{trial['variant']} {number(trial['mae'])}" for trial in known_)
+    said = "; ".join(f"{trial.variant} {number(mae)}" for trial, mae in known_)
     return draw("trials", f"MAE on VAL of the sweep's trials: {said}.", paint, 0.7 + ROW_IN * len(known_), caption=(
         "Blue: 8-bit weights. Violet: 4-bit weights."))  # fmt: skip

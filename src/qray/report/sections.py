@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from qray.report.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
-from qray.report.numbers import number
 from qray.report.sections_error import layers_section, parity_blocks, sweep_section
 from qray.report.sections_guardrails import guardrails_section
 from qray.report.sections_predictions import classes_section, decisions_section, predictions_section
@@ -15,6 +14,7 @@ from qray.report.timeline import spans, timeline_of, timeline_plot
 from qray.report.words import choice_of, headline, own_paths
 from qray.results.changes import hosts_of, versions_of
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.figures import number
 from qray.results.pick import Choice
 from qray.study_files import dump_study
 
@@ -60,7 +60,7 @@ def _leaders(evidence: Evidence, choice: Choice | None) -> list[VariantEvidence]
 
 
 def _row_fact(evidence: Evidence, name: str) -> object:
-    return next((v.row[name] for v in evidence.variants if v.row.get(name) is not None), None)
+    return next((getattr(v.row, name) for v in evidence.variants if getattr(v.row, name) is not None), None)
 
 
 def _about(evidence: Evidence) -> str:

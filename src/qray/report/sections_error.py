@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from qray.report.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section
-from qray.report.numbers import known, number, percent, signed, spread
 from qray.report.plots_layers import parity_plot, ranges_plot, sensitivity_plot
 from qray.report.plots_tradeoff import trials_plot
 from qray.results.evidence import Evidence
+from qray.results.figures import number, percent, signed, spread
+from qray.results.row import Row
 from qray.results.sensitivity import by_harm
 from qray.variants.parity import kernel_share
 
@@ -124,16 +125,14 @@ def sweep_section(evidence: Evidence) -> Section | None:
     """The QAT sweep's trials by VAL MAE."""
     if not evidence.trials:
         return None
-    trials = sorted(
-        evidence.trials, key=lambda t: (not known(t.get("mae")), t.get("mae") or 0.0, str(t.get("variant")))
-    )
+    trials = sorted(evidence.trials, key=lambda t: (t.mae is None, t.mae or 0.0, t.variant))
     settings = [_settings(trial) for trial in trials]
     names = [name for name in dict.fromkeys(key for found in settings for key in found)
              if len({json.dumps(found.get(name)) for found in settings}) > 1]  # fmt: skip
     rows = tuple(
         (
-            Cell(str(trial.get("variant"))), Cell(number(trial.get("mae"), 3), order=trial.get("mae")),
-            *(Cell(_setting(found.get(name))) for name in names), Cell(str(trial.get("reason") or trial.get("status"))),
+            Cell(trial.variant), Cell(number(trial.mae, 3), order=trial.mae),
+            *(Cell(_setting(found.get(name))) for name in names), Cell(trial.reason or trial.status),
         )
         for trial, found in zip(trials, settings, strict=True)
     )  # fmt: skip
@@ -143,9 +142,9 @@ def sweep_section(evidence: Evidence) -> Section | None:
     return Section("sweep", "QAT sweep", (Paragraph(words), *([plot] if plot is not None else []), grid))
 
 
-def _settings(trial: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(trial: Row) -> dict[str, Any]:
     try:
-        found = json.loads(trial.get("settings") or "{}")
+        found = json.loads(trial.settings or "{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

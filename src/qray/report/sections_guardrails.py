@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qray.report.document import Cell, Grid, Paragraph, Section, Tone
-from qray.report.numbers import number, percent, spread
 from qray.results.evidence import Evidence
+from qray.results.figures import number, percent, spread
 from qray.results.guardrails import Guardrail
 
 TITLES = {

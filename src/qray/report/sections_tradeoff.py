@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qray.errors import QrayError
-from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section
-from qray.report.numbers import NOT_MEASURED, listed, megabytes, number, percent, signed, spread, with_interval
+from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section, Tone
 from qray.report.plots_tradeoff import costs_plot, forest_plot, pareto_plot, speed_plot
 from qray.report.words import how_to_read, remarks, tone_of, verdict_key, verdict_words
 from qray.results.costs import costs_of
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.figures import listed, number, with_interval
 from qray.results.pareto import Front, pareto_front
 from qray.results.pick import Choice
+from qray.results.row import COLUMNS, Row
+from qray.results.show import WORDS
 
 
 def table_section(evidence: Evidence, choice: Choice | None) -> Section:
     """Every variant that finished, and what must be known of each."""
     picked = choice.picked.name if choice is not None and choice.picked is not None else None
-    points = {(row.get("threads"), row.get("batch")) for v in evidence.variants for row in v.rows}
-    several = len({point for point in points if None not in point}) > 1
-    header = ["variant", "verdict", "p50 ms", "speed-up", "MAE", "Δ to FP32 (95 %)", "MB", "RSS MB", "INT8", "moved",
-              "equivalent", "R²"]  # fmt: skip
+    points = {row.point for variant in evidence.variants for row in variant.rows}
+    several = len(points - {None}) > 1
+    shown = {name: column for name, column in COLUMNS.items() if column.report}
+    header = [column.title or name for name, column in shown.items()]
     if several:
         header.insert(1, "threads/batch")
     rows: list[tuple[Cell, ...]] = []
@@ -31,48 +33,32 @@ def table_section(evidence: Evidence, choice: Choice | None) -> Section:
         for row in variant.rows:
             if variant.name == picked:
                 strong.add(len(rows))
-            rows.append(_row(variant, row, several))
-    if not rows:
-        return Section("table", "The table", (Paragraph("The run holds no variant.", "unsure"),))
-    grid = Grid(
-        tuple(header), tuple(rows), "All variants", frozenset(range(2 + several, len(header))), frozenset(strong)
-    )
+            rows.append(_row(variant, row, tuple(shown), several))
+    figures = frozenset(header.index(column.title or name) for name, column in shown.items() if name not in WORDS)
+    grid = Grid(tuple(header), tuple(rows), "All variants", figures, frozenset(strong))
     said = tuple(text for variant in evidence.variants for text in remarks(variant))
-    reading = Fold("How to read this", (Bullets(tuple(how_to_read(evidence))),))
+    reading = Fold("How to read this", (Bullets(tuple(how_to_read(evidence))), legend()))
     remarked = [Bullets(said)] if said else []
     return Section("table", "The table", (grid, *remarked, Paragraph(verdict_key(evidence), "dim"), reading))
 
 
-def _row(variant: VariantEvidence, row: Mapping[str, Any], several: bool) -> tuple[Cell, ...]:
-    figures, compared = variant.accuracy, variant.comparison
-    mae = figures.mae if figures is not None else None
-    delta = compared.delta if compared is not None else None
-    between = spread(compared.delta_low, compared.delta_high, sign=True) if compared is not None else ""
-    size = row.get("size_bytes")
-    speedup = row.get("speedup")
-    moved = compared.moved_share if compared is not None else None
-    cells = [
-        Cell(variant.name),
-        Cell(verdict_words(variant), tone_of(variant)),
-        Cell(number(row.get("latency_p50_ms")), order=row.get("latency_p50_ms")),
-        Cell(number(speedup, unit="x"), order=speedup),
-        Cell(number(mae), "bad" if row.get("beats_baseline") is False else "", mae),
-        Cell(f"{signed(delta)} {between}".strip(), order=delta),
-        Cell(megabytes(size), order=size),
-        Cell(number(row.get("peak_rss_mb"), 0), order=row.get("peak_rss_mb")),
-        Cell(percent(row.get("int8_mac_share")), order=row.get("int8_mac_share")),
-        Cell(percent(moved, 1), order=moved),
-        Cell(_yes_no(compared.equivalent if compared is not None else None)),
-        Cell(number(figures.r2 if figures is not None else None), order=figures.r2 if figures is not None else None),
-    ]
+def _row(variant: VariantEvidence, row: Row, shown: Sequence[str], several: bool) -> tuple[Cell, ...]:
+    cells = []
+    for name in shown:
+        value = getattr(row, name)
+        tone: Tone = "bad" if name == "mae" and row.beats_baseline is False else ""
+        order = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        cells.append(Cell(row.cell(name), tone, order))
+    cells[shown.index("verdict")] = Cell(verdict_words(variant), tone_of(variant))
     if several:
-        at = f"{row['threads']}/{row['batch']}" if row.get("threads") else "–"
-        cells.insert(1, Cell(at))
+        cells.insert(1, Cell(f"{row.threads}/{row.batch}" if row.threads else "–"))
     return tuple(cells)
 
 
-def _yes_no(value: bool | None) -> str:
-    return NOT_MEASURED if value is None else "yes" if value else "no"
+def legend() -> Grid:
+    """What each column of results.parquet means."""
+    rows = tuple((Cell(name), Cell(column.meaning), Cell(column.unit or "")) for name, column in COLUMNS.items())
+    return Grid(("column", "meaning", "unit"), rows, "Columns of results.parquet")
 
 
 def tradeoff_section(evidence: Evidence, choice: Choice | None) -> Section:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from qray.errors import QrayError
 from qray.report.document import Block, ClipCard, Clips, Paragraph
-from qray.report.numbers import listed, number, signed
 from qray.results.evidence import VariantEvidence
+from qray.results.figures import listed, number, signed
 from qray.study import Study
 
 WORST, FRAMES, SIZE_PX, QUALITY = 4, 3, 112, 80

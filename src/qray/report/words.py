@@ -6,8 +6,8 @@ from collections import Counter
 
 from qray.errors import QrayError
 from qray.report.document import Headline, Tone
-from qray.report.numbers import NOT_MEASURED, listed, megabytes, number, signed, spread
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.figures import NOT_MEASURED, listed, megabytes, number, signed, spread
 from qray.results.guardrails import figures, sentences
 from qray.results.pick import Candidate, Choice, choose
 
@@ -102,7 +102,7 @@ def _judged(evidence: Evidence) -> list[VariantEvidence]:
 def _counted(evidence: Evidence) -> list[str]:
     """How the other variants came out, in a line."""
     words = Counter(_word(v) for v in _judged(evidence))
-    stopped = Counter(v.row.get("status") for v in evidence.variants if v.row.get("status") in ("skipped", "failed"))
+    stopped = Counter(v.row.status for v in evidence.variants if v.row.status in ("skipped", "failed"))
     parts = [
         f"{words[word]} {word}" for word in ("non-inferior", NOT_TO_SHIP, "inconclusive", "inferior") if words[word]
     ]
@@ -112,7 +112,7 @@ def _counted(evidence: Evidence) -> list[str]:
 
 def tone_of(variant: VariantEvidence) -> Tone:
     """The colour of a variant's verdict."""
-    if variant.row.get("status") not in (None, "ok"):
+    if variant.row.status not in (None, "ok"):
         return "dim"
     if variant.comparison is not None and variant.comparison.broken:
         return "bad"
@@ -123,7 +123,7 @@ def tone_of(variant: VariantEvidence) -> Tone:
 
 def verdict_words(variant: VariantEvidence) -> str:
     """The verdict as the table has it."""
-    status = variant.row.get("status")
+    status = variant.row.status
     if status not in (None, "ok"):
         return str(status)
     return _word(variant)
@@ -140,9 +140,9 @@ def remarks(variant: VariantEvidence) -> list[str]:
     """What must be known of a variant beyond its row, each a sentence that begins with its name."""
     found: list[str] = []
     row, compared = variant.row, variant.comparison
-    if row.get("reason"):
-        status = f"{row['status']}: " if row.get("status") not in (None, "ok") else ""
-        found.append(f"{status}{row['reason']}")
+    if row.reason:
+        status = f"{row.status}: " if row.status not in (None, "ok") else ""
+        found.append(f"{status}{row.reason}")
     if compared is not None:
         if compared.broken:
             found.append(f"not to be shipped: {sentences(compared.broken)}")

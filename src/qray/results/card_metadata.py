@@ -11,6 +11,7 @@ from typing import Any
 
 from qray.escape import visible
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.row import Row
 
 #: Hugging Face's word for a licence that nobody has named.
 UNKNOWN = "unknown"
@@ -42,9 +43,9 @@ def data_facts(evidence: Evidence) -> DataFacts:
     return DataFacts(name, synthetic, record.get("digest"), splits, len(evidence.rejected))
 
 
-def artifact_facts(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+def artifact_facts(out: Path, row: Row) -> dict[str, Any]:
     """The artifact's own artifact.json; empty where it cannot be read (the artifact may have been moved away)."""
-    path = out / str(row.get("artifact")) / "artifact.json"
+    path = out / str(row.artifact) / "artifact.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -61,14 +62,14 @@ def front_matter(evidence: Evidence, variant: VariantEvidence) -> str:
     import yaml
 
     row, facts = variant.row, data_facts(evidence)
-    tags = ["video-regression", "quantization", *(str(row[k]) for k in ("method", "engine", "backbone") if row.get(k))]
+    tags = ["video-regression", "quantization", *filter(None, (row.method, row.engine, row.backbone))]
     card: dict[str, Any] = {"library_name": "qray", "license": UNKNOWN, "tags": tags}
     metrics = _metrics(variant)
     if metrics:
         name = evidence.study.name
         kind = re.sub(r"[^a-z0-9]+", "-", facts.name.lower()).strip("-")
         dataset = {"type": kind or UNKNOWN, "name": facts.name,
-                   "split": str(row.get("split") or "TEST").lower()}  # fmt: skip
+                   "split": str(row.split or "TEST").lower()}  # fmt: skip
         if facts.digest:
             # Ours is a digest of clips and targets; theirs is a commit, and both say which data it was.
             dataset["revision"] = facts.digest

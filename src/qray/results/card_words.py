@@ -12,10 +12,10 @@ SLOPE_ALPHA = 0.05
 def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
     """How the variant was made, of its method, engine and settings."""
     row, study = variant.row, evidence.study
-    method, engine = str(row.get("method")), row.get("engine")
+    method, engine = str(row.method), row.engine
     settings = next(v for v in study.variants if v.name == variant.name)
-    bits = row.get("weight_bits") or 8
-    share = row.get("int8_mac_share")
+    bits = row.weight_bits or 8
+    share = row.int8_mac_share
     words = {
         "fp32": "FP32 weights and activations, not quantized",
         "finetune": "FP32, trained on for as long as QAT was: the control that tells quantization from longer training",
@@ -38,8 +38,8 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
 def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
     """The verdict in a sentence; where there is none, that there is none and why."""
     row, compared = variant.row, variant.comparison
-    if row.get("status") not in (None, "ok"):
-        return f"It has no verdict: {row['status']}, {row.get('reason') or 'no reason recorded'}."
+    if row.status not in (None, "ok"):
+        return f"It has no verdict: {row.status}, {row.reason or 'no reason recorded'}."
     if variant.name == evidence.reference.name:
         return "It is the FP32 reference that every other variant of the study is compared with."
     if compared is None or compared.verdict is None:
@@ -101,23 +101,24 @@ def agreement_words(variant: VariantEvidence) -> list[str]:
 def speed_words(variant: VariantEvidence) -> list[str]:
     """Size, latency and memory as measured; what was not measured is not mentioned."""
     row, found = variant.row, []
-    if row.get("size_bytes") is not None:
-        ratio = f", {row['size_ratio']:.2f} of FP32" if row.get("size_ratio") is not None else ""
-        weights = row.get("weights_bytes")
+    if row.size_bytes is not None:
+        ratio = f", {row.size_ratio:.2f} of FP32" if row.size_ratio is not None else ""
+        weights = row.weights_bytes
         of_it = f" ({weights / 1e6:.2f} MB of it weights)" if weights is not None else ""
-        found.append(f"Size: {row['size_bytes'] / 1e6:.2f} MB{ratio}{of_it}.")
+        found.append(f"Size: {row.size_bytes / 1e6:.2f} MB{ratio}{of_it}.")
     for at in variant.rows:
-        if at.get("latency_p50_ms") is None:
+        if at.latency_p50_ms is None:
             continue
-        tail = [f"p{p} {at[f'latency_p{p}_ms']:.2f}" for p in (90, 99) if at.get(f"latency_p{p}_ms") is not None]
-        times = ", ".join([f"p50 {at['latency_p50_ms']:.2f} ms", *tail])
-        words = f"Latency: {times} per call of {at['batch']}, {at['threads']} thread{'s' if at['threads'] != 1 else ''}"
-        words += f", {at.get('latency_n')} calls"
-        if at.get("speedup") is not None:
-            words += f"; {at['speedup']:.2f}x the speed of FP32 eager"
-        found.append(f"{words}; on {at.get('host')}.")
-        if at.get("peak_rss_mb") is not None:
-            found.append(f"Peak memory of a process that does nothing else: {at['peak_rss_mb']:.0f} MB.")
+        percentiles = {90: at.latency_p90_ms, 99: at.latency_p99_ms}
+        tail = [f"p{p} {value:.2f}" for p, value in percentiles.items() if value is not None]
+        times = ", ".join([f"p50 {at.latency_p50_ms:.2f} ms", *tail])
+        words = f"Latency: {times} per call of {at.batch}, {at.threads} thread{'s' if at.threads != 1 else ''}"
+        words += f", {at.latency_n} calls"
+        if at.speedup is not None:
+            words += f"; {at.speedup:.2f}x the speed of FP32 eager"
+        found.append(f"{words}; on {at.host}.")
+        if at.peak_rss_mb is not None:
+            found.append(f"Peak memory of a process that does nothing else: {at.peak_rss_mb:.0f} MB.")
     if variant.speed is not None and variant.speed.sentence:
         found.append(f"{variant.speed.sentence[0].upper()}{variant.speed.sentence[1:]}.")
     return found

@@ -56,7 +56,7 @@ def versions_of(evidence: Evidence) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for variant in evidence.variants:
         try:
-            versions = json.loads(variant.row.get("versions") or "")
+            versions = json.loads(variant.row.versions or "")
         except ValueError:
             continue
         for package, version in versions.items() if isinstance(versions, dict) else ():
@@ -67,8 +67,8 @@ def versions_of(evidence: Evidence) -> dict[str, str]:
 def hosts_of(evidence: Evidence) -> dict[str, str]:
     """Host, CPU flags and device of the rows that hold a latency; where there are none, of all rows."""
     rows = [row for variant in evidence.variants for row in variant.rows]
-    rows = [row for row in rows if row.get("latency_p50_ms") is not None] or rows
-    found = {key: sorted({str(row[key]) for row in rows if row.get(key) is not None})
+    rows = [row for row in rows if row.latency_p50_ms is not None] or rows
+    found = {key: sorted({str(value) for row in rows if (value := getattr(row, key)) is not None})
              for key in ("host", "cpu_flags", "device")}  # fmt: skip
     return {key: "; ".join(values) for key, values in found.items() if values}
 

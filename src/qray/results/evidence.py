@@ -14,6 +14,7 @@ from qray.results.agreement import BlandAltman, Reclassification
 from qray.results.comparison import Comparison
 from qray.results.index import At
 from qray.results.outcome import Outcome
+from qray.results.row import Row
 from qray.results.speed import Speed
 from qray.results.statistics import Accuracy
 from qray.results.timing import Timing
@@ -60,7 +61,7 @@ class VariantEvidence:
     #: Sentences that say what could not be concluded, and why.
     notes: tuple[str, ...] = ()
     #: Its rows of results.parquet, one for each (threads, batch) measured, or one without.
-    rows: tuple[dict[str, Any], ...] = ()
+    rows: tuple[Row, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,14 +69,14 @@ class VariantEvidence:
         return self.outcome.variant
 
     @property
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Its row at the first (threads, batch) measured."""
         return self.rows[0]
 
     @property
     def speed(self) -> Speed | None:
         """Its speed at the first (threads, batch) measured."""
-        return self.speeds.get((self.row["threads"], self.row["batch"]))
+        return self.speeds.get(self.row.point) if self.row.point is not None else None
 
     def latency(self, at: At | None) -> Latency | None:
         """Its calls at a (threads, batch); None where it was not timed there."""
@@ -94,7 +95,7 @@ class Evidence:
     #: The mean predictor.
     baseline: VariantEvidence
     #: Rows of the trials of the sweep.
-    trials: tuple[dict[str, Any], ...]
+    trials: tuple[Row, ...]
     #: Clips left out: row, clip, reason.
     rejected: pd.DataFrame
     #: Every record of units/, each with its "kind" and "key".
@@ -112,6 +113,6 @@ class Evidence:
         return self.variants[0]
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Every row of results.parquet."""
         return [row for one in (*self.variants, self.baseline) for row in one.rows] + list(self.trials)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from qray.results.agreement import bland_altman, reclassify
 from qray.results.comparison import MIN_CLIPS, ONE_SIDED, adjust, compare, pair
 from qray.results.evidence import AgainstMean, Evidence, VariantEvidence
 from qray.results.outcome import Outcome, outcomes_of
+from qray.results.row import Row
 from qray.results.run import Run, read_run
 from qray.results.speed import Speed, Timed, speed_of
 from qray.results.statistics import accuracy, paired_ratio
@@ -44,7 +44,7 @@ def judge(run: Run) -> Evidence:
 
 def judge_outcomes(
     outcomes: Sequence[Outcome], study: Study, made: datetime
-) -> tuple[tuple[VariantEvidence, ...], VariantEvidence, tuple[dict[str, Any], ...]]:
+) -> tuple[tuple[VariantEvidence, ...], VariantEvidence, tuple[Row, ...]]:
     """The variants, FP32 eager first as the outcomes have it, the mean predictor, and the rows of the trials.
 
     made: when the last unit of the run had ended.

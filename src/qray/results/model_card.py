@@ -13,6 +13,7 @@ from qray.escape import command, markdown
 from qray.results.card_metadata import DataFacts, artifact_facts, data_facts, front_matter
 from qray.results.card_words import agreement_words, method_words, speed_words, verdict_words
 from qray.results.evidence import Evidence, VariantEvidence
+from qray.results.row import Row
 
 #: Where cards are, in OUT. An artifact's folder is measured and named by what is in it, so nothing is added there.
 FOLDER = "cards"
@@ -26,13 +27,13 @@ def write_cards(evidence: Evidence, names: Sequence[str] = ()) -> list[Path]:
         UsageError: a name is no variant of the run.
         QrayError: a named variant, or the whole run, has no artifact.
     """
-    chosen = [_named(evidence, name) for name in names] or [v for v in evidence.variants if v.row.get("artifact")]
+    chosen = [_named(evidence, name) for name in names] or [v for v in evidence.variants if v.row.artifact]
     if not chosen:
         raise QrayError(f"{evidence.out}: no variant has an artifact, so there is nothing to write a card of")
     for variant in chosen:
-        if not variant.row.get("artifact"):
-            reason = variant.row.get("reason") or "no reason recorded"
-            status = variant.row.get("status") or "not built"
+        if not variant.row.artifact:
+            reason = variant.row.reason or "no reason recorded"
+            status = variant.row.status or "not built"
             raise QrayError(f"{variant.name} has no artifact to write a card of: {status}, {reason}")
     paths = []
     for variant in chosen:
@@ -95,7 +96,7 @@ def _summary(evidence: Evidence, variant: VariantEvidence) -> str:
 
 def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
     row, study = variant.row, evidence.study
-    made = variant.row.get("created_at")
+    made = variant.row.created_at
     model, fit = study.model, study.training
     first = "ImageNet weights" if model.weights == "imagenet" else "random weights"
     items = [
@@ -104,14 +105,14 @@ def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
         f"linear head; {first} before training",
         f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
         f"({fit.schedule}), {fit.loss} loss, seed {study.seed}",
-        f"Artifact: `{row['artifact']}` (relative to the run's folder), key `{row.get('key')}`",
+        f"Artifact: `{row.artifact}` (relative to the run's folder), key `{row.key}`",
         f"Date of the table: {made:%Y-%m-%d}" if made is not None else None,
         f"Developed by: {NOT_KNOWN}; fill this in before you publish the model",
         "Licence of the weights: unknown. qray's own licence (Apache-2.0) is not that of a model that it trained, and "
         "the terms of the data set may bind what is trained on it",
     ]
-    if row.get("settings"):
-        items.append(f"Settings chosen by the sweep on VAL: {_settings(row['settings'])}")
+    if row.settings:
+        items.append(f"Settings chosen by the sweep on VAL: {_settings(row.settings)}")
     built = artifact.get("built")
     if isinstance(built, dict) and built.get("macs_per_clip"):
         items.append(f"Multiply-accumulates per clip: {built['macs_per_clip']:,}")
@@ -148,7 +149,7 @@ def _factors(variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
     else:
         hardware = f"the CPU it was built for is {NOT_KNOWN}"
     row = variant.row
-    latency = f"measured on {row['host']}" if row.get("latency_p50_ms") is not None else "not measured"
+    latency = f"measured on {row.host}" if row.latency_p50_ms is not None else "not measured"
     return _list([
         f"Hardware: {hardware}.",
         f"Latency: {latency}. On another CPU it differs, and so may the order of the variants.",
@@ -215,9 +216,9 @@ def _figures(variant: VariantEvidence) -> list[tuple[str, float, float | None, f
         found += [(f"MAE ({a.n_clips} clips)", a.mae, a.mae_low, a.mae_high, 2),
                   ("RMSE", a.rmse, a.rmse_low, a.rmse_high, 2), ("R2", a.r2, a.r2_low, a.r2_high, 3)]  # fmt: skip
         row = variant.row
-        found.append(("MAE of the mean predictor", row.get("baseline_mae"), None, None, 2))
-        found.append(("MAE over that of the mean predictor", row.get("ratio_to_baseline"), row.get("ratio_low"),
-                      row.get("ratio_high"), 3))  # fmt: skip
+        found.append(("MAE of the mean predictor", row.baseline_mae, None, None, 2))
+        found.append(("MAE over that of the mean predictor", row.ratio_to_baseline, row.ratio_low,
+                      row.ratio_high, 3))  # fmt: skip
     if (c := variant.comparison) is not None:
         found.append(("MAE minus that of FP32", c.delta, c.delta_low, c.delta_high, 3))
         found.append((f"share of clips that move more than {c.moved:g}", c.moved_share, c.moved_low, c.moved_high, 3))
@@ -234,7 +235,7 @@ def _ethics(data: DataFacts) -> str:
 
 
 def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
-    status, reason = variant.row.get("status"), variant.row.get("reason")
+    status, reason = variant.row.status, variant.row.reason
     # The table's reason may hold a note word for word.
     told = reason is None or any(note in reason for note in variant.notes)
     said = None if told else str(reason) if status == "ok" else f"{status}: {reason}"
@@ -249,7 +250,7 @@ def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
 
 
 def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
-    path, clip = variant.row["artifact"], artifact.get("clip") or {}
+    path, clip = str(variant.row.artifact), artifact.get("clip") or {}
     if not clip:
         clip = evidence.study.clip.model_dump()
     frames, size = clip.get("frames", "T"), clip.get("image_size", "H")
@@ -268,11 +269,11 @@ predictions = load_artifact(Path({json.dumps(path)}), threads=1)(clips)
 ```"""
 
 
-def _versions(artifact: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+def _versions(artifact: Mapping[str, Any], row: Row) -> str:
     found = artifact.get("versions")
     if not isinstance(found, dict):
         try:
-            found = json.loads(row.get("versions") or "{}")
+            found = json.loads(row.versions or "{}")
         except ValueError:
             found = {}
     words = ", ".join(f"{name} {value}" for name, value in found.items() if name != "cpu_flags")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from qray.errors import UsageError
 from qray.results.comparison import MIN_CLIPS
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.index import At
+from qray.results.row import Row
 from qray.results.speed import ratio
 from qray.results.statistics import LEVEL, bootstrap_means, interval
 
@@ -44,7 +44,7 @@ def point(at: At) -> str:
 def measured_points(evidence: Evidence) -> list[At]:
     """Every (threads, batch) at which the run has rows."""
     rows = [row for variant in evidence.variants for row in variant.rows]
-    return sorted({(row["threads"], row["batch"]) for row in rows if row.get("threads") and row.get("batch")})
+    return sorted({(row.threads, row.batch) for row in rows if row.threads and row.batch})
 
 
 def choose_point(evidence: Evidence, threads: int | None = None, batch: int | None = None) -> At | None:
@@ -82,15 +82,15 @@ class Pairs:
         calls = {name: variant.latency(at) for name, variant in self.variants.items()}
         self._calls = {name: latency for name, latency in calls.items() if latency is not None}
 
-    def row(self, name: str) -> dict[str, Any]:
+    def row(self, name: str) -> Row:
         """The variant's row at this (threads, batch), or its first where it has none there, without latency."""
         variant = self.variants[name]
         if self.at is None:
             return variant.row
         for row in variant.rows:
-            if (row.get("threads"), row.get("batch")) == self.at:
+            if (row.threads, row.batch) == self.at:
                 return row
-        return variant.row | {"latency_p50_ms": None, "peak_rss_mb": None, "threads": None, "batch": None}
+        return replace(variant.row, latency_p50_ms=None, peak_rss_mb=None, threads=None, batch=None)
 
     def error(self, name: str, other: str) -> Estimate | None:
         """MAE of `name` less MAE of `other` on the clips that both predicted, with its paired bootstrap interval.
@@ -133,7 +133,7 @@ class Pairs:
 
         As in speed.ratio, the round is what is sampled. None where no latency was measured.
         """
-        value = self.row(name).get("latency_p50_ms")
+        value = self.row(name).latency_p50_ms
         if value is None:
             return None
         blocks = [block for block in self._calls[name].blocks_ms if block] if name in self._calls else []
@@ -148,7 +148,7 @@ class Pairs:
 
     def size(self, name: str) -> int | None:
         """Bytes of the artifact as shipped."""
-        return self.row(name).get("size_bytes")
+        return self.row(name).size_bytes
 
 
 def _absolute_errors(variant: VariantEvidence) -> pd.Series | None:

@@ -143,8 +143,8 @@ def _candidate(
         name=variant.name, verdict=verdict, mae=variant.accuracy.mae if variant.accuracy else None,
         delta=Estimate(compared.delta, compared.delta_low, compared.delta_high) if compared else None,
         latency_ms=pairs.p50(variant.name), faster=pairs.latency(reference.name, variant.name),
-        size_bytes=row.get("size_bytes"), size_ratio=row.get("size_ratio"), rss_mb=row.get("peak_rss_mb"),
-        artifact=evidence.out / row["artifact"] if row.get("artifact") else None,
+        size_bytes=row.size_bytes, size_ratio=row.size_ratio, rss_mb=row.peak_rss_mb,
+        artifact=evidence.out / row.artifact if row.artifact else None,
         guardrails=compared.guardrails if compared is not None else (),
     )  # fmt: skip
     return replace(
@@ -159,10 +159,10 @@ def _unfit(
     """Why a variant is out whatever the bounds, or None."""
     row = variant.row
     if not is_candidate(variant):
-        return f"{row.get('status') or 'not finished'}: {row.get('reason') or 'no reason was recorded'}"
+        return f"{row.status or 'not finished'}: {row.reason or 'no reason was recorded'}"
     if variant.name == evidence.reference.name:
         return "FP32 itself, which the others are compared to"
-    if row.get("method") == "finetune":
+    if row.method == "finetune":
         return "a control: FP32 trained for as long as QAT, to tell what training gives from what quantization costs"
     if own.verdict is None:
         return "no verdict: " + (_first_note(variant) or "it was not compared to FP32")
@@ -171,7 +171,7 @@ def _unfit(
     broken = sentences(variant.comparison.broken) if variant.comparison is not None else None
     if broken:
         return f"not to be shipped, though its mean is {own.verdict}: {broken}"
-    if row.get("beats_baseline") is False:
+    if row.beats_baseline is False:
         return "does not beat the mean predictor, so that to be as good as FP32 is no merit"
     if timed and own.latency_ms is None:
         return "its latency was not measured"

@@ -130,8 +130,8 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
         found = [(s, v) for s, run in zip(seeds, runs, strict=True) for v in run.variants if v.name == name]
         usable = [(s, v) for s, v in found if v.clips is not None and v.accuracy is not None]
         if not usable:
-            reason = found[0][1].row["reason"] or "no predictions that can be used"
-            notes.append(f"{name}: {found[0][1].row['status']} in every run: {reason}")
+            reason = found[0][1].row.reason or "no predictions that can be used"
+            notes.append(f"{name}: {found[0][1].row.status} in every run: {reason}")
             continue
         missing = [str(s) for s in seeds if s not in [own for own, _ in usable]]
         if missing:

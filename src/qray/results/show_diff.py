@@ -13,7 +13,7 @@ from rich.text import Text
 
 from qray.results.changes import Change
 from qray.results.diff import RunDiff, VariantDiff
-from qray.results.show import NOT_MEASURED
+from qray.results.figures import NOT_MEASURED
 
 
 def print_diff(diff: RunDiff, console: Console) -> None:

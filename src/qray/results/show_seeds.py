@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qray.results.figures import NOT_MEASURED
+from qray.results.row import BROKEN
 from qray.results.seeds import OverSeeds, SeedEvidence
-from qray.results.show import BROKEN, NOT_MEASURED, VERDICT_STYLE
+from qray.results.show import VERDICT_STYLE
 
 
 def seeds_to_json(found: SeedEvidence) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qray.measure.latency import Latency
+from qray.results.row import Row
 
 #: Methods that compute in fewer bits, by the word for what they do; only of them can be said whether it pays.
 REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16"}
@@ -163,10 +164,10 @@ def pay_sentence(method: str, best: str | None, against: Ratio | None) -> str | 
     return f"{word} {'pays' if pays else 'does not pay'} here: {compared}"
 
 
-def row_sentence(row: Mapping[str, Any]) -> str | None:
+def row_sentence(row: Row) -> str | None:
     """`Speed.sentence` of a row of results.parquet; None for one without a latency too."""
-    if row["latency_p50_ms"] is None:
+    if row.latency_p50_ms is None:
         return None
-    value = row["speedup_best_fp32"]
-    against = Ratio(value, row["speedup_best_fp32_low"], row["speedup_best_fp32_high"]) if value is not None else None
-    return pay_sentence(row["method"], row["best_fp32"], against)
+    value = row.speedup_best_fp32
+    against = Ratio(value, row.speedup_best_fp32_low, row.speedup_best_fp32_high) if value is not None else None
+    return pay_sentence(row.method, row.best_fp32, against)

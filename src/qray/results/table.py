@@ -16,17 +16,18 @@ from qray.results.guardrails import columns
 from qray.results.index import At
 from qray.results.outcome import Outcome
 from qray.results.provenance import Provenance, provenance_columns
-from qray.results.schema import RESULTS
+from qray.results.row import Row, to_table
 from qray.study import Study
 
-Row = dict[str, Any]
+#: Columns by name.
+Columns = dict[str, Any]
 #: Columns that are taken as they are from the notes of an artifact (`qray.variants.parity`).
 PARITY = ("parity_max_abs", "kernel_rms", "quantization_rms", "outside_share")
 
 
 def write_table(evidence: Evidence) -> pa.Table:
     """Write OUT/results.parquet: one row per variant and point, FP32 first, then the mean predictor and the trials."""
-    table = pa.Table.from_pylist(evidence.rows, schema=RESULTS)
+    table = to_table(evidence.rows)
     write_parquet(evidence.out / "results.parquet", table)
     return table
 
@@ -50,17 +51,17 @@ def rows_of(variant: VariantEvidence, study: Study, reference: VariantEvidence, 
     for at in measured or (None,):
         own, why, provenance = _measured(variant, at)
         said = "; ".join([*_reasons(variant), *why]) or None
-        rows.append(_whole(common | own | {"reason": said} | provenance_columns(provenance)))
+        rows.append(_row(common | own | {"reason": said} | provenance_columns(provenance)))
     return tuple(rows)
 
 
 def trial_row(outcome: Outcome, study: Study, made: datetime) -> Row:
     """The row of a trial of the sweep; its MAE is on VAL."""
     own = {"status": outcome.status, "reason": outcome.reason, "split": "VAL", "mae": outcome.val_mae}
-    return _whole(_common(outcome, study, made) | own | provenance_columns(outcome.made))
+    return _row(_common(outcome, study, made) | own | provenance_columns(outcome.made))
 
 
-def _common(outcome: Outcome, study: Study, made: datetime) -> Row:
+def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
     return {
         "variant": outcome.variant, "key": outcome.key, "method": outcome.method, "engine": outcome.engine,
         "backbone": study.model.backbone, "seed": study.seed, "device": "cpu", "frames": study.clip.frames,
@@ -74,7 +75,7 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Row:
     }  # fmt: skip
 
 
-def _against_mean(variant: VariantEvidence) -> Row:
+def _against_mean(variant: VariantEvidence) -> Columns:
     found = variant.against_mean
     if found is None:
         return {}
@@ -82,14 +83,14 @@ def _against_mean(variant: VariantEvidence) -> Row:
             "ratio_high": found.high, "beats_baseline": found.beats}  # fmt: skip
 
 
-def _difference(variant: VariantEvidence, reference: VariantEvidence) -> Row:
+def _difference(variant: VariantEvidence, reference: VariantEvidence) -> Columns:
     """Columns that come from predictions beside FP32's on the same clips."""
     if variant.outcome is reference.outcome and variant.accuracy is not None and variant.accuracy.n_clips > 1:
         return {"delta_mae": 0.0, "delta_low": 0.0, "delta_high": 0.0}
     found, agreement = variant.comparison, variant.agreement
     if found is None or agreement is None:
         return {}
-    row: Row = {name: getattr(found, name) for name in ("moved_share", "moved_low", "moved_high", "max_moved")}
+    row: Columns = {name: getattr(found, name) for name in ("moved_share", "moved_low", "moved_high", "max_moved")}
     if found.delta_low is None:
         return row
     names = ("delta_low", "delta_high", "verdict", "p_noninferior", "p_holm", "verdict_holm", "equivalent",
@@ -117,12 +118,12 @@ def _reasons(variant: VariantEvidence) -> list[str]:
     return reasons
 
 
-def _measured(variant: VariantEvidence, at: At | None) -> tuple[Row, list[str], dict[str, Provenance]]:
+def _measured(variant: VariantEvidence, at: At | None) -> tuple[Columns, list[str], dict[str, Provenance]]:
     """Columns of one (threads, batch), why some of them are empty, and who made and who measured it."""
     outcome, why = variant.outcome, []
     if at is None:
         return {}, [], dict(outcome.made)
-    row: Row = {"threads": at[0], "batch": at[1], "peak_rss_mb": outcome.peak_rss_mb.get(at)}
+    row: Columns = {"threads": at[0], "batch": at[1], "peak_rss_mb": outcome.peak_rss_mb.get(at)}
     made, latency = {**outcome.made, **outcome.measured.get(at, {})}, outcome.latency.get(at)
     if latency is not None:
         row |= {
@@ -140,9 +141,8 @@ def _measured(variant: VariantEvidence, at: At | None) -> tuple[Row, list[str], 
     return row, why, made
 
 
-def _whole(row: Row) -> Row:
-    """Every column, as the file stores it."""
-    return {name: _storable(row.get(name)) for name in RESULTS.names}
+def _row(columns: Columns) -> Row:
+    return Row(**{name: _storable(value) for name, value in columns.items()})
 
 
 def _storable(value: Any) -> Any:

@@ -5,66 +5,64 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from qray.escape import markdown
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.guardrails import sentences
+from qray.results.row import COLUMNS, Row
 
 #: Columns that say which row it is. They are fixed by the digest, as parameters in MLflow have to be.
-PARAMS = (
-    "variant", "key", "method", "engine", "backbone", "seed", "device", "threads", "batch", "frames", "image_size",
-    "split", "stage", "weight_bits",
-)  # fmt: skip
+PARAMS = tuple(name for name, column in COLUMNS.items() if column.names_row)
 
 
 def digest(evidence: Evidence) -> str:
     """Digest of the study and of the keys of all rows: what makes two OUTs the same run on the same host."""
-    keys = sorted({str(row.get("key")) for row in evidence.rows})
+    keys = sorted({str(row.key) for row in evidence.rows})
     study = evidence.study.canonical()
     text = json.dumps({"study": study, "keys": keys}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def point(row: Mapping[str, Any]) -> str:
-    return "" if row.get("threads") is None else f"threads={row['threads']} batch={row['batch']}"
+def point(row: Row) -> str:
+    return "" if row.threads is None else f"threads={row.threads} batch={row.batch}"
 
 
-def time_ms(row: Mapping[str, Any]) -> int:
-    created = row.get("created_at")
+def time_ms(row: Row) -> int:
+    created = row.created_at
     return int(1000 * created.replace(tzinfo=UTC).timestamp()) if isinstance(created, datetime) else 0
 
 
-def latency_host(rows: Sequence[Mapping[str, Any]]) -> str:
+def latency_host(rows: Sequence[Row]) -> str:
     """Where latencies were measured: the same study on two hosts is two runs."""
-    return next((str(row["host"]) for row in rows if row.get("latency_p50_ms") is not None and row.get("host")), "")
+    return next((str(row.host) for row in rows if row.latency_p50_ms is not None and row.host), "")
 
 
-def versions(row: Mapping[str, Any]) -> dict[str, str]:
+def versions(row: Row) -> dict[str, str]:
     try:
-        found = json.loads(row.get("versions") or "{}")
+        found = json.loads(row.versions or "{}")
     except ValueError:
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def metrics(row: Mapping[str, Any]) -> dict[str, float]:
+def metrics(row: Row) -> dict[str, float]:
     """The figures of a row, by their columns' names. What was not measured is left out."""
-    numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    numbers = {k: v for k, v in vars(row).items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return {k: float(v) for k, v in numbers.items() if k not in PARAMS and math.isfinite(v)}
 
 
-def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
+def row_tags(row: Row) -> dict[str, str]:
     """The words of a row; an empty one takes back what an earlier table said."""
     tags = {}
-    for name, value in row.items():
+    for name, value in vars(row).items():
         if name in PARAMS or name == "versions":
             continue
         if isinstance(value, str | bool):
             tags[name] = str(value)
-        elif value is None and name in ("reason", "verdict", "verdict_holm", "guardrails", "shippable"):
+        elif value is None and COLUMNS[name].clears:
             tags[name] = ""
     return tags
 
@@ -93,9 +91,9 @@ def note(evidence: Evidence) -> str:
 
     def line(variant: VariantEvidence) -> str:
         row = variant.row
-        mae = row.get("mae")
+        mae = row.mae
         error = "" if mae is None else f", MAE {mae:.2f}"
-        word = row.get("verdict") or (row.get("status") if row.get("status") != "ok" else "no verdict")
+        word = row.verdict or (row.status if row.status != "ok" else "no verdict")
         broken = sentences(variant.comparison.broken) if variant.comparison is not None else None
         out = f"; not to be shipped: {markdown(broken)}" if broken else ""
         return f"- {markdown(variant.name)}: {'reference' if variant.name == reference else word}{error}{out}"

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qray.errors import QrayError
 from qray.results.evidence import Evidence
+from qray.results.row import Row
 from qray.trackers import fields
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class _Tracker:
         self.client.set_terminated(parent, "FINISHED", end_time=end)
         return Tracked(self.client.tracking_uri, experiment, parent, len(rows), updated)
 
-    def _parent(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    def _parent(self, rows: Sequence[Row]) -> tuple[str, bool]:
         """The run of this OUT. One that was tracked before its latencies were measured is taken over."""
         host = fields.latency_host(rows)
         found = {run.data.tags.get(HOST, ""): run for run in self._search(f"tags.`{DIGEST}` = '{self.digest}'")}
@@ -129,23 +130,23 @@ class _Tracker:
             if not token:
                 return
 
-    def _run_tags(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    def _run_tags(self, rows: Sequence[Row]) -> dict[str, str]:
         from qray import __version__
 
         evidence = self.evidence
         tags = {DIGEST: self.digest, HOST: fields.latency_host(rows), "qray.out": str(evidence.out.resolve()),
                 "qray.version": __version__, NOTE: fields.note(evidence)}  # fmt: skip
-        tags |= {name: str(rows[0][name]) for name in ("host", "cpu_flags") if rows[0].get(name)}
+        tags |= {name: str(value) for name in ("host", "cpu_flags") if (value := getattr(rows[0], name))}
         return tags | {f"version.{name}": value for name, value in fields.versions(rows[0]).items()}
 
-    def _nested(self, parent: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _nested(self, parent: str, rows: Sequence[Row]) -> None:
         """One run per row. What is there for this row is written over, and what belongs to no row any more goes."""
         there: dict[tuple[str, str], Run] = {}
         for run in self._search(f"tags.`{PARENT}` = '{parent}'"):
             there[run.data.tags.get(ROW, ""), run.data.tags.get(POINT, "")] = run
         shipped: set[str] = set()
         for row in rows:
-            name, point, metrics = str(row["variant"]), fields.point(row), fields.metrics(row)
+            name, point, metrics = str(row.variant), fields.point(row), fields.metrics(row)
             run = there.pop((name, point), None) or there.pop((name, ""), None)
             if run is not None and not set(run.data.metrics) <= set(metrics):
                 # MLflow cannot take a metric back, and a figure that is null now is not to be shown.
@@ -158,24 +159,22 @@ class _Tracker:
                     self.experiment_id, start_time=fields.time_ms(row), run_name=label, tags=tags
                 )
             run_id = str(run.info.run_id)
-            params = {name: str(row[name]) for name in fields.PARAMS if row.get(name) is not None}
+            params = {name: str(value) for name in fields.PARAMS if (value := getattr(row, name)) is not None}
             self._log(run_id, params, {POINT: point} | fields.row_tags(row), metrics, fields.time_ms(row))
             if name not in shipped:
                 shipped.add(name)
                 self._ship(run_id, row)
-            self.client.set_terminated(
-                run_id, STATUS.get(str(row.get("status")), "FINISHED"), end_time=fields.time_ms(row)
-            )
+            self.client.set_terminated(run_id, STATUS.get(str(row.status), "FINISHED"), end_time=fields.time_ms(row))
         for run in there.values():
             self.client.delete_run(run.info.run_id)
 
-    def _ship(self, run_id: str, row: Mapping[str, Any]) -> None:
+    def _ship(self, run_id: str, row: Row) -> None:
         """The artifact and its card, with the variant's first row: more points of it share the same files."""
         out = self.evidence.out
-        folder = out / str(row.get("artifact"))
-        if row.get("artifact") and folder.is_dir():
+        folder = out / str(row.artifact)
+        if row.artifact and folder.is_dir():
             self.client.log_artifacts(run_id, str(folder), "artifact")
-        card = out / "cards" / f"{row['variant']}.md"
+        card = out / "cards" / f"{row.variant}.md"
         if card.is_file():
             self.client.log_artifact(run_id, str(card))
 

@@ -25,6 +25,7 @@ from qray.orchestrate.store import Store
 from qray.results.index import Result, read_index
 from qray.results.judge import read_evidence
 from qray.results.outcome import Outcome, outcomes_of
+from qray.results.row import Row
 from qray.results.run import read_run
 from qray.results.show import read_results
 from qray.results.table import write_table
@@ -108,7 +109,7 @@ def outcomes(store: Store, plan: Plan, results: dict[str, Result] | None = None)
     return {outcome.variant: outcome for outcome in outcomes_of(read_run(store.out))}
 
 
-def table(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> list[dict[str, Any]]:
+def table(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> list[Row]:
     ran(store, plan, results)
     return read_evidence(store.out).rows
 
@@ -214,8 +215,8 @@ def measured(store: Store, plan: Plan, error: str | None = None) -> None:
     store.put("measure", latency_key(store, plan, AT), record | unfinished | {"versions": {"torch": "2.0"}})
 
 
-def fp32_row(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> dict[str, Any]:
-    (row,) = [r for r in table(store, plan, results) if r["variant"] == "fp32"]
+def fp32_row(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> Row:
+    (row,) = [r for r in table(store, plan, results) if r.variant == "fp32"]
     return row
 
 
@@ -228,25 +229,25 @@ def test_latency_and_memory_of_the_same_point_meet_in_one_row(store: Store, plan
     measured(store, plan)
     store.put("memory", memory_key(plan.build["fp32"], AT), {"peak_rss_mb": 321.0})
     row = fp32_row(store, plan)
-    assert (row["latency_p50_ms"], row["peak_rss_mb"]) == (2.0, 321.0)
+    assert (row.latency_p50_ms, row.peak_rss_mb) == (2.0, 321.0)
 
 
 def test_memory_that_could_not_be_measured_is_null_and_says_why_until_it_is(store: Store, plan: Plan) -> None:
     unit = ("memory", memory_key(plan.build["fp32"], AT))
     store.put(*unit, {"peak_rss_mb": None, "unfinished": "killed"})
     row = fp32_row(store, plan)
-    assert row["peak_rss_mb"] is None
-    assert "memory not measured: killed" in row["reason"]
+    assert row.peak_rss_mb is None
+    assert "memory not measured: killed" in row.reason
     assert unit in missing(store, plan)
     store.put(*unit, {"peak_rss_mb": 321.0})
-    assert "memory" not in (fp32_row(store, plan)["reason"] or "")
+    assert "memory" not in (fp32_row(store, plan).reason or "")
     assert unit not in missing(store, plan)
 
 
 def test_a_measurement_in_which_one_artifact_failed_is_shown_and_tried_again(store: Store, plan: Plan) -> None:
     unit = ("measure", latency_key(store, plan, AT))
     measured(store, plan, error="out of memory")
-    assert fp32_row(store, plan)["latency_p50_ms"] == 2.0
+    assert fp32_row(store, plan).latency_p50_ms == 2.0
     assert unit in missing(store, plan)
     measured(store, plan)
     assert unit not in missing(store, plan)
@@ -256,36 +257,36 @@ def test_an_artifact_whose_latency_failed_says_why(store: Store, plan: Plan) -> 
     record = {"latency": {plan.build["fp32"]: {"blocks_ms": [], "host": "h", "error": "it crashed"}}}
     store.put("measure", latency_key(store, plan, AT), record | {"unfinished": "latency not measured of fp32"})
     row = fp32_row(store, plan)
-    assert (row["status"], row["latency_p50_ms"]) == ("ok", None)
-    assert "latency not measured: it crashed" in row["reason"]
+    assert (row.status, row.latency_p50_ms) == ("ok", None)
+    assert "latency not measured: it crashed" in row.reason
 
 
 def test_a_measurement_that_failed_as_a_whole_is_the_reason_of_each_row(store: Store, plan: Plan) -> None:
     failed = {latency_key(store, plan, AT): Result("failed", reason="took longer than 60 s"),
               memory_step(AT): Result("failed", reason="the node died")}  # fmt: skip
     reason = "latency not measured: took longer than 60 s; memory not measured: the node died"
-    assert reason in fp32_row(store, plan, failed)["reason"]
+    assert reason in fp32_row(store, plan, failed).reason
 
 
 def test_what_made_a_row_is_what_its_units_say(store: Store, plan: Plan) -> None:
     row = fp32_row(store, plan)
-    made = json.loads(row["versions"]), row["host"], row["cpu_flags"], row["made_elsewhere"]
+    made = json.loads(row.versions), row.host, row.cpu_flags, row.made_elsewhere
     assert made == (OLD["versions"], "old host", "avx2", None)
 
 
 def test_a_row_names_the_unit_that_was_made_elsewhere(store: Store, plan: Plan) -> None:
     measured(store, plan)
     row = fp32_row(store, plan)
-    assert (json.loads(row["versions"]), row["host"]) == (OLD["versions"], "new host")
-    elsewhere = json.loads(row["made_elsewhere"])
+    assert (json.loads(row.versions), row.host) == (OLD["versions"], "new host")
+    elsewhere = json.loads(row.made_elsewhere)
     assert elsewhere["latency"] == {"versions": {"torch": "2.0"}}
     assert elsewhere["build"] == {"host": "old host", "cpu_flags": "avx2"}
 
 
 def test_a_row_that_nothing_was_made_of_has_the_versions_of_the_run_that_tried(store: Store, plan: Plan) -> None:
     ended = {plan.build["int8"]: Result("failed", OLD, "the compiler said no")}
-    (row,) = [r for r in table(store, plan, ended) if r["variant"] == "int8"]
-    assert (row["reason"], json.loads(row["versions"])) == ("the compiler said no", OLD["versions"])
+    (row,) = [r for r in table(store, plan, ended) if r.variant == "int8"]
+    assert (row.reason, json.loads(row.versions)) == ("the compiler said no", OLD["versions"])
 
 
 def test_what_ended_in_an_earlier_run_is_kept_until_it_is_tried_again(store: Store, plan: Plan) -> None:

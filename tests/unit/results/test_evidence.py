@@ -48,7 +48,7 @@ def without_variant_is_silent(evidence: Evidence) -> list[str]:
     """Finished variants that have neither a verdict nor a word on why."""
     return [
         v.name for v in evidence.variants
-        if v.row["status"] == "ok" and v is not evidence.reference and not v.notes
+        if v.row.status == "ok" and v is not evidence.reference and not v.notes
         and (v.comparison is None or v.comparison.verdict is None)
     ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_fp32_is_not_compared_with_itself(evidence: Evidence) -> None:
 
 def test_a_variant_that_is_not_there_has_its_row_and_nothing_else(evidence: Evidence) -> None:
     gone = of(evidence, "ptq-inductor")
-    assert (gone.row["status"], gone.clips, gone.accuracy, gone.comparison) == ("skipped", None, None, None)
+    assert (gone.row.status, gone.clips, gone.accuracy, gone.comparison) == ("skipped", None, None, None)
 
 
 def test_accuracy_is_scikit_learns(evidence: Evidence) -> None:
@@ -216,7 +216,7 @@ def test_few_clips_have_no_verdict(tmp_path: Path) -> None:
 def test_a_variant_with_predictions_that_are_no_numbers_has_no_verdict(tmp_path: Path) -> None:
     found = read_evidence(make_run(tmp_path, nan={"ptq-openvino": 3}))
     assert "ptq-openvino" not in verdicts(found)
-    assert "3 of 200 predictions are not finite" in of(found, "ptq-openvino").row["reason"]
+    assert "3 of 200 predictions are not finite" in of(found, "ptq-openvino").row.reason or ""
 
 
 def test_an_fp32_of_nothing_but_nan_gives_no_verdict(tmp_path: Path) -> None:

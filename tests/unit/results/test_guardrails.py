@@ -185,12 +185,12 @@ def test_the_table_says_what_pick_says(tmp_path: Path) -> None:
     own, found = variant.row, variant.comparison
     assert found is not None
     by_name = {one.name: one for one in found.guardrails}
-    assert own["worst_class_delta"] == by_name["worst_class"].value
-    assert (own["shippable"], own["guardrails"]) == (not found.broken, None)
+    assert own.worst_class_delta == by_name["worst_class"].value
+    assert (own.shippable, own.guardrails) == (not found.broken, None)
 
 
 def test_fp32_itself_and_the_controls_are_neither_to_be_shipped_nor_not(tmp_path: Path) -> None:
-    shippable = {row["variant"]: row["shippable"] for row in read_evidence(make_run(tmp_path)).rows}
+    shippable = {row.variant: row.shippable for row in read_evidence(make_run(tmp_path)).rows}
     assert [shippable[name] for name in ("fp32", "finetune", "mean-predictor")] == [None] * 3
 
 

@@ -45,7 +45,7 @@ def predicted(target: np.ndarray, error: np.ndarray) -> VariantEvidence:
 def with_point(evidence: Evidence, threads: int, p50: float) -> Evidence:
     """The same run with one more (threads, 1), at which every variant has the same median."""
     variants = tuple(
-        replace(v, rows=(*v.rows, v.row | {"threads": threads, "latency_p50_ms": p50})) for v in evidence.variants
+        replace(v, rows=(*v.rows, replace(v.row, threads=threads, latency_p50_ms=p50))) for v in evidence.variants
     )
     return replace(evidence, variants=variants)
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from qray.errors import QrayError
 from qray.measure.latency import Latency
-from qray.results.show import print_results, read_results, render, results_console, sorted_rows, to_json
+from qray.results.show import print_columns, print_results, read_results, render, results_console, sorted_rows, to_json
 
 LONG = [
     outcome(f"{method}-onnxruntime", method, "onnxruntime", noise=noise, ms=ms)
@@ -77,7 +77,7 @@ def test_a_figure_that_was_not_measured_is_a_dash() -> None:
 
 
 def test_the_reference_is_the_first_row_and_the_rest_is_sorted_by_latency() -> None:
-    names = [row["variant"] for row in sorted_rows(TABLE)][:4]
+    names = [row.variant for row in sorted_rows(TABLE)][:4]
     assert names == ["fp32", "ptq-onnxruntime", "fp32-onnxruntime", "bf16-onnxruntime"]
 
 
@@ -212,3 +212,16 @@ def test_int8_that_may_be_as_fast_as_the_fastest_fp32_is_said_to_be_open() -> No
 
 def test_of_int8_that_is_faster_nothing_is_said() -> None:
     assert not [line for line in int8_at(2.0) if "int8:" in line]
+
+
+def test_every_column_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+    print_columns(as_json=True)
+    legend = json.loads(capsys.readouterr().out)
+    assert list(legend) == TABLE.column_names
+    assert all(len(column["meaning"]) > 4 for column in legend.values())
+
+
+def test_the_legend_of_a_terminal_names_every_column(capsys: pytest.CaptureFixture[str]) -> None:
+    print_columns(as_json=False)
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert set(TABLE.column_names) <= set(shown)

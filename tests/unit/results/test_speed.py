@@ -237,12 +237,12 @@ def test_a_ratio_in_words_has_its_interval_where_there_is_one(of: Ratio, text: s
 
 def test_of_a_whole_run_every_variant_with_a_latency_has_the_speed_that_its_row_says(tmp_path: Path) -> None:
     evidence = read_evidence(make_run(tmp_path))
-    timed = [variant for variant in evidence.variants if variant.row["latency_p50_ms"] is not None]
+    timed = [variant for variant in evidence.variants if variant.row.latency_p50_ms is not None]
     assert len(timed) == len([name for name, made in VARIANTS.items() if made.status == "ok"])
     for variant in timed:
         assert variant.speed is not None
         columns = variant.speed.columns()
-        assert {column: variant.row[column] for column in columns} == columns
+        assert {column: getattr(variant.row, column) for column in columns} == columns
 
 
 def test_a_measurement_of_other_artifacts_is_not_taken_for_the_runs_own(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def percent(share: float | None, digits: int = 0) -> str:
     return NOT_MEASURED if share is None or not math.isfinite(share) else f"{share:.{digits}%}"
 
 
+def yes_no(value: bool | None) -> str:
+    """yes, no, or nothing known."""
+    return NOT_MEASURED if value is None else "yes" if value else "no"
+
+
 def megabytes(size_bytes: float | None) -> str:
     """Bytes as MB (10^6)."""
     return NOT_MEASURED if size_bytes is None else f"{size_bytes / 1e6:.2f}"
