@@ -146,12 +146,9 @@ def tost(difference: np.ndarray, margin: float) -> float:
     """
     from scipy import stats
 
-    n, mean = len(difference), float(difference.mean())
-    error = float(difference.std(ddof=1)) / math.sqrt(n)
-    if error == 0:
-        return 0.0 if abs(mean) < margin else 1.0
-    above, below = stats.t.sf((mean + margin) / error, n - 1), stats.t.cdf((mean - margin) / error, n - 1)
-    return float(max(above, below))
+    above = stats.ttest_1samp(difference, -margin, alternative="greater")
+    below = stats.ttest_1samp(difference, margin, alternative="less")
+    return float(max(above.pvalue, below.pvalue))
 
 
 def clips_to_settle(difference: np.ndarray, margin: float) -> int | None:

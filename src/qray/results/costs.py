@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qray.measure.costs import PARTS
-from qray.results.speed import mean_interval
+from qray.results.speed import over_rounds
 
 #: The parts of a clip's way that are not the network's.
 OUTSIDE = ("decode", "preprocessing")
@@ -74,6 +74,6 @@ def costs_of(record: Mapping[str, Any]) -> Costs | None:
     total = sum(medians.values(), np.zeros(1))
     outside = sum((medians[part] for part in OUTSIDE), np.zeros(1)) / total
     return Costs(
-        {part: Mean(*mean_interval(values)) for part, values in medians.items()}, Mean(*mean_interval(outside)),
+        {part: Mean(*over_rounds(values)) for part, values in medians.items()}, Mean(*over_rounds(outside)),
         record["frames"], record["image_size"], record["threads"],
     )  # fmt: skip

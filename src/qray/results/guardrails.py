@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from qray.results import saturation as ties
 from qray.results.places import LEAST_MOVED, Group, classes, places
-from qray.results.statistics import LEVEL, share_interval
+from qray.results.statistics import LEVEL, mean_interval, share_interval
 from qray.study_verdict import Verdict
 
 #: A class has lost where its MAE grew by more than the limit, and the interval leaves out this share of it. At 0.25 it
@@ -88,15 +87,6 @@ def columns(guardrails: Sequence[Guardrail]) -> dict[str, float | int | str | No
         "tail_moved_high": far.high, **{name: int(found[name].value or 0) for name in TIED},
         "distinct_share": found["distinct_share"].value,
     }  # fmt: skip
-
-
-def mean_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
-    """Mean of float64 (n,) with its t interval; n of at least 2."""
-    from scipy import special
-
-    n, mean = len(values), float(values.mean())
-    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * float(values.std(ddof=1)) / math.sqrt(n)
-    return mean, mean - half, mean + half
 
 
 def worst_class(

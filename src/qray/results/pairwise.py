@@ -14,7 +14,7 @@ from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.index import At
 from qray.results.row import Row
 from qray.results.speed import ratio
-from qray.results.statistics import LEVEL, bootstrap_means, interval
+from qray.results.statistics import bootstrap_means, interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,8 @@ class Pairs:
         blocks = [block for block in self._calls[name].blocks_ms if block] if name in self._calls else []
         if len(blocks) < 2:
             return Estimate(value, None, None)
-        from scipy.special import stdtrit
-
-        logs = np.log([np.median(block) for block in blocks])
-        half = float(stdtrit(len(logs) - 1, (1 + LEVEL) / 2) * logs.std(ddof=1) / math.sqrt(len(logs)))
-        mean = float(logs.mean())
-        return Estimate(value, min(value, math.exp(mean - half)), max(value, math.exp(mean + half)))
+        _, low, high = mean_interval(np.log([np.median(block) for block in blocks]))
+        return Estimate(value, min(value, math.exp(low)), max(value, math.exp(high)))
 
     def size(self, name: str) -> int | None:
         """Bytes of the artifact as shipped."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from qray.measure.latency import Latency
 from qray.results.row import Row
+from qray.results.statistics import LEVEL, mean_interval
 
 #: Methods that compute in fewer bits, by the word for what they do; only of them can be said whether it pays.
 REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16"}
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,17 @@ def ratio(above: Latency, below: Latency, comparisons: int = 1) -> Ratio | None:
     first, second = above.medians, below.medians
     if first is None or second is None or len(first) != len(second):
         return None
-    mean, low, high = mean_interval(np.log(first) - np.log(second), comparisons)
+    mean, low, high = over_rounds(np.log(first) - np.log(second), comparisons)
     if low is None or high is None:
         return Ratio(math.exp(mean))
     return Ratio(math.exp(mean), math.exp(low), math.exp(high))
 
 
-def mean_interval(values: np.ndarray, comparisons: int = 1) -> tuple[float, float | None, float | None]:
+def over_rounds(values: np.ndarray, comparisons: int = 1) -> tuple[float, float | None, float | None]:
     """Mean of float64 (rounds,) and its 95 % interval, Student's t; (None, None) for a single round."""
-    from scipy.special import stdtrit
-
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, None, None
-    quantile = float(stdtrit(n - 1, 1 - (1 - LEVEL) / (2 * comparisons)))
-    half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
-    return mean, mean - half, mean + half
+    if len(values) < 2:
+        return float(values.mean()), None, None
+    return mean_interval(values, 1 - (1 - LEVEL) / comparisons)
 
 
 def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], reference: str) -> Speed:

@@ -102,6 +102,16 @@ def tail_probability(replicates: np.ndarray, value: float, n: int, *, above: boo
     return float(special.stdtr(n - 1, special.ndtri(share) / _stretch(n))) if share < 1 else 1.0
 
 
+def mean_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean of float64 (n,) and its interval, Student's t; n of at least 2."""
+    # scipy.stats has it too, and would take `qray show` another second to import.
+    from scipy import special
+
+    n, mean = len(values), float(values.mean())
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * float(values.std(ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
 @lru_cache(maxsize=1024)
 def share_interval(hits: int, n: int) -> Interval:
     """95 % interval of a share: Wilson, Journal of the American Statistical Association 22, 1927."""

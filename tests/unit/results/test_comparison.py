@@ -57,6 +57,10 @@ def test_the_equivalence_test_is_statsmodels(mean: float) -> None:
     assert tost(difference, 1.0) == pytest.approx(theirs, rel=1e-9)
 
 
+def test_predictions_of_equal_error_are_equivalent() -> None:
+    assert tost(np.zeros(40), 0.1) == 0
+
+
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.5], [0.9, 0.8, 0.99], [0.02, 0.02, 0.02], []])
 def test_holm_is_statsmodels(p: list[float]) -> None:
     theirs = multipletests(p, method="holm")[1] if p else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +15,7 @@ from qray.results.statistics import (
     accuracy,
     bootstrap_means,
     interval,
+    mean_interval,
     paired_difference,
     paired_ratio,
     tail_probability,
@@ -65,6 +68,22 @@ def test_the_interval_of_a_skewed_mean_is_nearly_scipys_bca_with_many_clips() ->
     values = RNG.gamma(2.0, 1.0, 2_000)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=5_000, method="BCa", rng=7).confidence_interval
     assert close(interval(bootstrap_means(values[:, None], 20_000, 0), 2_000), (theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize(("n", "level"), [(2, 0.95), (10, 0.95), (80, 1 - 0.05 / 4)])
+def test_the_t_interval_of_a_mean_is_scipys(n: int, level: float) -> None:
+    values = (GOOD - TARGET)[:n]
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(level)
+    assert mean_interval(values, level) == pytest.approx((values.mean(), theirs.low, theirs.high))
+
+
+def test_the_t_interval_of_a_mean_costs_no_import_of_scipys_statistics() -> None:
+    code = (
+        "import sys, numpy; from qray.results.statistics import mean_interval\n"
+        "mean_interval(numpy.arange(3.0)); print('scipy.special' in sys.modules, 'scipy.stats' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize(("figure", "score"), [("rmse", root_mean_squared_error), ("r2", r2_score)])
