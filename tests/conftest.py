@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from qray.measure.latency import wait_quietly
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Two processes of tests and what they start share the cores, as in a run.
+wait_quietly()
 # A thread that outlives its session fails, and does not start another Ray in the middle of the next test.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 # Of two processes of tests the one with Ray takes longest: its workers shall not stand back for the other's.

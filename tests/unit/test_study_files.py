@@ -123,6 +123,20 @@ def test_every_key_that_stands_twice_is_named() -> None:
     assert len(faults(GOOD + "name: a\ntraining: {}\n")) == 2
 
 
+def test_an_alias_of_what_it_stands_in_is_an_error_with_its_place() -> None:
+    assert fault("name: s\nvariants: &all [*all]\n") == "s.yaml, line 2: variants.0: an alias of what it stands in"
+
+
+def test_an_alias_of_something_else_is_read() -> None:
+    text = GOOD.replace("engine: eager", "engine: &e eager") + "evaluation: &v {batch_size: 4}\n"
+    assert parse_study(text, "s.yaml").evaluation.batch_size == 4
+
+
+@pytest.mark.parametrize("name", ["2026-11-26", "2020-13-45"])
+def test_a_word_that_looks_like_a_date_is_a_word(name: str) -> None:
+    assert parse_study(GOOD.replace("name: good", f"name: {name}"), "s.yaml").name == name
+
+
 def test_set_changes_a_key() -> None:
     assert parse_study(GOOD, "s.yaml", ["training.epochs=3"]).training.epochs == 3
 

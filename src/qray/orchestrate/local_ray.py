@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from qray.errors import QrayError
+from qray.measure.latency import wait_quietly
 from qray.ray_token import provide_token
 from qray.reasons import reason_of
 from qray.scratch import has_blank, temporary_root, writable
@@ -51,6 +52,7 @@ def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
     """
     root = ray_root()
     provide_token(root)
+    wait_quietly()
     if not _fits(tempfile.gettempdir()):
         # Processes that Ray starts make sockets there, and builds compile.
         os.environ["TMPDIR"] = tempfile.tempdir = str(root)

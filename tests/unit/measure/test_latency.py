@@ -13,7 +13,17 @@ from shelf import Shelf
 
 from qray.errors import QrayError
 from qray.measure.host import host_name
-from qray.measure.latency import Latency, cores, interleave, measure_latency, run_subprocess, single_process_environment
+from qray.measure.latency import (
+    QUIET_MARK,
+    QUIET_WAITS,
+    Latency,
+    cores,
+    interleave,
+    measure_latency,
+    run_subprocess,
+    single_process_environment,
+    wait_quietly,
+)
 from qray.study import Measure
 
 SHORT = Measure(seconds=0.02, min_calls=7, blocks=3, warmup_calls=1)
@@ -148,6 +158,25 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 def test_every_thread_pool_is_as_large_as_the_study_says() -> None:
     environment = single_process_environment(3)
     assert {environment[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"3"}
+
+
+def test_units_side_by_side_wait_without_spinning_and_a_measurement_as_the_libraries_choose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (*QUIET_WAITS, QUIET_MARK):
+        monkeypatch.delenv(name, raising=False)
+    wait_quietly()
+    assert QUIET_WAITS.items() <= os.environ.items()
+    assert not {*QUIET_WAITS, QUIET_MARK} & single_process_environment(1).keys()
+    for name in (*QUIET_WAITS, QUIET_MARK):
+        del os.environ[name]
+
+
+def test_how_threads_wait_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(QUIET_MARK, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_quietly()
+    assert os.environ["OMP_WAIT_POLICY"] == single_process_environment(1)["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_a_measurement_that_takes_too_long_says_what_to_lower() -> None:
