@@ -7,7 +7,7 @@ longer than to compile what was quantized (34 of 57 s for one artifact of ResNet
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -38,10 +38,12 @@ def _where_there_is_one(helper: Helper) -> Helper:
 @contextmanager
 def few_patterns() -> Iterator[None]:
     """Within, `prepare_qat_pt2e` and `convert_pt2e` try no pattern that our graphs cannot match."""
-    names = ("_fuse_conv_bn_qat_helper", "_fold_conv_bn_qat_helper")
-    helpers = {name: _where_there_is_one(getattr(qat_utils, name)) for name in names}
-    forms = SimpleNamespace(product=lambda *options: FORMS)
-    with patch.multiple(qat_utils, itertools=forms, **helpers):
+    with ExitStack() as patches:
+        for name in ("_fuse_conv_bn_qat_helper", "_fold_conv_bn_qat_helper"):
+            helper = _where_there_is_one(getattr(qat_utils, name))
+            patches.enter_context(patch.object(qat_utils, name, helper))
+        forms = SimpleNamespace(product=lambda *options: FORMS)
+        patches.enter_context(patch.object(qat_utils, "itertools", forms))
         yield
 
 
