@@ -1,4 +1,4 @@
-"""Load an artifact as a user's own program would, in a process that did nothing else; tests run this as a script."""
+"""Load artifacts as a user's own program would, in a process that did nothing else; tests run this as a script."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 if __name__ == "__main__":
     from qray.variants.registry import load_artifact
 
-    folder, clips_file, answer = map(Path, sys.argv[1:])
-    predict = load_artifact(folder)
-    clips = np.load(clips_file)
-    outputs = {str(batch): predict(clips[:batch]) for batch in (1, 2, 5)}
-    facts = {
-        "predictions": {batch: output.tolist() for batch, output in outputs.items()},
-        "dtypes": sorted({str(output.dtype) for output in outputs.values()}),
-        "modules": sorted(name for name, module in sys.modules.items() if module is not None),
-    }
+    clips_file, answer, *folders = map(Path, sys.argv[1:])
+    clips, facts = np.load(clips_file), []
+    for folder in folders:
+        predict = load_artifact(folder)
+        outputs = {str(batch): predict(clips[:batch]) for batch in (1, 2, 5)}
+        facts.append({
+            "predictions": {batch: output.tolist() for batch, output in outputs.items()},
+            "dtypes": sorted({str(output.dtype) for output in outputs.values()}),
+            "modules": sorted(name for name, module in sys.modules.items() if module is not None),
+        })  # fmt: skip
     answer.write_text(json.dumps(facts), encoding="utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import nn
@@ -32,7 +34,13 @@ def smooth_clips(n: int, clip: ClipSpec = TINY_CLIP, seed: int = 0) -> torch.Ten
 def realistic_model(
     config: Model = TINY, clip: ClipSpec = TINY_CLIP, seed: int = 0, passes: int = 8, batch: int = 8
 ) -> VideoRegressor:
-    """Random weights, batch-norm statistics of real passes, and predictions that spread as the target does."""
+    """Random weights, batch-norm statistics of real passes, and predictions that spread as the target does. A copy of
+    its own for every caller."""
+    return copy.deepcopy(_realistic_model(config, clip, seed, passes, batch))
+
+
+@cache
+def _realistic_model(config: Model, clip: ClipSpec, seed: int, passes: int, batch: int) -> VideoRegressor:
     model = build_regressor(config, TARGET_MEAN, TARGET_STD, seed)
     with torch.no_grad():
         model.train()

@@ -21,7 +21,7 @@ from qray.measure.host import has_native_bf16
 from qray.measure.isa import native_isa, range_is_reduced
 from qray.model.regressor import VideoRegressor
 from qray.model.training import FitSettings, fit
-from qray.study import Training, Variant
+from qray.study import INT8_METHODS, Training, Variant
 from qray.variants.artifact import Artifact, BuildRequest
 from qray.variants.registry import build_artifact
 
@@ -58,6 +58,8 @@ VARIANTS = {
     )
 }
 STATIC = tuple(v.name for v in VARIANTS.values() if v.method in ("ptq", "qat"))
+#: NNCF's, which takes long to import: built together.
+BY_NNCF = tuple(name for name in STATIC if VARIANTS[name].engine == "openvino")
 WHOLE = tuple(name for name in STATIC if not VARIANTS[name].keep_fp32)
 
 
@@ -84,10 +86,11 @@ def train_qat(model: VideoRegressor, steps: int = QAT_STEPS, **settings: Any) ->
     return QatRun(qat.model_dump(mode="json"), losses, module.state_dict())
 
 
-def build_in_own_process(build: BuildRequest, folder: Path) -> None:
+def build_in_own_process(*builds: tuple[BuildRequest, Path]) -> None:
     """Build where NNCF may patch torch without the other tests noticing, as a run does."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(build_artifact, build, folder.name, folder).result()
+        for build, folder in builds:
+            pool.submit(build_artifact, build, folder.name, folder).result()
 
 
 @dataclass
@@ -117,7 +120,16 @@ class Shelf:
     @cached_property
     def qat(self) -> QatRun:
         """A short QAT of the network."""
-        return train_qat(realistic_model())
+        return train_qat(self.model)
+
+    @cached_property
+    def simulated(self) -> torch.fx.GraphModule:
+        """What "ptq-inductor" is compiled from. Read-only."""
+        from qray.variants import pt2e
+
+        module = pt2e.quantized(self.request("ptq-inductor"))
+        assert isinstance(module, torch.fx.GraphModule)
+        return module
 
     def request(self, name: str) -> BuildRequest:
         """What the artifact called `name` is built from."""
@@ -130,24 +142,30 @@ class Shelf:
         from qray.variants.artifact import read_artifact
 
         if name not in self._built:
-            folder = self.root / name
-            if (VARIANTS[name].method, VARIANTS[name].engine) == ("ptq", "openvino"):
-                build_in_own_process(self.request(name), folder)
+            if name in BY_NNCF:
+                build_in_own_process(*((self.request(each), self.root / each) for each in BY_NNCF))
+                self._built |= {each: read_artifact(self.root / each) for each in BY_NNCF}
             else:
-                build_artifact(self.request(name), name, folder)
-            self._built[name] = read_artifact(folder)
+                self._built[name] = build_artifact(self.request(name), name, self.root / name)
         return self._built[name]
 
     def fresh(self, name: str) -> dict[str, Any]:
-        """Predictions of the first 1, 2 and 5 clips, and the modules imported, of a process with an empty PATH."""
+        """Predictions of the first 1, 2 and 5 clips, and the modules imported by then, of a process with an empty PATH
+        that loads the artifacts of one engine and nothing else; INT8, which could lack the most, before FP32."""
         if name not in self._fresh:
-            artifact = self[name]
-            clips, answer, empty = self.root / "clips.npy", self.root / f"{name}.json", self.root / "empty"
+            engine = VARIANTS[name].engine
+            names = sorted(
+                (each for each in VARIANTS if VARIANTS[each].engine == engine),
+                key=lambda each: VARIANTS[each].method not in INT8_METHODS,
+            )
+            folders = [str(self[each].folder) for each in names]
+            clips, answer, empty = self.root / "clips.npy", self.root / f"{engine}.json", self.root / "empty"
             np.save(clips, self.clips)
             empty.mkdir(exist_ok=True)
             script = Path(__file__).with_name("fresh_process.py")
-            command = [sys.executable, str(script), str(artifact.folder), str(clips), str(answer)]
+            command = [sys.executable, str(script), str(clips), str(answer), *folders]
             done = subprocess.run(command, env=os.environ | {"PATH": str(empty)}, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-            self._fresh[name] = json.loads(answer.read_text(encoding="utf-8"))
+            facts = json.loads(answer.read_text(encoding="utf-8"))
+            self._fresh |= dict(zip(names, facts, strict=True))
         return self._fresh[name]

@@ -38,7 +38,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Latency]:
         variant = Variant.model_validate({"name": name, "method": method, "engine": engine})
         build = request(variant, model, FULL_CLIP, batches=2)
         if engine == "openvino":
-            build_in_own_process(build, root / name)
+            build_in_own_process((build, root / name))
         else:
             build_artifact(build, name, root / name)
     folders: dict[str, Path] = {name: root / name for name, _, _ in VARIANTS}

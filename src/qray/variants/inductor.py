@@ -51,7 +51,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
         from qray.variants.pt2e import quantized, quantized_in_tail, simulate
 
         module = quantized(request)
-    program = export(module, request)
+    program = export(module, request, strict=False)
     code = _compile(program, folder / MODEL_FILE, request.isa)
     share, needs = 0.0, compiled_needs(request.isa)
     if variant.method in INT8_METHODS:

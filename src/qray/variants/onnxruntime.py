@@ -72,18 +72,15 @@ def _residual_adds(model: Any) -> list[str]:
     ]
 
 
-def _quantize(request: BuildRequest, source: Path, target: Path) -> None:
+def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str, ...]) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    from qray.variants.macs import resolve_keep_fp32
 
     logging.getLogger().setLevel(logging.ERROR)
     prepared = source.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     model = onnx.load(str(prepared))
-    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     convolutions = {node.name: layer_of(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
     wanted = [name for name, layer in convolutions.items() if layer not in kept]
     # What stands between convolutions: left out, each costs a conversion to FP32 and back.
@@ -120,15 +117,15 @@ def build(request: BuildRequest, folder: Path) -> Built:
     if request.variant.method == "fp32":
         export_onnx(request, target)
         return Built(MODEL_FILE, initializer_bytes(target), 0.0, sum(macs.values()))
+    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
         source = Path(scratch) / "fp32.onnx"
         export_onnx(request, source)
-        _quantize(request, source, target)
+        _quantize(request, source, target, kept)
         optimized = Path(scratch) / "optimized.onnx"
         _session(target, 1, optimized)
         layers, adds = executed_int8(optimized)
         check_tail(quantized_after(optimized, PREFIX))
-    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
     share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
     deployed = _runner(_session(target, 1))
     notes = {

@@ -34,6 +34,7 @@ from qray.study_verdict import Section
 from qray.variants.artifact import BuildRequest, Predict
 from qray.variants.macs import resolve_keep_fp32
 from qray.variants.parity import Outside, Simulated
+from qray.variants.qat_patterns import check_folded, few_patterns
 from qray.variants.tail import tail_nodes
 from qray.variants.torch_export import export, runner
 
@@ -147,7 +148,8 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
         batch = {0: torch.export.Dim.DYNAMIC}
         program = torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
     quantizer = _quantizer(model, config, settings.keep_fp32)
-    prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
+    with few_patterns():
+        prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
     # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start. The example is
     # no clip of the data set, so its activations must not count as seen.
     _switch(prepared, False)
@@ -219,7 +221,9 @@ def quantize_qat(request: BuildRequest, settings: QatSettings) -> nn.Module:
     set_training(prepared, False)
     # The last optimizer step came after the last look at the weights: look again, for the ranges of what is shipped.
     prepared(request.example())
-    return strip_unused(_quietly(convert_pt2e, prepared))
+    with few_patterns():
+        converted = _quietly(convert_pt2e, prepared)
+    return strip_unused(check_folded(converted))
 
 
 def strip_unused(module: torch.fx.GraphModule) -> torch.fx.GraphModule:

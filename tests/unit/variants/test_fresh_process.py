@@ -1,6 +1,6 @@
 """An artifact is all that is shipped: it loads where nothing of the training is, and predicts alike for any batch.
 
-Every artifact here is loaded by a process of its own, with an empty PATH and so without a compiler.
+The artifacts of each engine are loaded by a process of their own, with an empty PATH and so without a compiler.
 """
 
 from __future__ import annotations

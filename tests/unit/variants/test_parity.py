@@ -104,8 +104,8 @@ def test_a_module_that_calibrated_on_dull_clips_cuts_off_more(shelf: Shelf) -> N
     build = shelf.request("ptq-inductor")
     dull = [(batch.float() * 0.2 + 100).to(torch.uint8) for batch in build.calibration]
     shares = []
-    for calibration in (build.calibration, dull):
-        simulated = pt2e.simulate(pt2e.quantize_static(replace(build, calibration=calibration)), 1)
+    for module in (shelf.simulated, pt2e.quantize_static(replace(build, calibration=dull))):
+        simulated = pt2e.simulate(module, 1)
         simulated.predict(build.validation[0].numpy())
         shares.append(simulated.outside.notes()["outside_share"])
     assert shares[1] > 2 * shares[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from itertools import repeat
 from typing import Any
 
@@ -12,11 +14,13 @@ from shelf import QAT_TRAINING, Shelf, train_qat
 from torch import nn
 
 from qray.errors import QrayError
+from qray.measure.isa import native_isa, range_is_reduced
 from qray.model.regressor import VideoRegressor
 from qray.model.training import FitSettings, fit
 from qray.study import Variant
 from qray.variants import pt2e
 from qray.variants.artifact import BuildRequest
+from qray.variants.qat_patterns import check_folded
 
 Module = torch.fx.GraphModule
 
@@ -26,9 +30,15 @@ def prepared(**settings: Any) -> Module:
 
 
 @pytest.fixture(scope="module")
-def module() -> Module:
+def untrained() -> Module:
+    """A prepared module of the settings of the shelf's. Tests take copies."""
+    return prepared(reduce_range=range_is_reduced(native_isa(), 8))
+
+
+@pytest.fixture(scope="module")
+def module(untrained: Module) -> Module:
     """A prepared module that saw two batches. Tests leave it in training mode."""
-    made = prepared()
+    made = copy.deepcopy(untrained)
     for batch in toy_batches(2):
         made(batch.clips)
     return made
@@ -58,28 +68,41 @@ def test_a_switch_reaches_every_batch_norm(module: Module) -> None:
         assert flags == [training] * 20
 
 
-def test_the_loss_gets_lower() -> None:
+def test_the_loss_gets_lower(untrained: Module) -> None:
     """On one batch again and again, so that no other batch's difficulty is in the way."""
     losses: list[float] = []
     training = QAT_TRAINING.model_copy(update={"lr": 3e-4})
-    steps = fit(prepared(), repeat(next(toy_batches(1))), FitSettings(training, 10, TARGET_STD, seed=0), None, None,
+    settings = FitSettings(training, 10, TARGET_STD, seed=0)
+    steps = fit(copy.deepcopy(untrained), repeat(next(toy_batches(1))), settings, None, None,
                 lambda loss, clips: losses.append(loss))  # fmt: skip
     assert len(list(steps)) == 1
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
 
 
-def test_a_state_loads_into_another_module_of_the_same_settings(shelf: Shelf) -> None:
-    other = prepared(**shelf.qat.settings)
+def test_a_state_loads_into_another_module_of_the_same_settings(shelf: Shelf, untrained: Module) -> None:
+    other = copy.deepcopy(untrained)
     other.load_state_dict(shelf.qat.state)
     assert same(shelf.qat.state, other.state_dict())
 
 
-def test_preparing_and_training_leave_the_fp32_model_as_it_was() -> None:
-    model = realistic_model()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    train_qat(model, steps=1)
-    assert same(before, model.state_dict())
-    assert not model.training
+def test_preparing_and_training_leave_the_fp32_model_as_it_was(shelf: Shelf) -> None:
+    assert shelf.qat.losses
+    assert same(realistic_model().state_dict(), shelf.model.state_dict())
+    assert not shelf.model.training
+
+
+def test_a_batch_norm_that_is_not_folded_fails_the_build(untrained: Module) -> None:
+    with pytest.raises(QrayError, match="QAT left 20 batch-norms that are not folded into convolutions: batch_norm"):
+        check_folded(untrained)
+
+
+@pytest.mark.slow
+def test_no_pattern_is_spared_that_would_have_matched(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, clips = shelf.request("qat-inductor"), torch.from_numpy(shelf.clips)
+    few = pt2e.quantized(build)
+    monkeypatch.setattr(pt2e, "few_patterns", nullcontext)
+    with torch.no_grad():
+        torch.testing.assert_close(few(clips), pt2e.quantized(build)(clips), rtol=0, atol=0)
 
 
 def test_the_example_that_was_traced_leaves_no_trace_in_the_ranges() -> None:
@@ -165,7 +188,7 @@ def test_four_bit_weights_are_at_most_sixteen_codes_per_channel(shelf: Shelf, me
 
 
 def test_eight_bit_weights_use_more_than_sixteen_codes(shelf: Shelf) -> None:
-    assert most_codes(pt2e.quantized(shelf.request("ptq-inductor"))) > 16
+    assert most_codes(shelf.simulated) > 16
 
 
 def test_a_state_of_another_width_is_not_built_under_this_name(shelf: Shelf) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import TINY_CLIP, realistic_model, smooth_clips
+from networks import TINY_CLIP, smooth_clips
+from shelf import Shelf
 from torch import nn
 from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -17,11 +18,11 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86Induct
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.study import Variant
+from qray.variants import pt2e
 from qray.variants.artifact import BuildRequest
 from qray.variants.layers import layer_names
 from qray.variants.pt2e import SCALE_EPSILON, _config, quantize_static
 from qray.variants.sensitivity import LayeredNetwork, layered, measure_layers
-from qray.variants.torch_export import export
 
 CLIPS = smooth_clips(5, seed=7)
 
@@ -33,8 +34,8 @@ def request(model: VideoRegressor, brightness: float = 1.0, **settings: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def model() -> VideoRegressor:
-    return realistic_model()
+def model(shelf: Shelf) -> VideoRegressor:
+    return shelf.model
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def only(model: VideoRegressor, layer: str) -> nn.Module:
     config = _config(8, build.reduce_range, activations, weights, False)
     quantizer = X86InductorQuantizer()
     quantizer.set_module_name_qconfig(f"backbone.{layer}", config)
-    prepared = prepare_pt2e(export(model, build).module(), quantizer)
+    prepared = prepare_pt2e(pt2e.export(model, build).module(), quantizer)
     with torch.no_grad():
         for clips in build.calibration:
             prepared(clips)

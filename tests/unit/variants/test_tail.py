@@ -17,7 +17,6 @@ from qray.measure.coverage_onnx import quantized_after
 from qray.study import Model
 from qray.variants import onnxruntime, pt2e
 from qray.variants.artifact import BuildRequest
-from qray.variants.onnx_export import export_onnx
 from qray.variants.registry import load_artifact
 from qray.variants.tail import PREFIX, check_tail, tail_nodes
 from qray.variants.torch_export import export
@@ -58,29 +57,26 @@ class EverythingInInt8(X86InductorQuantizer):
 
 
 def test_a_converted_module_with_a_quantized_tail_is_caught(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = shelf.request("ptq-inductor")
-    assert pt2e.quantized_in_tail(pt2e.quantize_static(build)) == []
+    assert pt2e.quantized_in_tail(shelf.simulated) == []
     monkeypatch.setattr(pt2e, "TailInFloat", EverythingInInt8)
     with pytest.raises(QrayError, match="quantized between pooling over time and the output: quantize_per_tensor"):
-        check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(build)))
+        check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(shelf.request("ptq-inductor"))))
 
 
 def test_an_executed_onnx_graph_with_a_quantized_tail_is_caught(shelf: Shelf, tmp_path: Path) -> None:
     """ONNX Runtime told to quantize whatever it can."""
     from onnxruntime.quantization import quantize_static
 
-    source, target, optimized = (tmp_path / f"{name}.onnx" for name in ("fp32", "int8", "optimized"))
+    source = shelf["fp32-onnxruntime"].folder / "model.onnx"
+    target, optimized = (tmp_path / f"{name}.onnx" for name in ("int8", "optimized"))
     build = shelf.request("ptq-onnxruntime")
-    export_onnx(build, source)
     quantize_static(str(source), str(target), onnxruntime._OneClipAtATime(build.calibration[:1]))
     onnxruntime._session(target, 1, optimized)
     assert quantized_after(optimized, PREFIX)
 
 
-def test_the_tail_of_an_exported_onnx_graph_is_named(shelf: Shelf, tmp_path: Path) -> None:
-    path = tmp_path / "fp32.onnx"
-    export_onnx(shelf.request("fp32-onnxruntime"), path)
-    graph = onnx.load(str(path)).graph
+def test_the_tail_of_an_exported_onnx_graph_is_named(shelf: Shelf) -> None:
+    graph = onnx.load(str(shelf["fp32-onnxruntime"].folder / "model.onnx")).graph
     named = [node for node in graph.node if node.name.startswith(PREFIX)]
     assert [value.name for value in graph.output] == ["prediction"]
     assert "Conv" not in {node.op_type for node in named}
@@ -106,7 +102,7 @@ def test_a_graph_without_a_tail_proves_nothing() -> None:
 def test_other_poolings_keep_their_tail_in_float_too(pooling: str, tmp_path: Path, unusual: np.ndarray) -> None:
     """ONNX Runtime and pt2e; the shelf's network pools mean and deviation."""
     model = realistic_model(Model.model_validate({"width": 8, "pooling": pooling}), passes=2)
-    build = request(VARIANTS["ptq-onnxruntime"], model)
+    build = request(VARIANTS["ptq-onnxruntime"], model, batches=1)
     assert check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(build))) is None
     built = onnxruntime.build(BuildRequest(build.variant, model, TINY_CLIP, build.calibration), tmp_path)
     predicted = onnxruntime.load(tmp_path, built, 1)(unusual)
