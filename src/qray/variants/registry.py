@@ -13,6 +13,7 @@ from qray.measure.host import cpu_flags, versions
 from qray.measure.isa import ISA_FLAGS, capabilities
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
+from qray.variants.requirements import lacking_here
 
 #: Engines whose INT8 convolutions are oneDNN's.
 RACING = ("inductor", "openvino")
@@ -33,7 +34,13 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     lacking = sorted(set(build_needs(variant, isa)) - cpu_flags())
     if lacking:
         return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
-    return _module(variant.engine).requirement(variant)
+    return lacking_here(variant)
+
+
+def patches_torch(variant: Variant) -> bool:
+    """Whether building it leaves a process changed: compiling starts processes of its own and keeps caches that later
+    code depends on, and OpenVINO's and NNCF's way into a model replaces functions of torch."""
+    return variant.engine in ("inductor", "openvino")
 
 
 def depends_on_isa(variant: Variant) -> bool:
