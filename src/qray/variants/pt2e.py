@@ -32,6 +32,7 @@ from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.study_verdict import Section
 from qray.variants.artifact import BuildRequest, Predict
+from qray.variants.conv2d_patterns import conv2d_patterns
 from qray.variants.macs import resolve_keep_fp32
 from qray.variants.parity import Outside, Simulated
 from qray.variants.tail import tail_nodes
@@ -147,7 +148,8 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
         batch = {0: torch.export.Dim.DYNAMIC}
         program = torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
     quantizer = _quantizer(model, config, settings.keep_fp32)
-    prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
+    with conv2d_patterns():
+        prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
     # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start. The example is
     # no clip of the data set, so its activations must not count as seen.
     _switch(prepared, False)

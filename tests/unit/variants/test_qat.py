@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import repeat
 from typing import Any
 
@@ -32,6 +33,13 @@ def module() -> Module:
     for batch in toy_batches(2):
         made(batch.clips)
     return made
+
+
+def test_a_module_prepared_for_conv2d_alone_is_the_module_that_torchao_prepares(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pt2e, "conv2d_patterns", contextlib.nullcontext)
+    assert prepared().code == module.code
 
 
 def ranges(module: Module) -> dict[str, torch.Tensor]:
