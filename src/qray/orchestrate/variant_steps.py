@@ -19,7 +19,7 @@ from qray.orchestrate.tasks import BuildJob, build, build_and_exit
 from qray.orchestrate.telemetry import free_actor_name
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import read_artifact
-from qray.variants.registry import build_needs, patches_torch
+from qray.variants.registry import build_needs, changes_process
 
 
 def build_step(run: RunContext, variant: Variant) -> Step:
@@ -44,7 +44,7 @@ def build_step(run: RunContext, variant: Variant) -> Step:
         options = {"num_cpus": run.slots.slot_cpus, "name": f"build:{variant.name}"} | run.nodes.options(
             build_needs(variant, plan.isa)
         )
-        task = build_and_exit if patches_torch(variant) else build
+        task = build_and_exit if changes_process(variant) else build
         return task.options(**options).remote(job, weights, clips, qat_weights)
 
     def finish(value: dict[str, Any]) -> dict[str, Any]:

@@ -37,10 +37,10 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     return lacking_here(variant)
 
 
-def patches_torch(variant: Variant) -> bool:
-    """Whether building it leaves a process changed: compiling starts processes of its own and keeps caches that later
-    code depends on, and OpenVINO's and NNCF's way into a model replaces functions of torch."""
-    return variant.engine in ("inductor", "openvino")
+def changes_process(variant: Variant) -> bool:
+    """Whether the process that built it is not to be used again: compiling leaves Inductor with other settings than it
+    had, and NNCF may replace functions of torch. The other builds leave torch as it was."""
+    return variant.engine == "inductor" or (variant.engine, variant.method) == ("openvino", "ptq")
 
 
 def depends_on_isa(variant: Variant) -> bool:
