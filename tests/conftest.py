@@ -17,6 +17,8 @@ wait_quietly()
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 # Of two processes of tests the one with Ray takes longest: its workers shall not stand back for the other's.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Nodes of one or two CPUs keep workers that have imported torch, as a Ray of qray's own does.
+os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 

@@ -94,13 +94,13 @@ def tiny_here(stage: str, data: Path, out: Path, *more: object) -> Finished:
     return done
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = RUN_TIMEOUT_S) -> None:
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = RUN_TIMEOUT_S, every_s: float = 0.1) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(0.1)
+        time.sleep(every_s)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -17,21 +17,34 @@ LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6")
 MORE = {1: LAYERS, 2: (), 4: LAYERS}
 
 
+_begun: list[tuple[int, int | None]] = []
+
+
 def begin(cpus: int, object_store_bytes: int | None = None) -> None:
-    """Start a Ray of this test's own, in the place of the one before."""
-    ray.shutdown()
+    """Go on with the Ray of the test before if it is like this, or start one in its place."""
+    if ray.is_initialized() and _begun == [(cpus, object_store_bytes)]:
+        return
+    end()
+    _begun.append((cpus, object_store_bytes))
     ray.init(
         address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         object_store_memory=object_store_bytes,
     )  # fmt: skip
 
 
-@pytest.fixture
-def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """`begin`, for a session that ends with the test."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    yield begin
+def end() -> None:
+    """End the Ray that was begun."""
     ray.shutdown()
+    _begun.clear()
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[Begin]:
+    """`begin`, for sessions of a module; the last ends with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield begin
+        end()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +54,7 @@ def shared_ray() -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         begin(2)
         yield
-        ray.shutdown()
+        end()
 
 
 @pytest.fixture(scope="session")

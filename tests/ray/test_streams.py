@@ -18,6 +18,7 @@ from videos import number_of, numbered_frames, write_video
 from qray.data.stream import StreamPlan, StreamStalled, clip_dataset, put_clips, stream_batches
 from qray.study import ClipSpec
 
+#: The order of the tests is that of their sessions: 1, 4 and 2 CPUs, then a small object store.
 N_VIDEOS, N_FRAMES = 10, 20
 SPEC = ClipSpec(frames=4, image_size=32, stride=2, eval_windows=2)
 Begin = Callable[..., None]
@@ -35,6 +36,52 @@ def indices(clips: pd.DataFrame, plan: StreamPlan) -> list[list[int]]:
     """Clip numbers of each batch of a full pass."""
     dataset = clip_dataset(put_clips(clips), len(clips), plan)
     return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
+
+
+def threads() -> list[str]:
+    """Threads of streams, and those in which Ray Data executes and reads them."""
+    of_streams = ("stream-", "StreamingExecutor", "iter_threaded")
+    return [t.name for t in threading.enumerate() if t.name.startswith(of_streams)]
+
+
+def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local_ray: Begin) -> None:
+    local_ray(1)
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    holder = Holder.remote()  # type: ignore[attr-defined]
+    assert ray.get(holder.ready.remote(), timeout=60)
+    plan = StreamPlan(SPEC, "eval", batch_size=4, timeout_s=5)
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    with pytest.raises(StreamStalled, match="CPUs: 0 free of 1"):
+        list(stream_batches(dataset, plan, "starved"))
+    assert not threads(), "a thread outlived its stream"
+
+
+@pytest.mark.parametrize("cpus", [1, 4, 2])
+def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
+    cpus: int, clips: pd.DataFrame, local_ray: Begin
+) -> None:
+    local_ray(cpus)
+    slot = min(1.0, cpus / 4)
+
+    @ray.remote(num_cpus=slot)
+    def consume(ref: list[object], plan: StreamPlan) -> list[list[int]]:
+        dataset = clip_dataset(ref[0], N_VIDEOS, plan)
+        return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
+
+    plan = StreamPlan(SPEC, "train", batch_size=5, epochs=3, cpus_per_task=slot, timeout_s=150)
+    evaluation = StreamPlan(SPEC, "eval", batch_size=4, cpus_per_task=slot, timeout_s=150)
+    ref = [put_clips(clips)]
+    # A training task and two evaluations at once, the most that a cluster of this size holds.
+    trained, *evaluated = ray.get([consume.remote(ref, p) for p in (plan, evaluation, evaluation)], timeout=400)
+    epochs = [[*trained[at], *trained[at + 1]] for at in (0, 2, 4)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [list(chain(*batches)) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
 
 
 def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: pd.DataFrame, shared_ray: None) -> None:
@@ -67,39 +114,18 @@ def test_a_clip_that_breaks_after_the_check_costs_only_itself(
     assert batch.frames[8].any()
 
 
-def threads() -> list[str]:
-    """Threads of streams, and those in which Ray Data executes and reads them."""
-    of_streams = ("stream-", "StreamingExecutor", "iter_threaded")
-    return [t.name for t in threading.enumerate() if t.name.startswith(of_streams)]
-
-
 def test_a_stream_that_has_ended_leaves_no_thread(clips: pd.DataFrame, shared_ray: None) -> None:
     for _ in range(3):
         indices(clips, StreamPlan(SPEC, "train", batch_size=4, epochs=2))
         assert not threads()
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 4])
-def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
-    cpus: int, clips: pd.DataFrame, local_ray: Begin
-) -> None:
-    local_ray(cpus)
-    slot = min(1.0, cpus / 4)
-
-    @ray.remote(num_cpus=slot)
-    def consume(ref: list[object], plan: StreamPlan) -> list[list[int]]:
-        dataset = clip_dataset(ref[0], N_VIDEOS, plan)
-        return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
-
-    plan = StreamPlan(SPEC, "train", batch_size=5, epochs=3, cpus_per_task=slot, timeout_s=150)
-    evaluation = StreamPlan(SPEC, "eval", batch_size=4, cpus_per_task=slot, timeout_s=150)
-    ref = [put_clips(clips)]
-    # A training task and two evaluations at once, the most that a cluster of this size holds.
-    trained, *evaluated = ray.get([consume.remote(ref, p) for p in (plan, evaluation, evaluation)], timeout=400)
-    epochs = [[*trained[at], *trained[at + 1]] for at in (0, 2, 4)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert [list(chain(*batches)) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
+def test_a_stream_that_is_left_early_leaves_nothing_running(clips: pd.DataFrame, shared_ray: None) -> None:
+    plan = StreamPlan(SPEC, "train", batch_size=2, epochs=200)
+    stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "left")
+    next(stream)
+    stream.close()
+    assert not threads(), "a thread outlived its stream"
 
 
 def test_a_data_set_ten_times_the_object_store_passes_without_spilling(clips: pd.DataFrame, local_ray: Begin) -> None:
@@ -132,29 +158,3 @@ def test_a_stream_that_waits_for_its_consumer_takes_little_of_the_cpu(clips: pd.
     stream.close()
     # The first seconds fill the store.
     assert np.median(shares[5:]) < 0.3, shares
-
-
-def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local_ray: Begin) -> None:
-    local_ray(1)
-
-    @ray.remote(num_cpus=1)
-    class Holder:
-        def ready(self) -> bool:
-            return True
-
-    holder = Holder.remote()  # type: ignore[attr-defined]
-    assert ray.get(holder.ready.remote(), timeout=60)
-    plan = StreamPlan(SPEC, "eval", batch_size=4, timeout_s=5)
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
-    with pytest.raises(StreamStalled, match="CPUs: 0 free of 1"):
-        list(stream_batches(dataset, plan, "starved"))
-    assert not threads(), "a thread outlived its stream"
-
-
-def test_a_stream_that_is_left_early_leaves_nothing_running(clips: pd.DataFrame, local_ray: Begin) -> None:
-    local_ray(2)
-    plan = StreamPlan(SPEC, "train", batch_size=2, epochs=200)
-    stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "left")
-    next(stream)
-    stream.close()
-    assert not threads(), "a thread outlived its stream"

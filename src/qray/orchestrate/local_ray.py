@@ -22,6 +22,9 @@ ROOT_BYTES = 107 - len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/
 SHARED_MEMORY = Path("/dev/shm")
 #: Where there is no shared memory, the object store is a file; Ray would not start without being told its size.
 STORE_WITHOUT_SHARED_MEMORY_BYTES = 2**30
+#: Ray ends idle workers beyond one a CPU after a second. On a few CPUs, which are cut into slots, it would end those
+#: that the next step has use for, and each that starts anew imports torch for seconds.
+IDLE_WORKERS_AT_LEAST = 6
 
 
 def _fits(path: str) -> bool:
@@ -56,7 +59,10 @@ def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
     if not _fits(tempfile.gettempdir()):
         # Processes that Ray starts make sockets there, and builds compile.
         os.environ["TMPDIR"] = tempfile.tempdir = str(root)
-    options: dict[str, Any] = {"_temp_dir": str(root / "ray")}
+    options: dict[str, Any] = {
+        "_temp_dir": str(root / "ray"),
+        "_system_config": {"num_workers_soft_limit": max(num_cpus, IDLE_WORKERS_AT_LEAST)},
+    }
     if not SHARED_MEMORY.is_dir():
         options |= {"_plasma_directory": str(root), "object_store_memory": STORE_WITHOUT_SHARED_MEMORY_BYTES}
     try:

@@ -15,9 +15,6 @@ from qray.data.stream import StreamPlan
 from qray.orchestrate.clips import SplitClips
 from qray.study import ClipSpec, Model, Sensitivity, Training, Variant
 
-#: A worker process that has compiled, or that has loaded an engine which patches torch (NNCF), is not used again.
-FRESH_PROCESS = {"max_calls": 1, "max_retries": 0}
-
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -119,12 +116,16 @@ def sweep(
     return run_trials(job, trials, weights, train, val, reached, mailbox)
 
 
-@ray.remote(**FRESH_PROCESS)
-def build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weights: bytes | None) -> dict[str, Any]:
+def _build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weights: bytes | None) -> dict[str, Any]:
     """`work.build`."""
     from qray.orchestrate import work
 
     return work.build(job, weights, clips, qat_weights)
+
+
+build = ray.remote(max_retries=0)(_build)
+#: Its worker process is not used again. Options of a call cannot say so.
+build_and_exit = ray.remote(max_calls=1, max_retries=0)(_build)
 
 
 @ray.remote(max_retries=0)

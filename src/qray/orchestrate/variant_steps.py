@@ -15,12 +15,12 @@ from qray.orchestrate.evaluation import Evaluator
 from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
-from qray.orchestrate.tasks import BuildJob, build
+from qray.orchestrate.tasks import BuildJob, build, build_and_exit
 from qray.orchestrate.telemetry import free_actor_name
 from qray.results.index import At
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import read_artifact
-from qray.variants.registry import build_needs
+from qray.variants.registry import build_needs, changes_process
 
 
 def build_step(run: RunContext, variant: Variant) -> Step:
@@ -45,7 +45,8 @@ def build_step(run: RunContext, variant: Variant) -> Step:
         options = {"num_cpus": run.slots.slot_cpus, "name": f"build:{variant.name}"} | run.nodes.options(
             build_needs(variant, plan.isa)
         )
-        return build.options(**options).remote(job, weights, clips, qat_weights)
+        task = build_and_exit if changes_process(variant) else build
+        return task.options(**options).remote(job, weights, clips, qat_weights)
 
     def finish(value: dict[str, Any]) -> dict[str, Any]:
         if "skipped" in value:

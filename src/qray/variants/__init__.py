@@ -1,1 +1,1 @@
-"""Ways to make a model deployable: one file per engine or method, one protocol (build, load, requirement)."""
+"""Ways to make a model deployable: one file per engine or method, one protocol (build, load)."""

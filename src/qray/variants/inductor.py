@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from qray.errors import QrayError
 from qray.measure.host import cpu_flags
 from qray.measure.isa import INT8_DOT_PRODUCT, ISA_FLAGS
 from qray.scratch import without_blanks
-from qray.study import INT8_METHODS, Variant
+from qray.study import INT8_METHODS
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
 from qray.variants.parity import parity_notes
@@ -25,14 +24,6 @@ from qray.variants.tail import check_tail
 from qray.variants.torch_export import export, runner, tensor_bytes, to_bf16
 
 MODEL_FILE = "model.pt2"
-COMPILERS = ("g++", "clang++", "c++")
-
-
-def requirement(variant: Variant) -> str | None:
-    """A C++ compiler, to build; loading needs none."""
-    if not any(shutil.which(name) for name in COMPILERS):
-        return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH; install one, for example Debian's package g++"
-    return None
 
 
 def build(request: BuildRequest, folder: Path) -> Built:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qray.measure.isa import INT8_DOT_PRODUCT
-from qray.study import Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.parity import Outside, Simulated, one_by_one, parity_notes
 from qray.variants.tail import PREFIX, check_tail
@@ -21,12 +19,6 @@ MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
 #: Share of activations that the percentile calibrator keeps in range.
 PERCENTILE = 99.999
-
-
-def requirement(variant: Variant) -> str | None:
-    """The packages of the extra [onnx]."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    return f"{', '.join(missing)} not installed: pip install 'qray[onnx]'" if missing else None
 
 
 class _OneClipAtATime:

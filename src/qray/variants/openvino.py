@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qray.errors import QrayError
-from qray.measure.host import has_native_bf16
 from qray.measure.isa import BF16, INT8_DOT_PRODUCT
-from qray.study import Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.parity import Outside, Simulated, one_by_one, parity_notes
 from qray.variants.tail import PREFIX, check_tail
 
 MODEL_FILE = "model.xml"
-
-
-def requirement(variant: Variant) -> str | None:
-    """The packages of the extra [openvino]; for bf16 a CPU that computes in it."""
-    needed = ("openvino", "nncf") if variant.method == "ptq" else ("openvino",)
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        return f"{', '.join(missing)} not installed: pip install 'qray[openvino]'"
-    if variant.method == "bf16" and not has_native_bf16():
-        return "this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16), so OpenVINO would run FP32 instead"
-    return None
 
 
 def _named_model(request: BuildRequest) -> Any:

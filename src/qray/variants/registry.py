@@ -13,6 +13,7 @@ from qray.measure.host import cpu_flags, versions
 from qray.measure.isa import ISA_FLAGS, capabilities
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
+from qray.variants.requirements import lacking_here
 
 #: Engines whose INT8 convolutions are oneDNN's.
 RACING = ("inductor", "openvino")
@@ -33,7 +34,13 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     lacking = sorted(set(build_needs(variant, isa)) - cpu_flags())
     if lacking:
         return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
-    return _module(variant.engine).requirement(variant)
+    return lacking_here(variant)
+
+
+def changes_process(variant: Variant) -> bool:
+    """Whether the process that built it is not to be used again: compiling leaves Inductor with other settings than it
+    had, and NNCF may replace functions of torch. The other builds leave torch as it was."""
+    return variant.engine == "inductor" or (variant.engine, variant.method) == ("openvino", "ptq")
 
 
 def depends_on_isa(variant: Variant) -> bool:

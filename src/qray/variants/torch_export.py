@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from qray.study import Variant
 from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.macs import layer_macs
 
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
     from qray.model.regressor import VideoRegressor
 
 MODEL_FILE = "model.pt2"
-
-
-def requirement(variant: Variant) -> str | None:
-    """Nothing but torch is needed."""
-    return None
 
 
 class _Bf16Backbone(nn.Module):
