@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,6 +127,20 @@ def _round_trip(encoder: str, pixel_format: str, container: str, folder: Path) -
         raise RuntimeError(facts.error or f"{facts.n_frames} of 8 frames came back")
 
 
+@contextlib.contextmanager
+def _priority_kept() -> Iterator[None]:
+    """SVT-AV1, run as root, leaves its caller at real-time priority. A Ray that is started then inherits it: on one core
+    its processes starve those that they wait for."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def _video() -> Finding:
     import logging
 
@@ -138,7 +153,8 @@ def _video() -> Finding:
         for encoder, pixel_format, container in CODECS:
             name = encoder.removeprefix("lib")
             try:
-                _round_trip(encoder, pixel_format, container, Path(folder))
+                with _priority_kept():
+                    _round_trip(encoder, pixel_format, container, Path(folder))
                 good.append(name)
             except (av.error.FFmpegError, ValueError, RuntimeError) as error:
                 bad.append(f"{name} ({str(error).splitlines()[0][:60]})")

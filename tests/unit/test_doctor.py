@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,9 +140,11 @@ def test_details_are_printed_as_they_are() -> None:
 
 def test_encoders_keep_their_reports_to_themselves() -> None:
     # In a process of its own: an encoder asks once how much it may say, and other tests may have used it already.
-    code = "from qray import doctor; doctor._video()"
+    code = "import os; from qray import doctor; doctor._video(); print(getattr(os, 'sched_getscheduler', int)(0))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+    # Nor do they leave the process, and the Ray that it starts next, at real-time priority, as SVT-AV1 does to root.
+    assert int(done.stdout) == getattr(os, "SCHED_OTHER", 0)
 
 
 def test_a_codec_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
