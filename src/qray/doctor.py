@@ -129,8 +129,8 @@ def _round_trip(encoder: str, pixel_format: str, container: str, folder: Path) -
 
 @contextlib.contextmanager
 def _priority_kept() -> Iterator[None]:
-    """SVT-AV1, run as root, leaves its caller at real-time priority. A Ray that is started then inherits it: on one core
-    its processes starve those that they wait for."""
+    """SVT-AV1, run as root, leaves its caller at real-time priority. A Ray that is started then inherits it, and on one
+    core its processes starve those that they wait for."""
     if not hasattr(os, "sched_getscheduler"):
         yield
         return
