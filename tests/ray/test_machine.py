@@ -49,3 +49,4 @@ def test_nothing_is_broken_by_any_of_it(unkind: dict[str, dict[str, str]]) -> No
 def test_a_dead_address_ends_a_run_in_seconds_with_a_sentence(tiny_dataset: Path, tmp_path: Path) -> None:
     done = qray("run", "train", "--data", tiny_dataset, "--out", tmp_path, env=environment(RAY_ADDRESS="127.0.0.1:9 "))
     assert (done.code, "127.0.0.1:9, but no Ray head answers" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
