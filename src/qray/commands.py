@@ -110,7 +110,7 @@ def run_stage(
                    f"`{command('qray', 'show', folder)}`", markup=False, highlight=False)  # fmt: skip
     unreported = report_finished_run(evidence, progress) if stage == "all" else None
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
-    rows = result.table.to_pylist()
+    rows = result.evidence.rows
     if stage == "all" and not any(row.stage == "variant" and row.status == "ok" for row in rows):
         first = f"no variant came out of the run; the first: {rows[0].variant}: {rows[0].reason}"
         raise QrayError(f"{first}; {unreported}" if unreported else first)
