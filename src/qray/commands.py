@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def run_stage(
     from qray.orchestrate.store import Store
     from qray.reporting import report_finished_run
     from qray.results.show import print_results, results_console, to_json
-    from qray.results.timing import write_phases
+    from qray.results.timing import read_timing, write_phases
 
     phases = {"load qray": time.monotonic() - began}
     result = run_study(study, Store(folder), stage, progress, num_cpus)
@@ -101,7 +102,7 @@ def run_stage(
         print(to_json(result.table))
     elif stage in ("all", "evaluate", "measure"):
         print_results(result.table, console)
-    evidence = result.evidence
+    evidence = replace(result.evidence, timing=read_timing(folder))
     if not as_json and stage in ("all", "sensitivity"):
         _print_sensitivity(evidence.sensitivity, console)
     _print_times(evidence.costs, evidence.timing, progress if as_json else console)
@@ -110,7 +111,7 @@ def run_stage(
                    f"`{command('qray', 'show', folder)}`", markup=False, highlight=False)  # fmt: skip
     unreported = report_finished_run(evidence, progress) if stage == "all" else None
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
-    rows = result.evidence.rows
+    rows = evidence.rows
     if stage == "all" and not any(row.stage == "variant" and row.status == "ok" for row in rows):
         first = f"no variant came out of the run; the first: {rows[0].variant}: {rows[0].reason}"
         raise QrayError(f"{first}; {unreported}" if unreported else first)

@@ -101,6 +101,12 @@ def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, s
     assert lines_with(log, "start sweep")
 
 
+def test_a_first_run_prints_and_reports_where_its_time_went(cpus: int, whole_run: WholeRun) -> None:
+    out, done = whole_run(cpus)
+    assert "Where the time went" in done.stdout
+    assert "train, build and evaluate" in (out / "report.md").read_text(encoding="utf-8")
+
+
 def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> None:
     before, table = unit_times(one), results(one).drop(columns=["created_at"])
     again = tiny_here("all", tiny_dataset, one, "--num-cpus", 2)

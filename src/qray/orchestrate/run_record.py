@@ -49,6 +49,7 @@ class Recorder:
                 self.stage, self.started, self.machine, shared,
                 {variant.name: self._variant(variant) for variant in plan.study.variants}, plan.baseline_key(),
                 tuple(self._trials()), tuple(self._point(at) for at in points(plan.study.measure)), self._ended(),
+                plan.study.verdict.model_dump(mode="json"),
             ),
         )  # fmt: skip
 

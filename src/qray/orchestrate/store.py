@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qray.atomic import atomic_path, write_json, write_parquet, write_text
-from qray.errors import QrayError
 
 #: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
 CODE_VERSIONS = {
@@ -101,18 +99,6 @@ class Store:
         )
         write_parquet(path, table)
         return path
-
-    def load_predictions(self, key: str, split: str) -> pd.DataFrame:
-        """What `save_predictions` wrote, in the same order.
-
-        Raises:
-            QrayError: the file is damaged.
-        """
-        path = self.predictions_path(key, split)
-        try:
-            return pq.read_table(path, partitioning=None).to_pandas()
-        except pa.ArrowInvalid as error:
-            raise QrayError(f"{path}: not a readable Parquet file ({error}); remove it and run again") from None
 
     def checkpoint_path(self, key: str, epoch: int) -> Path:
         """Checkpoint of a training unit after `epoch` (from 0)."""

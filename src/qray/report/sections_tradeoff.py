@@ -14,8 +14,7 @@ from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.figures import listed, number, with_interval
 from qray.results.pareto import Front, pareto_front
 from qray.results.pick import Choice
-from qray.results.row import COLUMNS, Row
-from qray.results.show import WORDS
+from qray.results.row import COLUMNS, Row, is_words
 
 
 def table_section(evidence: Evidence, choice: Choice | None) -> Section:
@@ -34,7 +33,7 @@ def table_section(evidence: Evidence, choice: Choice | None) -> Section:
             if variant.name == picked:
                 strong.add(len(rows))
             rows.append(_row(variant, row, tuple(shown), several))
-    figures = frozenset(header.index(column.title or name) for name, column in shown.items() if name not in WORDS)
+    figures = frozenset(header.index(column.title or name) for name, column in shown.items() if not is_words(name))
     grid = Grid(tuple(header), tuple(rows), "All variants", figures, frozenset(strong))
     said = tuple(text for variant in evidence.variants for text in remarks(variant))
     reading = Fold("How to read this", (Bullets(tuple(how_to_read(evidence))), legend()))

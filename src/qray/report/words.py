@@ -112,7 +112,7 @@ def _counted(evidence: Evidence) -> list[str]:
 
 def tone_of(variant: VariantEvidence) -> Tone:
     """The colour of a variant's verdict."""
-    if variant.row.status not in (None, "ok"):
+    if variant.row.status != "ok":
         return "dim"
     if variant.comparison is not None and variant.comparison.broken:
         return "bad"
@@ -124,7 +124,7 @@ def tone_of(variant: VariantEvidence) -> Tone:
 def verdict_words(variant: VariantEvidence) -> str:
     """The verdict as the table has it."""
     status = variant.row.status
-    if status not in (None, "ok"):
+    if status != "ok":
         return str(status)
     return _word(variant)
 
@@ -141,7 +141,7 @@ def remarks(variant: VariantEvidence) -> list[str]:
     found: list[str] = []
     row, compared = variant.row, variant.comparison
     if row.reason:
-        status = f"{row.status}: " if row.status not in (None, "ok") else ""
+        status = f"{row.status}: " if row.status != "ok" else ""
         found.append(f"{status}{row.reason}")
     if compared is not None:
         if compared.broken:

@@ -38,7 +38,7 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
 def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
     """The verdict in a sentence; where there is none, that there is none and why."""
     row, compared = variant.row, variant.comparison
-    if row.status not in (None, "ok"):
+    if row.status != "ok":
         return f"It has no verdict: {row.status}, {row.reason or 'no reason recorded'}."
     if variant.name == evidence.reference.name:
         return "It is the FP32 reference that every other variant of the study is compared with."

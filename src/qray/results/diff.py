@@ -135,7 +135,7 @@ def _side(variant: VariantEvidence | None) -> Side | None:
         return None
     row, accuracy, compared = variant.row, variant.accuracy, variant.comparison
     return Side(
-        status=str(row.status or "not finished"), reason=row.reason,
+        status=row.status, reason=row.reason,
         mae=accuracy.mae if accuracy else None, mae_low=accuracy.mae_low if accuracy else None,
         mae_high=accuracy.mae_high if accuracy else None, verdict=compared.verdict if compared else None,
         size_bytes=row.size_bytes, latency_ms=row.latency_p50_ms, host=row.host,

@@ -76,6 +76,8 @@ class Index:
     points: tuple[PointUnits, ...]
     #: How units ended that no run has finished, by key.
     ended: Mapping[str, Result]
+    #: The study's `verdict` section as the run had it, which study.yaml must still have.
+    verdict: Mapping[str, Any]
 
 
 def write_index(out: Path, index: Index) -> None:

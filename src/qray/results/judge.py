@@ -13,6 +13,7 @@ import pandas as pd
 from qray.results.agreement import bland_altman, reclassify
 from qray.results.comparison import MIN_CLIPS, ONE_SIDED, adjust, compare, pair
 from qray.results.evidence import AgainstMean, Evidence, VariantEvidence
+from qray.results.index import At
 from qray.results.outcome import Outcome, outcomes_of
 from qray.results.row import Row
 from qray.results.run import Run, read_run
@@ -115,7 +116,7 @@ class _Judge:
         ratio = paired_ratio(errors, base, self.boot, self.seed) if outcome is not self.baseline else None
         return found if ratio is None else AgainstMean(found.mae, ratio[0], *ratio[1])
 
-    def _speeds(self, outcome: Outcome) -> dict[tuple[int, int], Speed]:
+    def _speeds(self, outcome: Outcome) -> dict[At, Speed]:
         found = {}
         for at in outcome.latency:
             timed = [Timed(o.variant, o.method, o.engine, o.latency[at]) for o in self.variants if at in o.latency]

@@ -33,8 +33,7 @@ def write_cards(evidence: Evidence, names: Sequence[str] = ()) -> list[Path]:
     for variant in chosen:
         if not variant.row.artifact:
             reason = variant.row.reason or "no reason recorded"
-            status = variant.row.status or "not built"
-            raise QrayError(f"{variant.name} has no artifact to write a card of: {status}, {reason}")
+            raise QrayError(f"{variant.name} has no artifact to write a card of: {variant.status}, {reason}")
     paths = []
     for variant in chosen:
         path = evidence.out / FOLDER / f"{variant.name}.md"

@@ -31,11 +31,6 @@ class Estimate:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def is_candidate(variant: VariantEvidence) -> bool:
-    """Whether this is a finished variant, neither the mean predictor nor a trial of the sweep."""
-    return variant.status == "ok" and variant.outcome.stage == "variant"
-
-
 def point(at: At) -> str:
     """A (threads, batch) in words."""
     return f"{at[0]} thread{'s' if at[0] > 1 else ''}, batch {at[1]}"
@@ -43,8 +38,8 @@ def point(at: At) -> str:
 
 def measured_points(evidence: Evidence) -> list[At]:
     """Every (threads, batch) at which the run has rows."""
-    rows = [row for variant in evidence.variants for row in variant.rows]
-    return sorted({(row.threads, row.batch) for row in rows if row.threads and row.batch})
+    points = {row.point for variant in evidence.variants for row in variant.rows}
+    return sorted(point for point in points if point is not None)
 
 
 def choose_point(evidence: Evidence, threads: int | None = None, batch: int | None = None) -> At | None:
@@ -88,7 +83,7 @@ class Pairs:
         if self.at is None:
             return variant.row
         for row in variant.rows:
-            if (row.threads, row.batch) == self.at:
+            if row.point == self.at:
                 return row
         return replace(variant.row, latency_p50_ms=None, peak_rss_mb=None, threads=None, batch=None)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from qray.results.evidence import Evidence
 from qray.results.index import At
-from qray.results.pairwise import Estimate, Pairs, choose_point, is_candidate
+from qray.results.pairwise import Estimate, Pairs, choose_point
 
 Standing = Literal["better", "as good", "open", "worse"]
 #: Where the interval of a ratio of latencies holds 1, the two count as equally fast if it stays within this factor.
@@ -120,7 +120,7 @@ def pareto_front(evidence: Evidence, at: At | None = None) -> Front:
     """
     at = at or choose_point(evidence)
     pairs, margin = Pairs(evidence, at), evidence.study.verdict.margin
-    names = [variant.name for variant in evidence.variants if is_candidate(variant)]
+    names = [variant.name for variant in evidence.variants if variant.status == "ok"]
     missing = {name: lacks for name in names if (lacks := _missing(pairs, name))}
     refused = {v.name: why for v in evidence.variants if v.comparison is not None and (why := v.comparison.refused)}
     placed = [name for name in names if name not in missing and name not in refused]

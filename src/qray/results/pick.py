@@ -10,7 +10,7 @@ from qray.results.bounds import Bounds, Failure, failures
 from qray.results.evidence import Evidence, VariantEvidence
 from qray.results.guardrails import Guardrail, sentences
 from qray.results.index import At
-from qray.results.pairwise import Estimate, Pairs, choose_point, is_candidate, point
+from qray.results.pairwise import Estimate, Pairs, choose_point, point
 from qray.results.statistics import VerdictWord
 from qray.results.statistics import verdict as verdict_of
 
@@ -158,8 +158,8 @@ def _unfit(
 ) -> str | None:
     """Why a variant is out whatever the bounds, or None."""
     row = variant.row
-    if not is_candidate(variant):
-        return f"{row.status or 'not finished'}: {row.reason or 'no reason was recorded'}"
+    if variant.status != "ok":
+        return f"{variant.status}: {row.reason or 'no reason was recorded'}"
     if variant.name == evidence.reference.name:
         return "FP32 itself, which the others are compared to"
     if row.method == "finetune":

@@ -212,6 +212,11 @@ RESULTS = pa.schema(
 )  # fmt: skip
 
 
+def is_words(name: str) -> bool:
+    """Whether a column holds words, which tables set to the left."""
+    return RESULTS.field(name).type == pa.string()
+
+
 def to_table(rows: Iterable[Row]) -> pa.Table:
     """Rows as results.parquet holds them."""
     return pa.Table.from_pylist([vars(row) for row in rows], schema=RESULTS)

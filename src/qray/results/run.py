@@ -41,8 +41,8 @@ class Run:
 
     @property
     def ended_at(self) -> datetime:
-        """When the last unit that the run has ended, in UTC."""
-        ends = [unit["started"] + unit.get("seconds", 0.0) for unit in self.units.values()]
+        """When the last unit of OUT had ended, in UTC; those do not count that do not say when."""
+        ends = [unit["started"] + unit["seconds"] for unit in self.units.values() if "seconds" in unit]
         return datetime.fromtimestamp(max(ends, default=self.index.started), UTC)
 
     def attempt(self, kind: str, key: str | None) -> Mapping[str, Any] | None:
@@ -75,6 +75,11 @@ def read_run(out: Path) -> Run:
     if {variant.name for variant in study.variants} != set(index.variants):
         raise QrayError(f"{out}: study.yaml and run.json name other variants, so they are of two runs; run again")
     notes: list[str] = []
+    if study.verdict.model_dump(mode="json") != index.verdict:
+        notes.append(
+            f"study.yaml was changed after the run (margin {index.verdict['margin']:g}, now {study.verdict.margin:g}): "
+            "what its verdict section says now was not declared before the run"
+        )
     units, rejected = _units(out, notes), _rejected(out, notes)
     return Run(out, study, index, units, rejected, read_timing(out), tuple(notes))
 

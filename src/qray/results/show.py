@@ -20,12 +20,10 @@ from qray.errors import QrayError
 from qray.escape import command
 from qray.results.figures import number
 from qray.results.index import FILE
-from qray.results.row import COLUMNS, RESULTS, Row, from_table
+from qray.results.row import COLUMNS, RESULTS, Row, from_table, is_words
 from qray.results.speed import row_sentence
 from qray.terminal import open_console
 
-#: Columns of words.
-WORDS = ("variant", "verdict")
 VERDICT_STYLE = {"non-inferior": "green", "inferior": "red", "inconclusive": "yellow"}
 #: Blanks between two columns.
 GAP = 2
@@ -93,7 +91,7 @@ def to_json(table: pa.Table) -> str:
 def _columns(rows: Sequence[Row], several: bool) -> list[_Column]:
     """Every column that a terminal shows, in order, with how dispensable it is."""
     columns = [
-        _Column(column.title or name, column.rank, "left" if name in WORDS else "right", [r.cell(name) for r in rows])
+        _Column(column.title or name, column.rank, "left" if is_words(name) else "right", [r.cell(name) for r in rows])
         for name, column in COLUMNS.items() if column.rank is not None
     ]  # fmt: skip
     if several:

@@ -164,7 +164,7 @@ class _Tracker:
             if name not in shipped:
                 shipped.add(name)
                 self._ship(run_id, row)
-            self.client.set_terminated(run_id, STATUS.get(str(row.status), "FINISHED"), end_time=fields.time_ms(row))
+            self.client.set_terminated(run_id, STATUS.get(row.status, "FINISHED"), end_time=fields.time_ms(row))
         for run in there.values():
             self.client.delete_run(run.info.run_id)
 

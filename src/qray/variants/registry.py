@@ -1,20 +1,26 @@
-"""Which module builds and loads which variant: an explicit table, engines imported when they are needed."""
+"""Which module builds and loads which variant, and what a machine must have for it: told without importing an engine or
+torch, since a driver asks it too."""
 
 from __future__ import annotations
 
 import importlib
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from qray.atomic import atomic_path
 from qray.errors import QrayError
-from qray.measure.host import cpu_flags, versions
+from qray.measure.host import cpu_flags, has_native_bf16, versions
 from qray.measure.isa import ISA_FLAGS, capabilities
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
-from qray.variants.requirements import lacking_here
 
+COMPILERS = ("g++", "clang++", "c++")
+#: The packages of an engine that are not qray's own dependencies, and the extra that brings them.
+PACKAGES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 #: Engines whose INT8 convolutions are oneDNN's.
 RACING = ("inductor", "openvino")
 MODULES = {
@@ -34,7 +40,17 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     lacking = sorted(set(build_needs(variant, isa)) - cpu_flags())
     if lacking:
         return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
-    return lacking_here(variant)
+    engine, method = variant.engine, variant.method
+    if engine == "inductor" and not any(shutil.which(name) for name in COMPILERS):
+        return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH; install one, for example Debian's package g++"
+    # NNCF quantizes; the other methods do without.
+    needed = [name for name in PACKAGES.get(engine, ()) if name != "nncf" or method == "ptq"]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed: pip install 'qray[{EXTRAS[engine]}]'"
+    if (engine, method) == ("openvino", "bf16") and not has_native_bf16():
+        return "this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16), so OpenVINO would run FP32 instead"
+    return None
 
 
 def changes_process(variant: Variant) -> bool:

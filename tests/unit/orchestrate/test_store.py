@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qray.errors import QrayError
 from qray.orchestrate.store import Store, pack_folder, unpack_folder
+from qray.results.run import read_predictions
 
 CLIPS = pd.DataFrame({"clip": ["a", "b"], "target": [50.0, 60.0]})
 
@@ -66,8 +66,8 @@ def test_an_artifact_of_which_a_file_is_refused_leaves_nothing(store: Store) -> 
 
 
 def test_predictions_read_back_in_order_with_failed_clips_as_nan(store: Store) -> None:
-    store.save_predictions("k", "TEST", CLIPS, np.array([51.5, np.nan]), 0)
-    frame = store.load_predictions("k", "TEST")
+    path = store.save_predictions("k", "TEST", CLIPS, np.array([51.5, np.nan]), 0)
+    frame = read_predictions(store.out, store.relative(path))
     assert frame["clip"].tolist() == ["a", "b"]
     assert frame["prediction"].isna().tolist() == [False, True]
 
@@ -75,8 +75,8 @@ def test_predictions_read_back_in_order_with_failed_clips_as_nan(store: Store) -
 def test_damaged_predictions_are_named(store: Store) -> None:
     path = store.save_predictions("k", "TEST", CLIPS, np.array([51.5, 60.0]), 0)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(QrayError, match="not a readable Parquet file"):
-        store.load_predictions("k", "TEST")
+    with pytest.raises(ValueError, match=r"predictions/variant=k/test\.parquet cannot be read"):
+        read_predictions(store.out, store.relative(path))
 
 
 def test_only_the_newest_checkpoint_is_kept(store: Store) -> None:

@@ -178,6 +178,12 @@ def test_a_run_without_its_study_or_index_is_refused_and_says_why(
         read_evidence(out)
 
 
+def test_a_study_that_was_changed_after_the_run_is_noticed(out: Path) -> None:
+    text = (out / "study.yaml").read_text()
+    (out / "study.yaml").write_text(text.replace("margin: 1.0", "margin: 0.25"))
+    assert any("study.yaml was changed after the run (margin 1, now 0.25)" in note for note in read_evidence(out).notes)
+
+
 def test_a_study_and_an_index_of_two_runs_are_refused(out: Path, tmp_path: Path) -> None:
     few = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
     shutil.copy(make_run(tmp_path / "other", variants=few) / "study.yaml", out / "study.yaml")

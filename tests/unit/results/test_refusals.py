@@ -23,6 +23,7 @@ from qray.results.judge import read_evidence
 from qray.results.model_card import model_card
 from qray.results.pareto import pareto_front
 from qray.results.pick import choose
+from qray.results.row import Row
 from qray.results.seeds import over_seeds
 from qray.results.show import print_results
 from qray.results.show_pick import print_choice
@@ -118,7 +119,8 @@ def test_mlflow_is_told(doctored: Evidence) -> None:
 
 
 def test_an_empty_guardrail_takes_back_what_mlflow_was_told() -> None:
-    assert row_tags({"guardrails": None, "shippable": None}) == {"guardrails": "", "shippable": ""}
+    tags = row_tags(Row(variant="v", key="k", method="ptq", engine="openvino"))
+    assert (tags["guardrails"], tags["shippable"]) == ("", "")
 
 
 def test_over_seeds_one_refused_run_refuses_the_method(tmp_path: Path) -> None:

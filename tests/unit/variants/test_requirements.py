@@ -15,7 +15,7 @@ from qray.measure import host
 from qray.measure.isa import INT8_DOT_PRODUCT
 from qray.model.regressor import VideoRegressor
 from qray.study import Model, Variant
-from qray.variants import registry, requirements
+from qray.variants import registry
 from qray.variants.artifact import read_artifact, write_artifact_json
 from qray.variants.macs import races
 from qray.variants.registry import load_artifact, missing_requirement
@@ -36,18 +36,18 @@ def only_without(*missing: str):  # type: ignore[no-untyped-def]
 
 
 def test_a_missing_onnxruntime_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "find_spec", only_without("onnxruntime", "onnxscript"))
+    monkeypatch.setattr(registry, "find_spec", only_without("onnxruntime", "onnxscript"))
     reason = missing_requirement(VARIANTS["fp32-onnxruntime"])
     assert reason == "onnxscript, onnxruntime not installed: pip install 'qray[onnx]'"
 
 
 def test_a_missing_nncf_is_a_reason_for_static_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "find_spec", only_without("nncf"))
+    monkeypatch.setattr(registry, "find_spec", only_without("nncf"))
     assert missing_requirement(VARIANTS["ptq-openvino"]) == "nncf not installed: pip install 'qray[openvino]'"
 
 
 def test_fp32_needs_no_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "find_spec", only_without("nncf"))
+    monkeypatch.setattr(registry, "find_spec", only_without("nncf"))
     assert missing_requirement(VARIANTS["fp32-openvino"]) is None
 
 
