@@ -15,6 +15,7 @@ from evidence_runs import key_of, make_run
 from qray.errors import QrayError
 from qray.results.evidence import Evidence
 from qray.results.judge import read_evidence
+from qray.results.row import Row
 from qray.trackers import fields
 from qray.trackers import mlflow as tracker
 
@@ -176,15 +177,15 @@ def test_a_run_that_was_tracked_before_it_was_measured_is_taken_over(evidence: E
     assert len(runs(client, "later")) == before
 
 
-def _unmeasured(row: dict[str, Any]) -> dict[str, Any]:
+def _unmeasured(row: Row) -> Row:
     names = ("threads", "batch", "peak_rss_mb", "load_average")
-    return row | {name: None for name in row if name in names or name.startswith(("latency", "speedup"))}
+    return replace(row, **{n: None for n in vars(row) if n in names or n.startswith(("latency", "speedup"))})
 
 
 @installed
 def test_a_figure_that_is_null_now_is_shown_no_longer(evidence: Evidence, client: MlflowClient) -> None:
     write(evidence, "lost")
-    less = [replace(v, rows=tuple(row | {"peak_rss_mb": None} for row in v.rows)) for v in evidence.variants]
+    less = [replace(v, rows=tuple(replace(row, peak_rss_mb=None) for row in v.rows)) for v in evidence.variants]
     write(replace(evidence, variants=tuple(less)), "lost")
     assert "peak_rss_mb" not in nested(client, "lost", "fp32").data.metrics
 
@@ -192,7 +193,7 @@ def test_a_figure_that_is_null_now_is_shown_no_longer(evidence: Evidence, client
 @installed
 def test_latencies_of_another_host_are_another_run(evidence: Evidence, client: MlflowClient) -> None:
     first = write(evidence, "hosts")
-    moved = [replace(v, rows=tuple(row | {"host": "other"} for row in v.rows)) for v in evidence.variants]
+    moved = [replace(v, rows=tuple(replace(row, host="other") for row in v.rows)) for v in evidence.variants]
     assert write(replace(evidence, variants=tuple(moved)), "hosts").run_id != first.run_id
 
 
