@@ -85,11 +85,11 @@ def run_stage(
     progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
 
     _check_ray_address(folder)
-    from qray.orchestrate.run import run_study
-    from qray.orchestrate.store import Store
+    from qray.graph.store import Store
     from qray.reporting import report_finished_run
     from qray.results.show import print_results, results_console, to_json
     from qray.results.timing import read_timing, write_phases
+    from qray.units.run import run_study
 
     phases = {"load qray": time.monotonic() - began}
     result = run_study(study, Store(folder), stage, progress, num_cpus)

@@ -182,7 +182,7 @@ def _variants(engine: str) -> Finding:
 def _ray() -> Finding:
     import ray
 
-    from qray.orchestrate.session import cluster_slots, ray_session
+    from qray.graph.session import cluster_slots, ray_session
 
     with ray_session() as dashboard:
 

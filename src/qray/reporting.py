@@ -31,9 +31,9 @@ def report_run(out: Path, data: Path | None) -> None:
 
 def _write(evidence: Evidence, data: Path | None) -> tuple[Document, Path]:
     """The report and its page; without `data` the pictures come from the study's own data set."""
-    from qray.orchestrate.data_set import data_folder
     from qray.report.sections import compose
     from qray.report.write import write_document
+    from qray.units.data_set import data_folder
 
     document = compose(evidence, data or data_folder(evidence.study.data))
     return document, write_document(document, evidence.out)

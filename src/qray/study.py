@@ -89,6 +89,10 @@ class ClipSpec(Section):
         """The same clips evaluated on one window, the middle one: for calibration and for choosing by VAL."""
         return self.model_copy(update={"eval_windows": 1})
 
+    def frames_read(self) -> dict[str, Any]:
+        """What training and builds depend on: how many windows an evaluation averages has no part in them."""
+        return self.model_dump(mode="json", exclude={"eval_windows"})
+
 
 class Model(Section):
     """torchvision's ResNet-18 on each frame, pooling over time, linear head."""
@@ -161,6 +165,11 @@ class Variant(Section):
             raise ValueError("weight_bits: 4 is offered on engine inductor only")
         return self
 
+    @property
+    def of_sweep(self) -> bool:
+        """Whether it is made of the best trial of the sweep (qat), or trained with its settings (finetune)."""
+        return self.method in ("qat", "finetune")
+
 
 class Sweep(Section):
     """The QAT sweep: `trials` settings drawn from the lists, each starting from the FP32 checkpoint, under
@@ -227,6 +236,10 @@ class Measure(Section):
     blocks: int = Field(10, ge=2)
     warmup_calls: PositiveInt = 3
 
+    def of_a_point(self) -> dict[str, Any]:
+        """What a measurement at one point depends on."""
+        return self.model_dump(mode="json", exclude={"threads", "batches"})
+
 
 class Sensitivity(Section):
     """Per-layer sensitivity on VAL: each layer quantized alone, and all but it, by `tasks` tasks side by side."""
@@ -271,15 +284,11 @@ class Study(Section):
             raise ValueError(f"variants named twice: {', '.join(doubled)}")
         if not any((v.method, v.engine) == ("fp32", "eager") for v in self.variants):
             raise ValueError("variants need {name: fp32, method: fp32, engine: eager}: all others are compared to it")
-        trained = [v.name for v in self.variants if v.method in ("qat", "finetune")]
+        trained = [v.name for v in self.variants if v.of_sweep]
         if trained and self.sweep is None:
             raise ValueError(f"{', '.join(trained)}: QAT and its FP32 control come out of the sweep; add `sweep:`")
         for variant in self.variants:
-            if (
-                variant.method in ("qat", "finetune")
-                and self.sweep
-                and variant.weight_bits not in self.sweep.weight_bits
-            ):
+            if variant.of_sweep and self.sweep and variant.weight_bits not in self.sweep.weight_bits:
                 raise ValueError(f"{variant.name}: weight_bits {variant.weight_bits} is not in sweep.weight_bits")
         return self
 

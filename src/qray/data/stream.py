@@ -198,7 +198,7 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     """A lazy dataset of decoded clips, in a fixed order whatever the timing of its tasks.
 
     Decoding runs as tasks of `plan.cpus_per_task` CPUs. Nothing that consumes the stream may hold every CPU of the
-    cluster, or the tasks would wait for ever: sessions leave a slot free (orchestrate.session.Slots).
+    cluster, or the tasks would wait for ever: sessions leave a slot free (graph.session.Slots).
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from qray.atomic import write_json
 from qray.errors import QrayError
 from qray.escape import command
+from qray.graph.unit import Result
 from qray.measure.isa import Machine
 
 FILE = "run.json"
-FORMAT = 2
+FORMAT = 3
 #: (threads, batch) of a measurement.
 At = tuple[int, int]
-
-
-@dataclass
-class Result:
-    """How a unit ended: "ok" with its `record`, else `status` (failed or skipped) and `reason`. `record` of one that is
-    not "ok" holds what else is known, such as the versions."""
-
-    status: str
-    record: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,14 +34,13 @@ class TrialState:
 
 @dataclass(frozen=True)
 class PointUnits:
-    """What was or is to be measured at one (threads, batch): the key of the latency of all artifacts together, of the
-    memory of each variant's, and the name under which `ended` has the memory of all."""
+    """What was or is to be measured at one (threads, batch): the key of the latency of all artifacts together, and of
+    the memory of each variant's."""
 
     threads: int
     batch: int
     latency: str
     memory: Mapping[str, str]
-    memory_of_all: str
 
     @property
     def at(self) -> At:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from qray.graph.unit import Result
 from qray.measure.latency import Latency
-from qray.results.index import At, PointUnits, Result, TrialState
+from qray.results.index import At, TrialState
 from qray.results.provenance import Provenance, provenance_of
 from qray.results.run import Run, read_predictions
 from qray.study import Variant
@@ -121,15 +122,14 @@ def _measured(run: Run, variant: str, build_key: str) -> dict[str, Any]:
     latency, peak, errors = {}, {}, {}
     made: dict[At, dict[str, Provenance]] = {}
     for point in run.index.points:
-        memory, timed = run.attempt("memory", point.memory.get(variant)), run.attempt("measure", point.latency)
+        memory, timed = run.unit("memory", point.memory[variant]), run.attempt("measure", point.latency)
         made[point.at] = {
             what: provenance_of(record) for what, record in (("memory", memory), ("latency", timed)) if record
         }
-        peak_mb, error = _peak(run, point, memory)
-        if peak_mb is not None:
-            peak[point.at] = peak_mb
-        elif error is not None:
-            errors[point.at] = error
+        if memory is not None:
+            peak[point.at] = memory["peak_rss_mb"]
+        elif (ended := run.index.ended.get(point.memory[variant])) is not None and ended.reason:
+            errors[point.at] = ended.reason
         calls = timed["latency"].get(build_key) if timed else None
         if calls is not None:
             latency[point.at] = _calls(calls)
@@ -143,14 +143,6 @@ def _calls(record: Mapping[str, Any]) -> Latency:
     latency = Latency(**record)
     _ = latency.medians
     return latency
-
-
-def _peak(run: Run, point: PointUnits, memory: Mapping[str, Any] | None) -> tuple[float | None, str | None]:
-    """Peak memory in MB, or why there is none."""
-    if memory is None:
-        ended = run.index.ended.get(point.memory_of_all)
-        return None, ended.reason if ended else None
-    return memory["peak_rss_mb"], memory.get("unfinished")
 
 
 def _baseline(run: Run) -> Outcome:

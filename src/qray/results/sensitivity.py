@@ -26,19 +26,18 @@ def sqnr_db(signal: float, noise: float) -> float | None:
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
 
 
-def summarize(
-    parts: Sequence[Mapping[str, Any]], layers: Sequence[str], target: np.ndarray, replicates: int, seed: int
-) -> dict[str, Any]:
-    """The record of a sensitivity analysis, from what `variants.sensitivity.measure_layers` gave for each part.
+def summarize(parts: Sequence[Mapping[str, Any]], target: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
+    """The record of a sensitivity analysis, from what `variants.sensitivity.measure_layers` gave for each part, each
+    with its layers in the order of the network.
 
-    layers: in the order of the network, each in one part. target: float64 (n,). "delta_mae" of a state is its MAE less
+    target: float64 (n,). "delta_mae" of a state is its MAE less
     that of FP32 on the same clips, with a 95 % paired bootstrap interval over clips (null for a single clip).
 
     Raises:
         QrayError: no clip was predicted in every state.
     """
     measured = {name: value for part in parts for name, value in part["layers"].items()}
-    first = parts[0]
+    first, layers = parts[0], list(measured)
     states = [first["all"], *(measured[n][state]["predictions"] for n in layers for state in ("alone", "all_but"))]
     predicted = np.array([first["fp32"], *states], np.float64)
     good = np.isfinite(predicted).all(0) & np.isfinite(target)

@@ -1,4 +1,4 @@
-"""What the steps of one run share: study, plan, store, slots of the cluster, clips in the object store."""
+"""What the tasks of one run share: the study, its clips in the object store, OUT, and where work is done."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from qray.data.stream import StreamPlan, cached, cluster_state, put_clips
+from qray.data.manifest import Manifest
+from qray.data.stream import StreamPlan, cached, put_clips
 from qray.errors import QrayError
-from qray.orchestrate.clips import NAMED_FAILURES, SplitClips
-from qray.orchestrate.placement import Placement
-from qray.orchestrate.plan import Plan
-from qray.orchestrate.session import Slots
-from qray.orchestrate.steps import Runner
-from qray.orchestrate.store import Store
-from qray.orchestrate.tasks import EvaluateJob
+from qray.graph.ray_backend import RayBackend
+from qray.graph.runner import Runner
+from qray.graph.store import Store
+from qray.graph.unit import Unit
 from qray.study import ClipSpec, Study
+from qray.units.clips import NAMED_FAILURES, SplitClips
 
 
 @dataclass
@@ -27,12 +26,10 @@ class RunContext:
     """One study on one data set into one OUT folder, inside a Ray session."""
 
     study: Study
+    manifest: Manifest
     store: Store
-    plan: Plan
+    backend: RayBackend
     runner: Runner
-    slots: Slots
-    nodes: Placement
-    board: Any
     _named: set[str] = field(default_factory=set)
     _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
@@ -42,16 +39,16 @@ class RunContext:
         """Longest silence of a stream, in seconds."""
         return self.study.evaluation.batch_timeout_s
 
+    @property
+    def slot_cpus(self) -> float:
+        """CPUs in a slot."""
+        return self.backend.slots.slot_cpus
+
     def eval_plan(self, spec: ClipSpec) -> StreamPlan:
         """The stream of an evaluation."""
         return StreamPlan(
-            spec, "eval", self.study.evaluation.batch_size, cpus_per_task=self.slots.slot_cpus,
-            timeout_s=self.timeout_s,
-        )  # fmt: skip
-
-    def evaluate_job(self, name: str, spec: ClipSpec) -> EvaluateJob:
-        """An evaluation under the given name."""
-        return EvaluateJob(name, self.eval_plan(spec), self.board)
+            spec, "eval", self.study.evaluation.batch_size, cpus_per_task=self.slot_cpus, timeout_s=self.timeout_s
+        )
 
     def prepare_split(self, name: str) -> None:
         """Begin to decode a split in the background, so that the first who asks for it need not wait."""
@@ -69,10 +66,10 @@ class RunContext:
         try:
             return self._splits[name].result(timeout=2 * self.timeout_s)
         except FutureTimeoutError:
-            raise QrayError(f"decoding {name}: {cluster_state()}; raise evaluation.batch_timeout_s") from None
+            raise QrayError(f"decoding {name}: {self.backend.state()}; raise evaluation.batch_timeout_s") from None
 
     def _decode(self, name: str) -> SplitClips:
-        clips = self.clips(self.plan.manifest.split(name))
+        clips = self.clips(self.manifest.split(name))
         if name == "TRAIN":
             return clips
         stream = self.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
@@ -93,9 +90,9 @@ class RunContext:
             raise QrayError(f"{self.store.out / 'checkpoints' / key}: no checkpoint; run again with --fresh")
         return data
 
-    def best_trial(self, bits: int) -> dict[str, Any]:
+    def best_trial(self, sweep: Unit, bits: int) -> dict[str, Any]:
         """The record of the QAT trial with the least VAL MAE of a weight width."""
-        best: dict[str, Any] = self.runner.record(self.plan.sweep)["best"][str(bits)]
+        best: dict[str, Any] = (self.store.record(sweep) or {})["best"][str(bits)]
         return best
 
     def name_failed(self, what: str, failed: Mapping[str, str]) -> dict[str, Any]:

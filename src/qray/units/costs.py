@@ -1,11 +1,11 @@
-"""The costs of decoding, preprocessing, backbone and head: which clips, whose weights, and the process that times."""
+"""The costs of decoding, preprocessing, backbone and head of one clip: their unit, and the process that times them."""
 
 from __future__ import annotations
 
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qray.errors import QrayError
+from qray.graph.unit import Resources, Task, Unit
+from qray.measure.costs import PARTS
 from qray.measure.host import host_name
 from qray.measure.latency import pin_to_given_cores, run_subprocess
-from qray.orchestrate.store import unit_key
-from qray.study import ClipSpec, Measure, Model
+from qray.study import ClipSpec, Measure, Model, Study
 
 if TYPE_CHECKING:
-    # The process that times runs this file, and needs neither the plan nor Ray.
-    from qray.orchestrate.plan import Plan
+    # The process that times runs this file, and needs no Ray.
+    from qray.data.manifest import Manifest
+    from qray.units.context import RunContext
 
 #: TEST clips that are decoded in turn, spread over the split.
 CLIPS = 16
 THREADS = 1
+#: Importing and the first calls of each part take some seconds; a slow machine gets many times that.
+SECONDS_PER_PART = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,19 +41,42 @@ class CostJob:
     settings: Measure
 
 
-def cost_job(plan: Plan) -> CostJob:
+def costs_unit(study: Study, train: Unit, digests: Mapping[str, str]) -> Unit:
+    """The costs of a clip. The weights are part of it: denormal numbers take longer."""
+    depends = {"train": train, "clip": study.clip.frames_read(), "test": digests["TEST"],
+               "measure": study.measure.of_a_point()}  # fmt: skip
+    return Unit("costs", "a clip", Costs(train), depends, title="measure the costs of a clip")
+
+
+@dataclass
+class Costs(Task):
+    """On a node that does nothing else."""
+
+    train: Unit
+    resources = Resources(exclusive=True)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        job = cost_job(run.study, run.manifest)
+        return run.backend.submit(unit, costs, job, run.checkpoint(self.train.key))
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        return value | run.name_failed("the costs of a clip", value["failed_clips"])
+
+
+def cost_job(study: Study, manifest: Manifest) -> CostJob:
     """The costs that a study asks for."""
-    test = plan.manifest.split("TEST")
+    test = manifest.split("TEST")
     chosen = test.iloc[np.unique(np.linspace(0, len(test) - 1, min(CLIPS, len(test))).round().astype(int))]
     videos = tuple(zip(chosen["path"].tolist(), chosen["n_frames"].tolist(), strict=True))
-    return CostJob(plan.study.model, plan.study.clip.single_window(), videos, plan.study.measure)
+    return CostJob(study.model, study.clip.single_window(), videos, study.measure)
 
 
-def costs_key(plan: Plan) -> str:
-    """Key of the measurement of what a clip costs. The weights are part of it: denormal numbers take longer."""
-    clip = plan.study.clip.model_dump(mode="json", exclude={"eval_windows"})
-    measure = plan.study.measure.model_dump(mode="json", exclude={"threads", "batches"})
-    return unit_key("costs", train=plan.train, clip=clip, test=plan.test_digest(), measure=measure)
+def costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
+    """What `measure_costs` returns, and the whereabouts."""
+    from qray.graph.placement import whereabouts
+
+    limit = len(PARTS) * (SECONDS_PER_PART + 10 * job.settings.seconds)
+    return whereabouts() | measure_costs(job, checkpoint, limit)
 
 
 def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str, Any]:
@@ -66,7 +93,7 @@ def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str
         }  # fmt: skip
         request.write_text(json.dumps(content), encoding="utf-8")
         weights.write_bytes(checkpoint)
-        arguments = ["qray.orchestrate.costs", str(request), str(weights), str(response)]
+        arguments = ["qray.units.costs", str(request), str(weights), str(response)]
         run_subprocess(arguments, THREADS, timeout_s, "the costs of a clip")
         measured: dict[str, Any] = json.loads(response.read_text(encoding="utf-8"))
     # The measuring process is pinned, and would count only the cores that it was left.

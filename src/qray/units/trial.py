@@ -11,14 +11,14 @@ import torch
 
 from qray.data.stream import StreamPlan, clip_dataset, stream_batches
 from qray.errors import Diverged
+from qray.graph.placement import whereabouts
+from qray.graph.telemetry import Telemetry
 from qray.model.training import FitSettings, fit, load_checkpoint
-from qray.orchestrate.clips import SplitClips, named_failures
-from qray.orchestrate.evaluation import predict_stream
-from qray.orchestrate.placement import whereabouts
-from qray.orchestrate.tasks import SweepJob
-from qray.orchestrate.telemetry import Telemetry
-from qray.orchestrate.trials import qat_training
-from qray.orchestrate.work import model_from_state, to_train_batches, training_device, training_threads
+from qray.units.clips import SplitClips, named_failures
+from qray.units.evaluate import predict_stream
+from qray.units.sweep import SweepJob
+from qray.units.trials import qat_training
+from qray.units.work import model_from_state, to_train_batches, training_device, training_threads
 
 
 def train_qat(
@@ -39,7 +39,7 @@ def train_qat(
     torch.set_num_threads(training_threads(job.max_concurrent))
     torch.manual_seed(job.seed)
     device = training_device()
-    model = model_from_state(job.model, load_checkpoint(weights)["model"]).channels_last()
+    model = model_from_state(job.model, weights).channels_last()
     size = job.clip.image_size
     example = torch.zeros((2, job.clip.frames, size, size, 3), dtype=torch.uint8)
     qat = pt2e.QatSettings(

@@ -12,9 +12,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import Unavailable
+from qray.graph.session import ray_session
 from qray.measure.host import provenance_here
 from qray.measure.isa import Machine, capabilities, least_of
-from qray.orchestrate.session import ray_session
 
 PROBE_TIMEOUT_S = 60.0
 
@@ -62,7 +62,22 @@ class Placement:
         if len(able) == len(self.nodes):
             return {}
         node = able[next(self._turn) % len(able)]
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        return {"scheduling_strategy": on_node(node)}
+
+
+def quiet_node(able: Collection[str]) -> tuple[str, float]:
+    """(node id, its CPUs) to measure on, of those that can: CPU nodes before GPU nodes, then the one with the most
+    CPUs."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in able]
+    if not nodes:
+        raise Unavailable(f"none of the {len(able)} nodes that can measure this is alive")
+    best = max(nodes, key=lambda n: (n["Resources"].get("GPU", 0) == 0, n["Resources"]["CPU"], n["NodeID"]))
+    return best["NodeID"], best["Resources"]["CPU"]
+
+
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """On this node and no other."""
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def cluster_machine() -> Machine | None:
@@ -80,8 +95,5 @@ def placement() -> Placement:
         ray.exceptions.GetTimeoutError: a node does not answer.
     """
     nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
-    asked = [
-        _capabilities.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in nodes
-    ]
+    asked = [_capabilities.options(scheduling_strategy=on_node(node)).remote() for node in nodes]
     return Placement(dict(zip(nodes, ray.get(asked, timeout=PROBE_TIMEOUT_S), strict=True)))

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 
 from qray.errors import QrayError
+from qray.graph.local_ray import start_local_ray
 from qray.measure.host import usable_cpus
-from qray.orchestrate.local_ray import start_local_ray
 from qray.ray_address import check_head, driver_address
 from qray.reasons import reason_of
 from qray.signals import handle_signals
@@ -46,9 +46,9 @@ class Slots:
         """How many slots may be held at once."""
         return max(1, math.floor(self.cpus / self.slot_cpus + 1e-6) - 1)
 
-    def training_options(self) -> dict[str, Any]:
-        """Resources of a training task: a GPU where the cluster has one."""
-        return {"num_cpus": self.slot_cpus, "num_gpus": 1} if self.gpus >= 1 else {"num_cpus": self.slot_cpus}
+    def options(self, gpu: bool = False) -> dict[str, Any]:
+        """Resources of a task that holds a slot, and a GPU where it wants one and the cluster has one."""
+        return {"num_cpus": self.slot_cpus, "num_gpus": 1} if gpu and self.gpus >= 1 else {"num_cpus": self.slot_cpus}
 
 
 def cluster_slots() -> Slots:

@@ -1,4 +1,5 @@
-"""Clips as tasks are given them, and the limit on those that cannot be decoded though the manifest took them."""
+"""Clips as tasks are given them: which are drawn, and the limit on those that cannot be decoded though the manifest has
+them."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from qray.data.manifest import Manifest
 from qray.data.stream import StreamPlan, clip_dataset
 from qray.errors import QrayError
+from qray.study import Study
 
 #: Clips that failed to decode are named up to this number.
 NAMED_FAILURES = 5
@@ -48,3 +52,36 @@ class SplitClips:
 def named_failures(clips: pd.DataFrame, failed: Mapping[int, str]) -> dict[str, str]:
     """Reasons by the clips' names instead of their numbers, in the order of the clips."""
     return {str(clips["clip"].iloc[index]): failed[index] for index in sorted(failed)}
+
+
+def calibration_clips(study: Study, manifest: Manifest) -> pd.DataFrame:
+    """TRAIN clips that static quantization observes, drawn by the study's seed."""
+    return covering(manifest.split("TRAIN"), study.calibration.clips, (study.seed, 1))
+
+
+def parity_clips(study: Study, manifest: Manifest) -> pd.DataFrame:
+    """VAL clips on which FP32, simulated and deployed predictions are compared, drawn by the study's seed."""
+    return covering(manifest.split("VAL"), study.parity.clips, (study.seed, 3))
+
+
+#: Parts of the target's range that clips are drawn from in turn.
+TARGET_BINS = 16
+
+
+def covering(clips: pd.DataFrame, count: int, seed: tuple[int, ...]) -> pd.DataFrame:
+    """`count` clips over the whole range of the target, in the manifest's order: both extremes, and then one from each
+    of `TARGET_BINS` bins of equal width in turn, so that rare targets are seen as long as there are any.
+
+    Ranges from a uniform draw cut off what unusual clips do to a network.
+    """
+    if count >= len(clips):
+        return clips.reset_index(drop=True)
+    target = clips["target"].to_numpy(np.float64)
+    order = np.random.default_rng(seed).permutation(len(clips))
+    edges = np.linspace(target.min(), target.max(), TARGET_BINS + 1)[1:-1]
+    bins = np.digitize(target[order], edges)
+    # The rank of each clip within its bin: first all that come first there, then all that come second.
+    turn = pd.Series(bins).groupby(bins).cumcount().to_numpy(copy=True)
+    turn[np.isin(order, [target.argmin(), target.argmax()])] = -1
+    chosen = order[np.argsort(turn, kind="stable")[:count]]
+    return clips.iloc[np.sort(chosen)].reset_index(drop=True)

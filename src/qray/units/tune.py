@@ -14,11 +14,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from qray.orchestrate.clips import SplitClips
-from qray.orchestrate.tasks import SweepJob
-from qray.orchestrate.trial import train_qat
-from qray.orchestrate.trials import trial_name
 from qray.reasons import reason_of
+from qray.units.clips import SplitClips
+from qray.units.sweep import SweepJob
+from qray.units.trial import train_qat
+from qray.units.trials import trial_name
 
 
 class QatTrial(tune.Trainable):

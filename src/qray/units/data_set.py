@@ -11,7 +11,7 @@ from qray.data.manifest import Manifest, check_manifest, read_manifest, write_re
 from qray.data.probe import Probe
 from qray.data.splits import SPLITS
 from qray.data.synth import is_complete, synthesize
-from qray.orchestrate.store import Store
+from qray.graph.store import Store
 from qray.study import Data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.atomic import atomic_path, write_json, write_parquet, write_text
-
-#: Raise a kind's number when its code changes what it produces: only what depends on it is done again.
-CODE_VERSIONS = {
-    "train": 2, "sweep": 2, "trial": 2, "finetune": 1, "build": 3, "evaluate": 1, "measure": 1, "memory": 1, "costs": 1,
-    "layers": 1, "sensitivity": 1, "validate": 1,
-}  # fmt: skip
-
-
-def unit_key(kind: str, **depends_on: Any) -> str:
-    """Name a unit of work by a hash of exactly what it depends on: the same on a laptop and on a cluster."""
-    record = {"kind": kind, "code": CODE_VERSIONS[kind], **depends_on}
-    text = json.dumps(record, sort_keys=True, default=_jsonable, allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _jsonable(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} cannot be part of a key")
+from qray.graph.unit import Unit
 
 
 class Store:
@@ -64,6 +45,18 @@ class Store:
 
     def _exists(self, relative: str) -> bool:
         return (self.out / relative).exists()
+
+    def key(self, unit: Unit) -> str:
+        """A unit's key, given what is finished."""
+        return unit.key_given(self.finished)
+
+    def record(self, unit: Unit) -> dict[str, Any] | None:
+        """A finished unit's record, or None."""
+        return self.get(unit.kind, self.key(unit))
+
+    def finished(self, unit: Unit) -> bool:
+        """Whether a unit's record and files are there."""
+        return self.record(unit) is not None
 
     def put(self, kind: str, key: str, record: dict[str, Any]) -> None:
         """Record a unit as finished, or, with "unfinished" in the record, what came of an attempt. `record["files"]`

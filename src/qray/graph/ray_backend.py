@@ -1,0 +1,138 @@
+"""Units as Ray tasks and actors, on the slots and nodes of a cluster."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from qray.data.stream import cluster_state
+from qray.graph.placement import Placement, on_node, placement, quiet_node, whereabouts
+from qray.graph.session import Slots, cluster_slots
+from qray.graph.telemetry import Status, free_actor_name, start_board
+from qray.graph.unit import Unit
+
+LOOK_EVERY_S = 2.0
+
+
+@dataclass(eq=False)
+class _Handle:
+    """What was started. ref: an ObjectRef, or the generator of a task that yields; actor: kept alive till the end."""
+
+    ref: Any
+    streaming: bool = False
+    actor: Any = None
+    last: Any = None
+
+
+@cache
+def _remote(work: Callable[..., Any], fresh_process: bool) -> Any:
+    options: dict[str, Any] = {"max_retries": 0}
+    if inspect.isgeneratorfunction(work):
+        options["num_returns"] = "streaming"
+    if fresh_process:
+        # Options of a call cannot say so.
+        options["max_calls"] = 1
+    return ray.remote(**options)(work)
+
+
+class RayBackend:
+    """The Ray that this process is connected to."""
+
+    failures: tuple[type[Exception], ...] = (RayError,)
+
+    def __init__(self, nodes: Placement | None = None) -> None:
+        self.slots: Slots = cluster_slots()
+        self.nodes = nodes if nodes is not None else placement()
+        self.board: Any = start_board()
+        self._status: dict[str, Status] = {}
+        self._asked: Any = None
+        self._looked = time.monotonic()
+
+    @property
+    def holders(self) -> int:
+        """Slots that may be held at once in the cluster as it is now."""
+        return cluster_slots().holders
+
+    def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> _Handle:
+        """Start work of a unit: a function, one that yields, or a class whose objects have a `run()` (an actor).
+
+        It goes to a node whose CPU has `needs`. References among the arguments arrive as what they refer to.
+
+        Raises:
+            Unavailable: no node has.
+        """
+        resources, name = unit.task.resources, str(unit)
+        options: dict[str, Any]
+        if resources.here:
+            node = ray.get_runtime_context().get_node_id()
+            options = {"num_cpus": 0, "scheduling_strategy": on_node(node)}
+        elif resources.exclusive:
+            node, cpus = quiet_node(self.nodes.able(needs))
+            options = {"num_cpus": cpus, "scheduling_strategy": on_node(node)}
+        else:
+            options = self.slots.options(resources.gpu) | self.nodes.options(needs)
+        if inspect.isclass(work):
+            actor = ray.remote(max_restarts=0)(work).options(name=free_actor_name(name), **options).remote(*arguments)
+            return _Handle(actor.run.options(name=name).remote(), actor=actor)
+        ref = _remote(work, resources.fresh_process).options(name=name, **options).remote(*arguments)
+        return _Handle(ref, streaming=inspect.isgeneratorfunction(work))
+
+    def put(self, value: Any) -> Any:
+        """A reference to a value."""
+        return ray.put(value)
+
+    def done(self, value: Any = None) -> _Handle:
+        """The handle of work that the driver has done itself."""
+        return _Handle(ray.put(value))
+
+    def wait(self, handles: Collection[_Handle], timeout_s: float) -> list[_Handle]:
+        """Handles that have something to take."""
+        ready, _ = ray.wait([handle.ref for handle in handles], num_returns=1, timeout=timeout_s)
+        return [handle for handle in handles if any(handle.ref is ref or handle.ref == ref for ref in ready)]
+
+    def take(self, handle: _Handle) -> tuple[bool, Any]:
+        """(whether it has ended, its value); raises what the work raised."""
+        if not handle.streaming:
+            # The last handle of an actor gone, Ray ends it and its slot is free.
+            handle.actor = None
+            return True, ray.get(handle.ref)
+        try:
+            handle.last = ray.get(next(handle.ref))
+        except StopIteration:
+            return True, handle.last
+        return False, handle.last
+
+    def cancel(self, handle: _Handle, force: bool) -> None:
+        """End the work; what yields ends with the driver."""
+        if not handle.streaming:
+            ray.cancel(handle.ref, force=force and handle.actor is None)
+        handle.actor = None
+
+    def progress(self) -> Mapping[str, object]:
+        """The last word of each task, read from the board every few seconds."""
+        if self.board is None or time.monotonic() - self._looked < LOOK_EVERY_S:
+            return self._status
+        try:
+            self._asked = self._asked or self.board.read.remote()
+            if ray.wait([self._asked], timeout=0)[0]:
+                self._status, self._asked = ray.get(self._asked), None
+                self._looked = time.monotonic()
+        except RayError:
+            # Progress is not worth a run.
+            self.board, self._status = None, {}
+        return self._status
+
+    def state(self) -> str:
+        """CPUs, memory and what waits, of the cluster."""
+        return cluster_state()
+
+    def whereabouts(self) -> dict[str, Any]:
+        """The driver's node, host and versions."""
+        return whereabouts()

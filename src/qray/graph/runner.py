@@ -1,0 +1,259 @@
+"""Run what is missing of a graph as soon as what it needs is there: one loop, slots, time limits, lines that tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from qray.errors import QrayError
+from qray.graph.store import Store
+from qray.graph.unit import Graph, Result, Skipped, Unit
+from qray.reasons import reason_of
+
+WAIT_S = 0.5
+#: Where there is no terminal, a line at least this often.
+SPEAK_EVERY_S = 20.0
+UNPLANNED = Result("failed", reason="what it needs was not planned")
+
+
+class Backend(Protocol):
+    """Where work is done: `RayBackend` in a run, `LocalBackend` in a process without Ray."""
+
+    #: What it raises where work or its machine failed.
+    failures: tuple[type[Exception], ...]
+
+    @property
+    def holders(self) -> int:
+        """Slots that may be held at once, as things are now."""
+
+    def wait(self, handles: Collection[Any], timeout_s: float) -> Collection[Any]:
+        """Handles that have something to take; none when the time is over."""
+
+    def take(self, handle: Any) -> tuple[bool, Any]:
+        """(whether it has ended, its value) of a handle that `wait` gave: each item of work that yields, then the last
+        once more. Raises what the work raised, or one of `failures`."""
+
+    def cancel(self, handle: Any, force: bool) -> None:
+        """End the work."""
+
+    def progress(self) -> Mapping[str, object]:
+        """How far each piece of work says it is, by its name; never waits."""
+
+    def state(self) -> str:
+        """How its machines are, for a diagnosis."""
+
+    def whereabouts(self) -> dict[str, Any]:
+        """The node and host of the driver, and the versions there."""
+
+
+def impossible(graph: Graph, store: Store) -> dict[Unit, Result]:
+    """Units that are not finished and that this machine cannot do, and those that need them."""
+    found: dict[Unit, Result] = {}
+    for unit in graph:
+        if store.finished(unit):
+            continue
+        reason = unit.task.impossible() or next((found[n].reason for n in unit.needs if n in found), None)
+        if reason is not None:
+            found[unit] = Result("skipped", reason=reason)
+    return found
+
+
+def lacking(graph: Graph, wanted: Collection[Unit], store: Store, given_up: Collection[Unit] = ()) -> list[Unit]:
+    """Units of those wanted that are not finished, and unfinished ones that they need, in the order of the graph."""
+    missing: set[Unit] = set()
+    todo = list(wanted)
+    while todo:
+        unit = todo.pop()
+        if unit in missing or unit in given_up:
+            continue
+        todo += unit.settled
+        if not store.finished(unit):
+            missing.add(unit)
+            todo += unit.needs
+    # What is settled anew may change the key of what waits for it.
+    again = {unit for unit in wanted if not missing.isdisjoint(unit.settled)}
+    return [unit for unit in graph if unit in missing | again]
+
+
+@dataclass
+class _Running:
+    unit: Unit
+    key: str
+    handle: Any
+    slots: int
+    started: float
+    heard: float
+
+
+class Runner:
+    """Runs units; keeps how each ended by key. One unit's failure fails what needs it and nothing else.
+
+    results: ends of earlier rounds, to which those of this one are added. on_end: called after each end of a unit.
+    """
+
+    def __init__(
+        self, store: Store, backend: Backend, console: Console, results: dict[str, Result] | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.store, self.backend, self.console, self.on_end = store, backend, console, on_end
+        self.results = results if results is not None else {}
+        #: What tasks are given besides their unit.
+        self.context: Any = None
+        self.log: list[str] = []
+        self._waiting: list[Unit] = []
+        self._running: list[_Running] = []
+        #: When each was started first.
+        self._begun: dict[Unit, float] = {}
+        self._began = self._spoken = time.monotonic()
+        self._failures: tuple[type[Exception], ...] = (QrayError, Skipped, *backend.failures)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """A line with the seconds since the start."""
+        line = f"[{time.monotonic() - self._began:6.1f} s] {text}"
+        self._spoken = time.monotonic()
+        self.log.append(line)
+        self.console.print(line, style=style, markup=False, highlight=False)
+
+    def add(self, unit: Unit) -> None:
+        """Run a unit too, after those that are there."""
+        self._waiting.append(unit)
+
+    def busy(self, kind: str) -> bool:
+        """Whether a unit of a kind runs or waits."""
+        return any(unit.kind == kind for unit in [*self._waiting, *(running.unit for running in self._running)])
+
+    def run(self, units: Collection[Unit]) -> None:
+        """Run units, and what is added meanwhile. Ctrl-C leaves finished units on disk and ends what runs."""
+        self._waiting += units
+        with self.console.status("starting") as status:
+            try:
+                while self._waiting or self._running:
+                    self._end_settled()
+                    self._start_ready()
+                    status.update(self._progress())
+                    self._collect()
+            except BaseException:
+                for running in self._running:
+                    self.backend.cancel(running.handle, force=False)
+                raise
+
+    def _progress(self) -> str:
+        """What runs, and how far those are that tell; said as a line too where there is no terminal to show it."""
+        told = "; ".join(f"{name} {status}" for name, status in sorted(self.backend.progress().items()))
+        line = f"running: {', '.join(running.unit.label for running in self._running)}" + (f" ({told})" if told else "")
+        if not self.console.is_terminal and time.monotonic() - self._spoken >= SPEAK_EVERY_S:
+            self.say(line)
+        return line
+
+    def _ended(self, unit: Unit) -> Result | None:
+        """How a unit that others need ended, or None while it has not."""
+        key = self.store.key(unit)
+        if key not in self.results and (record := self.store.record(unit)) is not None:
+            self.results[key] = Result("ok", record)
+        return self.results.get(key)
+
+    def _end_settled(self) -> None:
+        """End units that need not be run: finished already, or without what they need."""
+        pending = {*self._waiting, *(running.unit for running in self._running)}
+        for unit in list(self._waiting):
+            if any(other in pending for other in (*unit.settled, *unit.needs)):
+                continue
+            ends = [self._ended(other) or UNPLANNED for other in unit.needs]
+            broken = next((end for end in ends if end.status != "ok"), None)
+            if self._ended(unit) is None:
+                if broken is None:
+                    continue
+                self.results[self.store.key(unit)] = Result(broken.status, reason=broken.reason)
+            pending.discard(unit)
+            self._waiting.remove(unit)
+            self.on_end()
+
+    def _slots(self, unit: Unit) -> int:
+        holders, resources = self.backend.holders, unit.task.resources
+        if resources.exclusive:
+            return holders + 1
+        return resources.slots if resources.slots <= 1 else max(1, min(resources.slots, holders - 1))
+
+    def _start_ready(self) -> None:
+        free = self.backend.holders - sum(running.slots for running in self._running)
+        for unit in list(self._waiting):
+            pending = {*self._waiting, *(running.unit for running in self._running)}
+            if any(other in pending for other in (*unit.needs, *unit.settled)):
+                continue
+            slots, key = self._slots(unit), self.store.key(unit)
+            if (slots > free and self._running) or any(running.key == key for running in self._running):
+                continue
+            self._waiting.remove(unit)
+            now = self._begun.setdefault(unit, time.time())
+            try:
+                handle = unit.task.start(unit, self.context)
+            except self._failures as error:
+                self._end(unit, key, now, _without(error))
+                continue
+            self._running.append(_Running(unit, key, handle, slots, now, time.time()))
+            free -= slots
+            self.say(f"start {unit.label}")
+
+    def _collect(self) -> None:
+        if not self._running:
+            return
+        ready = self.backend.wait([running.handle for running in self._running], WAIT_S)
+        for running in list(self._running):
+            unit = running.unit
+            try:
+                unit.task.poll(unit, self.context)
+                if running.handle in ready:
+                    running.heard = time.time()
+                    self._advance(running)
+                elif time.time() - running.heard > unit.task.silence_s:
+                    self.backend.cancel(running.handle, force=True)
+                    silence = f"nothing was heard for {unit.task.silence_s:.0f} s. {self.backend.state()}"
+                    raise QrayError(silence)
+            except self._failures as error:
+                self._running.remove(running)
+                self._end(unit, running.key, running.started, _without(error))
+
+    def _advance(self, running: _Running) -> None:
+        unit = running.unit
+        over, value = self.backend.take(running.handle)
+        if not over:
+            return unit.task.heard(unit, self.context, value)
+        record = unit.task.finish(unit, self.context, value)
+        self._running.remove(running)
+        if record is None:
+            self._waiting.insert(0, unit)
+            return None
+        ended = {"label": unit.label, "started": running.started, "seconds": time.time() - running.started}
+        # What a task does not say of its whereabouts was done by the driver.
+        record = self.backend.whereabouts() | record | ended
+        self.store.put(unit.kind, running.key, record)
+        unfinished = record.get("unfinished")
+        return self._end(
+            unit, running.key, running.started, Result("failed" if unfinished else "ok", record, unfinished)
+        )
+
+    def _end(self, unit: Unit, key: str, started: float, result: Result) -> None:
+        self.results[key] = result
+        self.on_end()
+        if result.status == "ok":
+            self.say(f"done  {unit.label} in {time.time() - started:.1f} s")
+        else:
+            style = "red" if result.status == "failed" else "yellow"
+            self.say(f"{result.status} {unit.label}: {result.reason}", style)
+
+
+def _without(error: Exception) -> Result:
+    return Result("skipped" if isinstance(error, Skipped) else "failed", reason=plain_reason(error))
+
+
+def plain_reason(error: BaseException) -> str:
+    """An error's cause without the traceback that Ray adds: its first line, and those that say why."""
+    cause = getattr(error, "cause", None) or error
+    text, kind = reason_of(str(cause)), type(cause).__name__
+    if isinstance(cause, QrayError | Skipped):
+        return text or kind
+    return text if text.startswith(f"{kind}:") else f"{kind}: {text}" if text else kind

@@ -1,1 +1,0 @@
-"""Plan, run and resume a study on Ray."""

@@ -1,0 +1,72 @@
+"""Latency of all artifacts at one point, interleaved, on a node that does nothing else."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qray.graph.placement import whereabouts
+from qray.graph.store import pack_folder, unpack_folder
+from qray.graph.unit import Resources, Skipped, Task, Unit
+from qray.measure.latency import measure_latency
+from qray.results.index import At
+from qray.study import Measure
+from qray.units.context import RunContext
+from qray.variants.artifact import read_artifact
+
+#: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
+SECONDS_PER_ARTIFACT = 60.0
+
+
+def points(measure: Measure) -> list[At]:
+    """Every (threads, batch) that a study names."""
+    return [(threads, batch) for threads in measure.threads for batch in measure.batches]
+
+
+def where(at: At) -> str:
+    """A point in words."""
+    return f"{at[0]} thread{'s' * (at[0] > 1)}, batch {at[1]}"
+
+
+def latency_unit(measure: Measure, at: At, builds: Sequence[Unit]) -> Unit:
+    """All artifacts that there are, at one (threads, batch)."""
+    depends = {"threads": at[0], "batch": at[1], "measure": measure.of_a_point()}
+    return Unit("measure", where(at), Latencies(at, tuple(builds)), depends, settled=tuple(builds),
+                title=f"measure latency, {where(at)}")  # fmt: skip
+
+
+@dataclass
+class Latencies(Task):
+    """Alone on its node. An artifact that fails is a reason of its own, and is tried again with all others."""
+
+    at: At
+    builds: tuple[Unit, ...]
+    resources = Resources(exclusive=True)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        folders = [run.store.artifact_folder(build.key) for build in self.builds if run.store.finished(build)]
+        needs = {flag for folder in folders for flag in read_artifact(folder).built.needs}
+        artifacts = {folder.name: pack_folder(folder) for folder in folders}
+        if not artifacts:
+            raise Skipped("no artifact was built")
+        return run.backend.submit(unit, latency, artifacts, self.at, run.study.measure, needs=needs)
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        names = {build.key: build.name for build in self.builds}
+        errors = [f"{names[key]}: {found['error']}" for key, found in value["latency"].items() if found["error"]]
+        return value | ({"unfinished": f"latency not measured of {'; '.join(errors)}"} if errors else {})
+
+
+def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -> dict[str, Any]:
+    """{"latency": {key: Latency as a dict}, "threads", "batch"} of all artifacts, interleaved, and the whereabouts."""
+    with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
+        folders = {key: Path(scratch) / key for key in artifacts}
+        for key, files in artifacts.items():
+            unpack_folder(files, folders[key])
+        limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
+        measured = measure_latency(folders, at[0], at[1], settings, limit)
+    calls = {key: asdict(value) for key, value in measured.items()}
+    return {"latency": calls, "threads": at[0], "batch": at[1], **whereabouts()}

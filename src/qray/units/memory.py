@@ -1,0 +1,49 @@
+"""Peak memory of one artifact at one point, which does not mind a neighbour as latency does."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qray.graph.placement import whereabouts
+from qray.graph.store import pack_folder, unpack_folder
+from qray.graph.unit import Task, Unit
+from qray.measure.memory import measure_memory
+from qray.results.index import At
+from qray.units.context import RunContext
+from qray.units.latency import SECONDS_PER_ARTIFACT, where
+from qray.variants.artifact import read_artifact
+
+
+def memory_unit(at: At, build: Unit) -> Unit:
+    """One artifact at one (threads, batch)."""
+    depends = {"artifact": build, "threads": at[0], "batch": at[1]}
+    return Unit("memory", f"{build.name}, {where(at)}", Memory(at, build), depends,
+                title=f"memory of {build.name}, {where(at)}")  # fmt: skip
+
+
+@dataclass
+class Memory(Task):
+    """A process of its own that loads the artifact."""
+
+    at: At
+    build: Unit
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        folder = run.store.artifact_folder(self.build.key)
+        return run.backend.submit(unit, memory, self.build.key, pack_folder(folder), self.at,
+                                  needs=read_artifact(folder).built.needs)  # fmt: skip
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        return value
+
+
+def memory(key: str, files: dict[str, bytes], at: At) -> dict[str, Any]:
+    """{"peak_rss_mb"} and the whereabouts."""
+    with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
+        folder = Path(scratch) / key
+        unpack_folder(files, folder)
+        # Others run beside it.
+        return {"peak_rss_mb": measure_memory(folder, at[0], at[1], 5 * SECONDS_PER_ARTIFACT), **whereabouts()}

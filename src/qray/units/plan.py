@@ -1,0 +1,67 @@
+"""What a study comes to: its units, and what needs what."""
+
+from __future__ import annotations
+
+from qray.data.manifest import Manifest, digest_of
+from qray.data.splits import SPLITS
+from qray.graph.unit import Graph, Unit
+from qray.measure.isa import Machine, this_machine
+from qray.study import Study, Training
+from qray.units.build import build_unit
+from qray.units.costs import costs_unit
+from qray.units.evaluate import BASELINE, baseline_unit, evaluate_unit
+from qray.units.latency import latency_unit, points
+from qray.units.memory import memory_unit
+from qray.units.sensitivity import sensitivity_units
+from qray.units.sweep import sweep_unit
+from qray.units.train import finetune_unit, train_unit
+
+#: Kinds of units that each stage of `qray run` is for; what they need comes with them.
+STAGES = {
+    "train": {"train"},
+    "sweep": {"sweep"},
+    "build": {"build"},
+    "evaluate": {"evaluate"},
+    "measure": {"memory", "measure", "costs"},
+    "sensitivity": {"sensitivity"},
+    "all": {"evaluate", "sensitivity", "memory", "measure", "costs"},
+}
+#: Kinds that want the node to themselves, and are run when nothing else is left.
+ALONE = {"measure", "costs"}
+
+
+def study_units(study: Study, manifest: Manifest, machine: Machine | None = None) -> Graph:
+    """Every unit of a study on a data set; the only place that says what needs what.
+
+    machine: of the run, or the least of a cluster's; by default this one.
+    """
+    machine = machine or this_machine()
+    isa = machine.isa if study.target.isa == "native" else study.target.isa
+    digests = {split: digest_of(manifest.split(split)) for split in SPLITS}
+    training = _trained_by(study.training, machine)
+    train = train_unit(study, training, digests)
+    sweep = sweep_unit(study, isa, train, digests)
+    widths = {v.weight_bits: None for v in study.variants if v.method == "finetune"} if sweep else {}
+    finetune = {width: finetune_unit(study.training, width, train, sweep) for width in widths if sweep}
+    units = [train, *([sweep] if sweep else []), *finetune.values()]
+    builds = []
+    for variant in study.variants:
+        build = build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests)
+        builds.append(build)
+        units += [build, evaluate_unit(study, variant, build, digests)]
+    units += [baseline_unit(digests), *sensitivity_units(study, isa, train, digests)]
+    for at in points(study.measure):
+        units += [*(memory_unit(at, build) for build in builds), latency_unit(study.measure, at, builds)]
+    return Graph([*units, costs_unit(study, train, digests)])
+
+
+def units_of_stage(graph: Graph, stage: str) -> list[Unit]:
+    """What a stage of `qray run` is for. What needs no model is in each."""
+    return [unit for unit in graph if unit.kind in STAGES[stage] or unit.name == BASELINE]
+
+
+def _trained_by(training: Training, machine: Machine) -> Training:
+    """The fit settings with the precision that `auto` comes to; a GPU decides for itself."""
+    if training.precision != "auto" or machine.gpu:
+        return training
+    return training.model_copy(update={"precision": "bf16" if machine.bf16 else "fp32"})

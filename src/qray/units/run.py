@@ -1,0 +1,141 @@
+"""Plan, train and evaluate, measure, table: the main job."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from rich.console import Console
+
+from qray.data.manifest import Manifest
+from qray.data.splits import SPLITS
+from qray.errors import QrayError, UsageError
+from qray.graph.placement import cluster_machine
+from qray.graph.ray_backend import RayBackend
+from qray.graph.runner import Runner, impossible, lacking
+from qray.graph.session import ray_session
+from qray.graph.store import Store
+from qray.graph.unit import Result
+from qray.measure.isa import this_machine
+from qray.ray_token import dashboard_words
+from qray.results.evidence import Evidence
+from qray.results.judge import read_evidence
+from qray.results.table import write_table
+from qray.results.timing import MEASURING_PHASE, PARALLEL_PHASE
+from qray.study import Study
+from qray.study_files import dump_study
+from qray.units.context import RunContext
+from qray.units.data_set import ensure_data, load_manifest
+from qray.units.evaluate import Evaluate
+from qray.units.plan import ALONE, study_units, units_of_stage
+from qray.units.recorder import Recorder
+
+#: Rejected clips shown on screen; rejected.parquet has them all.
+SHOWN_REJECTIONS = 20
+
+
+@dataclass
+class RunResult:
+    """What a run left: what it proves, its table, how each unit ended, and the seconds of its phases, in order."""
+
+    evidence: Evidence
+    table: pa.Table
+    results: dict[str, Result]
+    phases: dict[str, float]
+
+
+@dataclass
+class _Phases:
+    """Where the time goes: each phase lasts from the end of the one before."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def end(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus: int | None = None) -> RunResult:
+    """Run a stage of a study and what it needs. The same call again does only what is missing.
+
+    Raises:
+        QrayError: the data set is unusable, Ray cannot be had, or FP32 training failed.
+        UsageError: the study does not have what the stage is about.
+    """
+    section = {"sensitivity": "sensitivity.clips=64", "sweep": "sweep.trials=4"}.get(stage)
+    if section is not None and getattr(study, stage) is None:
+        raise UsageError(
+            f"study {study.name} has no `{stage}:` section, so there is nothing to do; add one, or --set {section}"
+        )
+    phases = _Phases()
+    store.out.mkdir(parents=True, exist_ok=True)
+    store.write_study(dump_study(study))
+    root = ensure_data(study.data)
+    phases.end("make the data set")
+    manifest = load_manifest(store, root, study.data)
+    phases.end("check the videos")
+    _say_manifest(manifest, console)
+    machine = cluster_machine() or this_machine()
+    graph = study_units(study, manifest, machine)
+    given_up = impossible(graph, store)
+    results = {store.key(unit): result for unit, result in given_up.items()}
+    recorder = Recorder(store, study, graph, stage, time.time(), machine, results)
+    recorder.write()
+    try:
+        if lacking(graph, units_of_stage(graph, stage), store, given_up):
+            # The workers of a cluster may have what this machine lacks.
+            results.clear()
+            _run_on_ray(recorder, manifest, console, phases, num_cpus)
+    finally:
+        # However it ended: why a row is empty is known now, and only here.
+        recorder.write()
+    evidence = read_evidence(store.out)
+    table = write_table(evidence)
+    phases.end("write the table")
+    return RunResult(evidence, table, results, phases.seconds)
+
+
+def _run_on_ray(
+    recorder: Recorder, manifest: Manifest, console: Console, phases: _Phases, num_cpus: int | None
+) -> None:
+    """Run what is missing; how each unit ended is recorded, also when the run ends with an error."""
+    store, graph, study = recorder.store, recorder.graph, recorder.study
+    with ray_session(num_cpus) as dashboard:
+        phases.end("start Ray")
+        console.print(dashboard_words(dashboard), markup=False, highlight=False)
+        backend = RayBackend()
+        runner = Runner(store, backend, console, recorder.results, recorder.write)
+        run = runner.context = RunContext(study, manifest, store, backend, runner)
+        wanted = units_of_stage(graph, recorder.stage)
+        together = lacking(graph, [unit for unit in wanted if unit.kind not in ALONE], store)
+        if any(unit.kind in ("train", "sweep") for unit in together):
+            run.prepare_split("VAL")
+        if any(isinstance(unit.task, Evaluate) for unit in together):
+            run.prepare_split("TEST")
+        runner.run(together)
+        phases.end(PARALLEL_PHASE)
+        (train,) = graph.of("train").values()
+        ended = recorder.results.get(train.key)
+        if ended is not None and ended.status != "ok":
+            raise QrayError(f"training failed: {ended.reason}")
+        if alone := lacking(graph, [unit for unit in wanted if unit.kind in ALONE], store):
+            runner.run(alone)
+            phases.end(MEASURING_PHASE)
+
+
+def _say_manifest(manifest: Manifest, console: Console) -> None:
+    counts = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS)
+    console.print(f"{len(manifest.clips)} clips ({counts}), {len(manifest.rejected)} rejected", highlight=False)
+    for row in manifest.rejected.head(SHOWN_REJECTIONS).itertuples():
+        console.print(f"  line {row.row} {row.clip!r}: {row.reason}", style="yellow", markup=False, highlight=False)
+    if len(manifest.rejected) > SHOWN_REJECTIONS:
+        console.print(f"  and {len(manifest.rejected) - SHOWN_REJECTIONS} more in rejected.parquet", style="yellow")
+    for warning in manifest.warnings[:SHOWN_REJECTIONS]:
+        console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False)
+    if len(manifest.warnings) > SHOWN_REJECTIONS:
+        console.print(
+            f"  and {len(manifest.warnings) - SHOWN_REJECTIONS} more; `qray data check` has them all", style="yellow"
+        )

@@ -1,0 +1,148 @@
+"""The sensitivity analysis: layers are measured by tasks side by side, then put together into one record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from qray.data.manifest import Manifest
+from qray.data.stream import StreamPlan, stream_batches
+from qray.graph.placement import whereabouts
+from qray.graph.unit import Resources, Task, Unit
+from qray.measure.isa import range_is_reduced
+from qray.results.sensitivity import summarize
+from qray.study import ClipSpec, Model, Sensitivity, Study, Variant
+from qray.units.clips import SplitClips, calibration_clips, named_failures
+from qray.units.context import RunContext
+
+if TYPE_CHECKING:
+    import torch
+
+
+def sensitivity_units(study: Study, isa: str, train: Unit, digests: Mapping[str, str]) -> list[Unit]:
+    """A unit for each share of the layers, and last the one that puts them together; none where the study has none."""
+    settings = study.sensitivity
+    if settings is None:
+        return []
+    depends = {
+        "train": train, "calibration": study.calibration, "clips": digests["TRAIN"], "val": digests["VAL"],
+        "seed": study.seed, "clip": study.clip.frames_read(),
+        "reduce_range": range_is_reduced(isa, settings.weight_bits),
+        # How many tasks share the work has no part in what comes out.
+        "settings": settings.model_dump(mode="json", exclude={"tasks"}),
+    }  # fmt: skip
+    shares = [(part, settings.tasks) for part in range(settings.tasks)]
+    parts = [
+        Unit("layers", f"part {part + 1} of {of}", Layers((part, of), settings, isa, train),
+             depends | {"part": part, "of": of}, title=f"sensitivity, part {part + 1} of {of}")
+        for part, of in shares
+    ]  # fmt: skip
+    bootstrap = {"bootstrap": study.verdict.bootstrap, "seed": study.verdict.seed}
+    whole = Unit("sensitivity", "layers", Together(settings, tuple(parts)), depends | {"verdict": bootstrap},
+                 after=tuple(parts), title="sensitivity")  # fmt: skip
+    return [*parts, whole]
+
+
+def validation_clips(study: Study, manifest: Manifest, count: int) -> pd.DataFrame:
+    """VAL clips that the layers are measured on, drawn by the study's seed."""
+    clips = manifest.split("VAL")
+    chosen = np.random.default_rng((study.seed, 2)).choice(len(clips), min(count, len(clips)), replace=False)
+    return clips.iloc[np.sort(chosen)].reset_index(drop=True)
+
+
+def share_of(layers: Sequence[str], part: int, of: int) -> tuple[str, ...]:
+    """Neighbouring layers to each of so many parts, as evenly as they go."""
+    return tuple(np.array_split(np.array(layers, dtype=object), of)[part])
+
+
+@dataclass(frozen=True)
+class LayersJob:
+    """A share of the layers, (part, of how many), on the network that PTQ with these settings would ship."""
+
+    share: tuple[int, int]
+    isa: str
+    model: Model
+    clip: ClipSpec
+    settings: Sensitivity
+    calibration_batch: int
+    plan: StreamPlan
+
+
+@dataclass
+class Layers(Task):
+    """What quantizing each layer of a share does to predictions."""
+
+    share: tuple[int, int]
+    settings: Sensitivity
+    isa: str
+    train: Unit
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        study = run.study
+        calibration = run.clips(calibration_clips(study, run.manifest))
+        clips = run.clips(validation_clips(study, run.manifest, self.settings.clips))
+        job = LayersJob(
+            self.share, self.isa, study.model, study.clip, self.settings, study.calibration.batch_size,
+            run.eval_plan(study.clip.single_window()),
+        )  # fmt: skip
+        return run.backend.submit(unit, measure_layers, job, run.checkpoint(self.train.key), calibration, clips)
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        return value | run.name_failed("sensitivity", value.pop("failed"))
+
+
+@dataclass
+class Together(Task):
+    """The driver's own work."""
+
+    settings: Sensitivity
+    parts: tuple[Unit, ...]
+    resources = Resources(slots=0)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        return run.backend.done()
+
+    def finish(self, unit: Unit, run: RunContext, value: None) -> dict[str, Any]:
+        records = [record for part in self.parts if (record := run.store.record(part)) is not None]
+        target = validation_clips(run.study, run.manifest, self.settings.clips)["target"].to_numpy(np.float64)
+        verdict = run.study.verdict
+        facts = {"weight_bits": self.settings.weight_bits, "observer": self.settings.observer, "split": "VAL"}
+        return facts | summarize(records, target, verdict.bootstrap, verdict.seed)
+
+
+def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitClips) -> dict[str, Any]:
+    """What `variants.sensitivity.measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
+    import torch
+
+    from qray.units.work import fixed_batches, model_from_state
+    from qray.variants.artifact import BuildRequest
+    from qray.variants.layers import layer_names
+    from qray.variants.sensitivity import layered
+    from qray.variants.sensitivity import measure_layers as measure
+
+    torch.set_num_threads(1)
+    variant = Variant(
+        name="sensitivity", method="ptq", engine="inductor", weight_bits=job.settings.weight_bits,
+        observer=job.settings.observer,
+    )  # fmt: skip
+    plan, title = job.plan, f"sensitivity {job.share[0] + 1}/{job.share[1]}"
+    observed, missed = fixed_batches(
+        calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"{title} calibration"
+    )
+    model = model_from_state(job.model, weights)
+    network = layered(BuildRequest(variant, model, job.clip, observed, isa=job.isa))
+    failed: dict[int, str] = {}
+
+    def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        for batch in stream_batches(val.dataset(plan), plan, title):
+            failed.update(batch.failed)
+            yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
+
+    measured = measure(network, batches(), share_of(layer_names(model), *job.share), len(val.clips))
+    val.check("sensitivity", failed)
+    named = named_failures(calibration.clips, missed) | named_failures(val.clips, failed)
+    return measured | {"failed": named, **whereabouts()}

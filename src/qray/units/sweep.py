@@ -1,0 +1,201 @@
+"""The QAT sweep: rung by rung, and each trial a unit of its own after each of its epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from qray.errors import QrayError
+from qray.graph.store import Store
+from qray.graph.telemetry import free_actor_name
+from qray.graph.unit import Resources, Task, Unit, unit_key
+from qray.measure.isa import range_is_reduced
+from qray.study import ClipSpec, Model, Study, Training
+from qray.units.clips import SplitClips
+from qray.units.context import RunContext
+from qray.units.halving import Standing, standings
+from qray.units.trials import Mailbox, best_trials, trial_name, trial_settings
+
+MAILBOX_TIMEOUT_S = 300.0
+#: Of what a trial is after an epoch; raised when the code changes what comes out.
+TRIAL_VERSION = 2
+
+
+def sweep_unit(study: Study, isa: str, train: Unit, digests: Mapping[str, str]) -> Unit | None:
+    """The QAT sweep of a study, which names the best trial of each weight width; None where it has none."""
+    if study.sweep is None:
+        return None
+    trials = []
+    for drawn in trial_settings(study.sweep, study.seed):
+        settings = drawn | {"reduce_range": range_is_reduced(isa, drawn["weight_bits"])}
+        depends = {"settings": settings, "train": train, "val": digests["VAL"], "seed": study.seed}
+        keys = [unit_key("trial", TRIAL_VERSION, depends | {"epochs": e + 1}) for e in range(settings["epochs"])]
+        trials.append({"keys": keys, "key": keys[-1], "settings": settings})
+    factor, widths = study.sweep.reduction_factor, {v.weight_bits for v in study.variants if v.of_sweep}
+    depends = {"trials": [trial["key"] for trial in trials], "reduction_factor": factor}
+    task = Sweep(tuple(trials), train, factor, frozenset(widths), study.sweep.max_concurrent)
+    return Unit("sweep", "qat", task, depends, after=(train,), title=f"sweep {len(trials)} QAT trials")
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """What every trial shares. `training` holds the settings that are not swept."""
+
+    model: Model
+    training: Training
+    clip: ClipSpec
+    seed: int
+    slot_cpus: float
+    options: dict[str, Any]
+    max_concurrent: int
+    timeout_s: float
+    storage: str
+    board: Any
+
+
+@dataclass
+class Sweep(Task):
+    """Starts the trials that the present rung has to run, from where they are, and is started again for the next.
+
+    trials: {"keys", "key", "settings"} of each: the key of what it is after 1, 2, ... epochs, and the last of them.
+    widths: those of which a variant wants the best.
+    """
+
+    trials: tuple[dict[str, Any], ...]
+    train: Unit
+    reduction_factor: int
+    widths: frozenset[int]
+    max_concurrent: int
+    version = 2
+    #: It is silent until its last trial ends; each trial's stream has a time limit of its own.
+    silence_s = 24 * 3600.0
+    _mailbox: Any = None
+    _asked: Any = None
+
+    def __post_init__(self) -> None:
+        self.resources = Resources(slots=self.max_concurrent, here=True)
+
+    def standings(self, store: Store) -> list[Standing]:
+        """Where each trial stands, by what OUT holds."""
+
+        def score(trial: int, epoch: int) -> float | None:
+            record = trial_record(store, self.trials[trial], epoch)
+            if record is None:
+                return None
+            return record["val_mae"] if record["status"] == "ok" else math.inf
+
+        return standings([t["settings"] for t in self.trials], score, self.reduction_factor)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        pairs = zip(self.trials, self.standings(run.store), strict=True)
+        due = [trial | {"until": s.epochs} for trial, s in pairs if s.state == "run"]
+        if not due:
+            return run.backend.done({})
+        study, slots = run.study, run.backend.slots
+        concurrent = max(1, min(self.max_concurrent, slots.holders - 1))
+        if slots.gpus >= 1:
+            concurrent = max(1, min(concurrent, int(slots.gpus)))
+        self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(name=free_actor_name("mailbox:qat")).remote()
+        job = SweepJob(
+            study.model, study.training, study.clip, study.seed, slots.slot_cpus, slots.options(gpu=True), concurrent,
+            run.timeout_s, str(run.store.out / "sweep"), run.backend.board,
+        )  # fmt: skip
+        run.runner.say(f"sweep: {len(due)} of {len(self.trials)} QAT trials to run, {concurrent} at a time")
+        return run.backend.submit(
+            unit, sweep, job, due, run.checkpoint(self.train.key), run.split("TRAIN"), run.split("VAL"),
+            self._reached(due, run.store), self._mailbox,
+        )  # fmt: skip
+
+    def _reached(self, due: list[dict[str, Any]], store: Store) -> dict[str, Any]:
+        """References to the newest checkpoints of those that have begun, by key."""
+        found = {}
+        for trial in due:
+            for epoch in reversed(range(trial["until"] - 1)):
+                path = store.checkpoint_path(trial["key"], epoch)
+                # One without a record was left by a kill between the two.
+                if path.is_file() and store.get("trial", trial["keys"][epoch]) is not None:
+                    found[trial["key"]] = ray.put(path.read_bytes())
+                    break
+        return found
+
+    def poll(self, unit: Unit, run: RunContext) -> None:
+        self._take(run, 0.0)
+
+    def _take(self, run: RunContext, wait_s: float) -> None:
+        """Take what has come; when polled without waiting, since that loop serves all other units too."""
+        if self._mailbox is None:
+            return
+        self._asked = self._asked or self._mailbox.take.remote()
+        if not ray.wait([self._asked], timeout=wait_s)[0]:
+            return
+        items, self._asked = ray.get(self._asked), None
+        for item in items:
+            self._save(item, run)
+
+    def _save(self, item: dict[str, Any], run: RunContext) -> None:
+        """Write what a trial is after an epoch as a unit, and only then remove the checkpoint before."""
+        store, name = run.store, trial_name({"key": item["trial"], "settings": item["settings"]})
+        epoch, epochs, checkpoint = item["epoch"], item["settings"]["epochs"], item.pop("checkpoint", None)
+        record = item | {"label": f"trial {name}, epoch {epoch} of {epochs}", "files": []}
+        if checkpoint is None:
+            store.put("trial", item["key"], record)
+            run.runner.on_end()
+            run.runner.say(f"trial {name} diverged in epoch {epoch}: {item['reason']}", "red")
+            return
+        path = store.write_checkpoint(item["trial"], epoch - 1, checkpoint)
+        # Only a whole trial is ever built from; before that the newest checkpoint is there to go on from.
+        store.put("trial", item["key"], record | ({"files": [store.relative(path)]} if epoch == epochs else {}))
+        store.forget_checkpoints(item["trial"], epoch - 1)
+        run.runner.on_end()
+        run.name_failed("QAT", item["failed_clips"])
+        said = f"epoch {epoch}/{epochs}, loss {item['loss']:.4f}, VAL MAE {item['val_mae']:.3f}"
+        run.runner.say(f"trial {name}: {said}")
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, str]) -> dict[str, Any] | None:
+        """`value`: the reasons of trials that failed, by key: who goes on cannot be decided without them."""
+        # Twice: the first answer may have been asked for before the last trial posted.
+        for _ in range(2):
+            self._take(run, MAILBOX_TIMEOUT_S)
+        self._mailbox = None
+        if value:
+            names = {trial["key"]: trial_name(trial) for trial in self.trials}
+            for key, reason in value.items():
+                run.runner.say(f"trial {names[key]} failed: {reason}", "red")
+            key, reason = next(iter(value.items()))
+            raise QrayError(
+                f"{len(value)} of {len(names)} QAT trials did not finish; the next run tries them again: "
+                f"{names[key]}: {reason}"
+            )
+        states = self.standings(run.store)
+        if any(standing.state == "run" for standing in states):
+            return None
+        whole = [t["key"] for t, s in zip(self.trials, states, strict=True) if s.state == "whole"]
+        best = best_trials([record for key in whole if (record := run.store.get("trial", key)) is not None])
+        if missing := self.widths - set(best):
+            raise QrayError(f"every QAT trial of {sorted(missing)} bits diverged; lower sweep.lr")
+        for bits, trial in sorted(best.items()):
+            run.runner.say(f"sweep: best of {bits} bits is {trial['key'][:6]}, VAL MAE {trial['val_mae']:.3f}")
+        return {"best": {str(bits): trial for bits, trial in best.items()}}
+
+
+def trial_record(store: Store, trial: dict[str, Any], epochs: int) -> dict[str, Any] | None:
+    """The record of a trial after so many epochs, or of the epoch before in which it diverged; None without either."""
+    for key in trial["keys"][:epochs]:
+        record = store.get("trial", key)
+        if record is not None and record["status"] != "ok":
+            return record
+    return store.get("trial", trial["keys"][epochs - 1])
+
+
+def sweep(
+    job: SweepJob, trials: list[dict[str, Any]], weights: bytes, train: SplitClips, val: SplitClips,
+    reached: dict[str, Any], mailbox: Any,
+) -> dict[str, str]:  # fmt: skip
+    """`tune.run_trials`, with Tune imported where it runs."""
+    from qray.units.tune import run_trials
+
+    return run_trials(job, trials, weights, train, val, reached, mailbox)

@@ -1,0 +1,208 @@
+"""Training in FP32: the model, with a VAL curve beside it, and the control of QAT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qray.data.stream import StreamPlan, clip_dataset, stream_batches
+from qray.graph.placement import whereabouts
+from qray.graph.telemetry import Telemetry
+from qray.graph.unit import Resources, Task, Unit
+from qray.measure.host import cpu_flags
+from qray.model.epoch import EpochResult
+from qray.study import ClipSpec, Model, Study, Training
+from qray.units.clips import SplitClips, named_failures
+from qray.units.context import RunContext
+from qray.units.evaluate import EvaluateJob, predict_stream
+from qray.units.trials import qat_training
+
+
+def train_unit(study: Study, training: Training, digests: Mapping[str, str]) -> Unit:
+    """The FP32 training, with its precision resolved; digests: of the clips of each split."""
+    depends = {
+        "clips": digests["TRAIN"], "clip": study.clip.frames_read(), "model": study.model, "training": training,
+        "seed": study.seed,
+    }  # fmt: skip
+    return Unit("train", "fp32", Train(training, digests["VAL"]), depends)
+
+
+def finetune_unit(training: Training, bits: int, train: Unit, sweep: Unit) -> Unit:
+    """The FP32 control of the best QAT trial of a width: same learning rate, epochs and batch-norm freeze."""
+    depends = {"train": train, "sweep": sweep, "weight_bits": bits}
+    return Unit("finetune", f"w{bits}", Finetune(training, bits, train, sweep), depends,
+                title=f"finetune fp32 as qat-w{bits}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """An FP32 training: from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does."""
+
+    name: str
+    model: Model
+    training: Training
+    clip: ClipSpec
+    seed: int
+    slot_cpus: float
+    timeout_s: float
+    board: Any
+    freeze_batch_norm_at: float = 1.0
+
+
+def _job(name: str, run: RunContext, training: Training, **more: Any) -> TrainJob:
+    study = run.study
+    return TrainJob(name, study.model, training, study.clip, study.seed, run.slot_cpus, run.timeout_s,
+                    run.backend.board, **more)  # fmt: skip
+
+
+@dataclass
+class Train(Task):
+    """A checkpoint is written, and VAL evaluated beside it, after each epoch."""
+
+    training: Training
+    val: str
+    version = 2
+    resources = Resources(gpu=True)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        resume = run.store.latest_checkpoint(unit.key)
+        if resume is not None:
+            run.runner.say("training goes on from its last checkpoint")
+        return run.backend.submit(unit, train, _job("fp32", run, self.training), run.split("TRAIN"), None, resume)
+
+    def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
+        if not isinstance(item, EpochResult):
+            return
+        run.store.save_checkpoint(unit.key, item.epoch, item.checkpoint)
+        rate, total = item.clips / max(item.seconds, 1e-6), self.training.epochs
+        run.runner.say(f"train fp32: epoch {item.epoch + 1}/{total}, loss {item.loss:.4f}, {rate:.0f} clips/s")
+        # An epoch is left out while another is evaluated.
+        if not run.runner.busy("validate"):
+            run.runner.add(self._validation(unit, item.epoch, item.checkpoint))
+
+    def _validation(self, unit: Unit, epoch: int, checkpoint: bytes = b"") -> Unit:
+        # Not a unit that it needs: training goes on.
+        depends = {"train": unit.key, "val": self.val, "epoch": epoch}
+        return Unit("validate", f"fp32 epoch {epoch + 1}", Validate(epoch, checkpoint), depends,
+                    title=f"validate epoch {epoch + 1}")  # fmt: skip
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        path = run.store.checkpoint_path(unit.key, self.training.epochs - 1)
+        failed = run.name_failed("training", value.pop("failed"))
+        # Those included that were evaluated before a kill.
+        found = {epoch: run.store.record(self._validation(unit, epoch)) for epoch in range(self.training.epochs)}
+        curve = {epoch: record["val_mae"] for epoch, record in found.items() if record is not None}
+        return {"files": [run.store.relative(path)], "val_mae": curve} | failed | value
+
+
+@dataclass
+class Validate(Task):
+    """VAL MAE of the FP32 weights after an epoch, while training goes on."""
+
+    epoch: int
+    checkpoint: bytes
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        job = EvaluateJob("train:fp32", run.eval_plan(run.study.clip.single_window()), run.backend.board)
+        return run.backend.submit(unit, validate, job, run.study.model, self.checkpoint, run.split("VAL"))
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        failed = run.name_failed("the validation curve", value.pop("failed"))
+        run.runner.say(f"train fp32: VAL MAE {value['val_mae']:.3f} after epoch {self.epoch + 1}")
+        return value | failed
+
+
+@dataclass
+class Finetune(Task):
+    """Trains on from FP32 with the settings of the best trial."""
+
+    training: Training
+    bits: int
+    train: Unit
+    sweep: Unit
+    resources = Resources(gpu=True)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        settings = run.best_trial(self.sweep, self.bits)["settings"]
+        job = _job(f"finetune-w{self.bits}", run, qat_training(self.training, settings),
+                   freeze_batch_norm_at=settings["freeze_batch_norm_at"])  # fmt: skip
+        return run.backend.submit(unit, train, job, run.split("TRAIN"), run.checkpoint(self.train.key), None)
+
+    def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
+        if isinstance(item, EpochResult):
+            run.store.save_checkpoint(unit.key, item.epoch, item.checkpoint)
+
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+        failed = run.name_failed("training", value.pop("failed"))
+        epoch = run.best_trial(self.sweep, self.bits)["settings"]["epochs"] - 1
+        return {"files": [run.store.relative(run.store.checkpoint_path(unit.key, epoch))]} | failed | value
+
+
+def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
+    """Yield an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device", "losses" (of these
+    epochs), "train_s" (seconds of all epochs)} and the whereabouts."""
+    import torch
+
+    from qray.model.training import FitSettings, fit, load_checkpoint, resolve_precision
+    from qray.units.work import model_from_state, new_model, to_train_batches, training_device, training_threads
+
+    device = training_device()
+    torch.set_num_threads(training_threads())
+    torch.manual_seed(job.seed)
+    model = model_from_state(job.model, start) if start else new_model(job.model, train_clips.clips, job.seed)
+    model.channels_last().train()
+    plan = StreamPlan(
+        job.clip, "train", job.training.batch_size, job.seed,
+        first_epoch=int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0,
+        epochs=job.training.epochs, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s,
+    )  # fmt: skip
+    failed: dict[int, str] = {}
+    targets = train_clips.clips["target"].to_numpy()
+    dataset = clip_dataset(train_clips.ref, len(train_clips.clips), plan)
+    batches = to_train_batches(stream_batches(dataset, plan, job.name), targets, failed)
+    settings = FitSettings(
+        job.training, plan.steps_per_epoch(len(targets)), model.target_spread, job.seed,
+        resolve_precision(job.training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
+    )  # fmt: skip
+    per_epoch = plan.rows_per_epoch(len(targets))
+    telemetry = Telemetry(job.name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
+
+    def freeze(epoch: int) -> None:
+        if epoch >= job.freeze_batch_norm_at * job.training.epochs:
+            for module in model.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    train_s = float(load_checkpoint(resume)["seconds"]) if resume else 0.0
+    losses = []
+    for result in fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step):
+        train_s = result.seconds_so_far
+        losses.append(result.loss)
+        train_clips.check("training", failed)
+        yield result
+    telemetry.end()
+    missed = named_failures(train_clips.clips, failed)
+    yield {"failed": missed, "device": device, "losses": losses, "train_s": train_s, **whereabouts()}
+
+
+def validate(job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
+    """{"val_mae"} of FP32 weights, and "failed": reasons by clip."""
+    import numpy as np
+    import torch
+
+    from qray.units.work import model_from_state
+
+    torch.set_num_threads(1)
+    network = model_from_state(model, checkpoint).channels_last()
+    plan = job.plan
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(clips)).numpy()
+
+    predicted, failed = predict_stream(predict, stream_batches(val.dataset(plan), plan, job.name), len(val.clips))
+    val.check("the validation curve", failed)
+    mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
+    Telemetry(job.name).mae("VAL", mae)
+    return {"val_mae": mae, "failed": named_failures(val.clips, failed), **whereabouts()}
