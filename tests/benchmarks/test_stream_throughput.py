@@ -20,7 +20,7 @@ import ray
 from qray.data.decode import decode_frames, training_indices
 from qray.data.stream import StreamPlan, clip_dataset, put_clips, stream_batches
 from qray.data.synth import synthesize
-from qray.orchestrate.session import Slots
+from qray.graph.session import Slots
 from qray.study import ClipSpec
 
 LEAST_SHARE = 0.85

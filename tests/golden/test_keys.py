@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from graphs import sweep_of
 
 from qray.data.manifest import Manifest, digest_of
 from qray.measure.isa import Machine
-from qray.orchestrate.costs import costs_key
-from qray.orchestrate.measuring import memory_key
-from qray.orchestrate.plan import make_plan
-from qray.orchestrate.sensitivity import sensitivity_key
 from qray.results.row import RESULTS
 from qray.study_files import load_study
+from qray.units.plan import study_units
 
 GOLDEN = Path(__file__).with_name("keys.json")
 STUDIES = ("quickstart", "echonet", "report")
@@ -40,14 +38,12 @@ def fixed_manifest() -> Manifest:
 
 def keys(name: str) -> dict[str, Any]:
     """Key of each unit of a study, by kind and what it is of."""
-    plan = make_plan(load_study(name), fixed_manifest(), MACHINE)
-    found: dict[str, Any] = {
-        "train": plan.train, "sweep": plan.sweep, "trial": [trial["keys"] for trial in plan.trials],
-        "finetune": {str(bits): key for bits, key in plan.finetune.items()}, "build": plan.build,
-        "evaluate": plan.evaluate | {"mean-predictor": plan.baseline_key()}, "costs": costs_key(plan),
-        "memory": {variant: memory_key(key, (1, 1)) for variant, key in plan.build.items()},
-    }  # fmt: skip
-    return found | {"sensitivity": sensitivity_key(plan)}
+    graph = study_units(load_study(name), fixed_manifest(), MACHINE)
+    found: dict[str, Any] = {}
+    for unit in graph:
+        if not unit.settled:
+            found.setdefault(unit.kind, {})[unit.name] = unit.key
+    return found | {"trial": [trial["keys"] for trial in sweep_of(graph).trials] if graph.of("sweep") else []}
 
 
 def golden() -> dict[str, Any]:

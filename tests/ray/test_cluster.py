@@ -26,9 +26,8 @@ from ray.util.state import list_actors, list_tasks
 from runs import FP32_ALONE, RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
 
 from qray.errors import Unavailable
+from qray.graph.placement import placement, quiet_node
 from qray.measure.isa import ISA_FLAGS, native_isa
-from qray.orchestrate.measuring import quiet_node
-from qray.orchestrate.placement import placement
 
 ROOT = Path(__file__).parents[2]
 
@@ -251,7 +250,7 @@ def test_progress_is_metrics_in_the_dashboard(cluster: Cluster, tiny_dataset: Pa
 def test_a_run_attaches_to_a_ray_that_asks_for_a_token(head: Head) -> None:
     code = (
         "from qray.ray_token import use_token_if_asked; use_token_if_asked()\n"
-        "import ray; from qray.orchestrate.session import ray_session\n"
+        "import ray; from qray.graph.session import ray_session\n"
         "with ray_session(): print(len(ray.nodes()))"
     )
     env = head.env | {"RAY_ADDRESS": head.address}

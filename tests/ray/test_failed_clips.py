@@ -13,14 +13,18 @@ from qray.data.stream import StreamPlan, put_clips
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.model.training import dump_checkpoint
-from qray.orchestrate.clips import SplitClips
-from qray.orchestrate.tasks import EvaluateJob, LayersJob, SweepJob
-from qray.orchestrate.trial import train_qat
-from qray.orchestrate.work import fixed_batches, measure_layers, validate
 from qray.study import ClipSpec, Model, Sensitivity, Training
-from qray.variants.layers import layer_names
+from qray.units.clips import SplitClips
+from qray.units.evaluate import EvaluateJob
+from qray.units.sensitivity import LayersJob, measure_layers
+from qray.units.sweep import SweepJob
+from qray.units.train import validate
+from qray.units.trial import train_qat
+from qray.units.work import fixed_batches
 
 N_VIDEOS, GONE = 8, "6"
+#: The last of so many parts is one layer.
+LAYERS = 29
 SPEC = ClipSpec(frames=2, image_size=32, stride=2, eval_windows=1)
 MODEL = Model(width=4)
 PLAN = StreamPlan(SPEC, "eval", 4, cpus_per_task=0.5)
@@ -66,7 +70,7 @@ def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
 
 
 def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    job = LayersJob(layer_names(VideoRegressor(MODEL))[-1:], "any", MODEL, SPEC, Sensitivity(), 4, PLAN)
+    job = LayersJob((LAYERS - 1, LAYERS), "any", MODEL, SPEC, Sensitivity(), 4, PLAN)
     found: dict[str, str] = measure_layers(job, weights, observed, val)["failed"]
     return found
 

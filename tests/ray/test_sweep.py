@@ -8,24 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import only, sweep_of
 from rich.console import Console
 from runs import unit_times
 
 from qray.data.manifest import Manifest, read_manifest
 from qray.data.stream import put_clips
+from qray.graph.placement import Placement
+from qray.graph.ray_backend import RayBackend
+from qray.graph.runner import Runner
+from qray.graph.store import Store
+from qray.graph.unit import Graph
 from qray.model.regressor import VideoRegressor
 from qray.model.training import dump_checkpoint, load_checkpoint
-from qray.orchestrate.clips import SplitClips
-from qray.orchestrate.context import RunContext
-from qray.orchestrate.placement import Placement
-from qray.orchestrate.plan import make_plan
-from qray.orchestrate.session import cluster_slots
-from qray.orchestrate.steps import Result, Runner
-from qray.orchestrate.store import Store
-from qray.orchestrate.sweep_steps import sweep_steps, trial_standings
-from qray.orchestrate.tasks import SweepJob
-from qray.orchestrate.trial import train_qat
 from qray.study import Study
+from qray.units.clips import SplitClips
+from qray.units.context import RunContext
+from qray.units.plan import study_units
+from qray.units.sweep import SweepJob
+from qray.units.trial import train_qat
 
 STUDY: dict[str, Any] = {
     "name": "s",
@@ -55,16 +56,22 @@ def study(reduction_factor: int) -> Study:
     return Study.model_validate(STUDY | {"sweep": STUDY["sweep"] | {"reduction_factor": reduction_factor}})
 
 
+def planned(reduction_factor: int, manifest: Manifest) -> Graph:
+    return study_units(study(reduction_factor), manifest)
+
+
 def cut_in_three(out: Path, manifest: Manifest, weights: bytes) -> tuple[Store, list[dict[str, Any]]]:
     """OUT of a sweep with factor 3: one trial whole, two cut, of which the first has really been trained. And the
     records of that one as it would be had it never been cut."""
-    store, plan = Store(out), make_plan(study(3), manifest)
-    store.save_checkpoint(plan.train, 0, weights)
-    cut, whole, other = plan.trials
+    store, graph = Store(out), planned(3, manifest)
+    train_key, settings = only(graph, "train").key, study(3)
+    store.save_checkpoint(train_key, 0, weights)
+    store.put("train", train_key, {})
+    cut, whole, other = sweep_of(graph).trials
     for trial, epochs, val_mae in ((whole, 2, 0.1), (other, 1, 1e6)):
         for key in trial["keys"][:epochs]:
             store.put("trial", key, {"key": key, "settings": trial["settings"], "status": "ok", "val_mae": val_mae})
-    job = SweepJob(plan.study.model, plan.study.training, plan.study.clip, 0, 0.5, {}, 1, 120.0, "", None)
+    job = SweepJob(settings.model, settings.training, settings.clip, 0, 0.5, {}, 1, 120.0, "", None)
     train, val = (SplitClips(clips, put_clips(clips), 0.0) for clips in map(manifest.split, ("TRAIN", "VAL")))
     threads = torch.get_num_threads()
     never_cut = list(train_qat("never cut", cut | {"until": 2}, job, weights, train, val))
@@ -76,7 +83,7 @@ def cut_in_three(out: Path, manifest: Manifest, weights: bytes) -> tuple[Store, 
 
 
 def states(store: Store, manifest: Manifest, reduction_factor: int) -> list[str]:
-    return [s.state for s in trial_standings(store, make_plan(study(reduction_factor), manifest))]
+    return [s.state for s in sweep_of(planned(reduction_factor, manifest)).standings(store)]
 
 
 def test_another_reduction_factor_lets_a_cut_trial_run_on_and_repeats_nothing(
@@ -85,23 +92,23 @@ def test_another_reduction_factor_lets_a_cut_trial_run_on_and_repeats_nothing(
     store, never_cut = cut_in_three(tmp_path, manifest, weights)
     assert states(store, manifest, 3) == ["cut", "whole", "cut"]
     assert states(store, manifest, 2) == ["run", "whole", "cut"]
-    before, plan = unit_times(tmp_path), make_plan(study(2), manifest)
-    runner = Runner(store, Console(file=io.StringIO()))
-    runner.results[plan.train] = Result("ok")
-    for step in sweep_steps(RunContext(plan.study, store, plan, runner, cluster_slots(), Placement({}), None)):
-        runner.add(step)
-    runner.run()
-    assert runner.results[plan.sweep].status == "ok", runner.log
+    before, graph = unit_times(tmp_path), planned(2, manifest)
+    sweep, (trial, *_) = only(graph, "sweep"), sweep_of(graph).trials
+    backend = RayBackend(Placement({}))
+    runner = Runner(store, backend, Console(file=io.StringIO()))
+    runner.context = RunContext(study(2), manifest, store, backend, runner)
+    runner.run([sweep])
+    assert runner.results[sweep.key].status == "ok", runner.log
     after = unit_times(tmp_path)
     assert before.items() <= after.items(), "a finished trial was trained again"
-    assert after.keys() - before.keys() == {f"trial-{plan.trials[0]['key']}.json", f"sweep-{plan.sweep}.json"}
-    record = store.get("trial", plan.trials[0]["key"])
+    assert after.keys() - before.keys() == {f"trial-{trial['key']}.json", f"sweep-{sweep.key}.json"}
+    record = store.get("trial", trial["key"])
     assert record is not None
     assert (record["epoch"], record["val_mae"]) == (2, pytest.approx(never_cut[1]["val_mae"], rel=1e-4))
     assert record["train_s"] > never_cut[0]["train_s"]
     mine, wanted = (
         load_checkpoint(data)["model"]
-        for data in (store.latest_checkpoint(plan.trials[0]["key"]) or b"", never_cut[1]["checkpoint"])
+        for data in (store.latest_checkpoint(trial["key"]) or b"", never_cut[1]["checkpoint"])
     )
     assert mine.keys() == wanted.keys()
     # An exported batch-norm counts the passes of evaluation too; nothing reads its counter.

@@ -33,7 +33,7 @@ def test_help_imports_no_heavy_module(arguments: list[str]) -> None:
 
 
 def test_what_a_driver_and_an_evaluation_import_needs_no_torch() -> None:
-    code = "import sys, qray.orchestrate.run, qray.orchestrate.evaluation; print('torch' in sys.modules)"
+    code = "import sys, qray.units.run, qray.units.evaluate; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False"]
 

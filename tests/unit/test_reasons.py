@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from qray.errors import QrayError
-from qray.orchestrate.steps import plain_reason
+from qray.graph.runner import plain_reason
 from qray.reasons import LINES, WIDTH, reason_of
 
 COMPILER = """C++ compile error

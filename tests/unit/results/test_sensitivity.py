@@ -39,7 +39,7 @@ def worse(by: float) -> np.ndarray:
 
 
 def record(*parts: dict[str, Any], layers: tuple[str, ...] = ("conv1",)) -> dict[str, Any]:
-    return summarize(parts, layers, TARGET[: len(parts[0]["fp32"])], 200, 0) | {"weight_bits": 8, "split": "VAL"}
+    return summarize(parts, TARGET[: len(parts[0]["fp32"])], 200, 0) | {"weight_bits": 8, "split": "VAL"}
 
 
 def test_sqnr_is_ten_decibels_per_power_of_ten() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qray.orchestrate.tasks import BuildJob, build
 from qray.study import ClipSpec, Model, Variant
+from qray.units.build import BuildJob, build
 from qray.variants import registry
 
 
@@ -26,7 +26,7 @@ def test_a_build_computes_with_as_many_threads_after_a_training_as_in_a_fresh_pr
     try:
         for left in (3, 1):
             torch.set_num_threads(left)
-            assert build._function(job, b"", {}, None) == {"skipped": "enough seen"}
+            assert build(job, b"", {}, None) == {"skipped": "enough seen"}
     finally:
         torch.set_num_threads(before)
     assert seen == [1, 1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qray.errors import QrayError
-from qray.orchestrate.local_ray import ROOT_BYTES, ray_root
+from qray.graph.local_ray import ROOT_BYTES, ray_root
 
 
 @pytest.fixture(autouse=True)

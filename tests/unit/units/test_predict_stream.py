@@ -10,7 +10,7 @@ import pytest
 
 from qray.data.stream import Batch
 from qray.errors import Diverged
-from qray.orchestrate.evaluation import predict_stream
+from qray.units.evaluate import predict_stream
 
 WINDOWS = 2
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qray.orchestrate.halving import Score, Standing, rungs, standings
+from qray.units.halving import Score, Standing, rungs, standings
 
 INF = float("inf")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from qray.errors import QrayError
-from qray.orchestrate.clips import SplitClips, named_failures
+from qray.units.clips import SplitClips, named_failures
 
 CLIPS = pd.DataFrame({"clip": [f"clip-{i}" for i in range(20)]})
 

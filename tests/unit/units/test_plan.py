@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from graphs import keys_of, only, sweep_of
 
 from qray.data.manifest import Manifest, digest_of
+from qray.graph.unit import Graph, unit_key
 from qray.measure.isa import Machine
-from qray.orchestrate.plan import Plan, covering, make_plan
-from qray.orchestrate.store import CODE_VERSIONS, unit_key
 from qray.study import Study
+from qray.units.build import Build
+from qray.units.clips import calibration_clips, covering
+from qray.units.plan import study_units
+from qray.units.train import Train
 
 STUDY: dict[str, Any] = {
     "name": "s",
@@ -45,19 +49,20 @@ def manifest(folder: str = "here", test: Sequence[str] = ("e", "f")) -> Manifest
 AVX2, VNNI = Machine("avx2", bf16=False), Machine("avx512-vnni", bf16=False)
 
 
-def plan(of: Manifest | None = None, machine: Machine = AVX2, **changes: Any) -> Plan:
-    return make_plan(Study.model_validate(STUDY | changes), of or manifest(), machine)
+def plan(of: Manifest | None = None, machine: Machine = AVX2, **changes: Any) -> Graph:
+    return study_units(Study.model_validate(STUDY | changes), of or manifest(), machine)
 
 
-def changed(other: Plan) -> set[str]:
-    """Names of the keys that differ from the plan of STUDY."""
+def changed(other: Graph) -> set[str]:
+    """Names of the keys that differ from the plan of STUDY; of what rows are made of."""
 
-    def keys(p: Plan) -> dict[str, Any]:
-        builds = {f"build {name}": key for name, key in p.build.items()}
-        evaluations = {f"evaluate {name}": key for name, key in p.evaluate.items()}
-        trials = [trial["key"] for trial in p.trials]
-        rest = {"train": p.train, "trials": trials, "sweep": p.sweep, "finetune": p.finetune[8]}
-        return {**rest, **builds, **evaluations}
+    def keys(graph: Graph) -> dict[str, Any]:
+        found = keys_of(graph)
+        trials = [key for name, key in found.items() if name.startswith("trial ")]
+        kept = {name: key for name, key in found.items() if name.split()[0] in ("build", "evaluate")}
+        kept.pop("evaluate mean-predictor")
+        rest = {kind: only(graph, kind).key for kind in ("train", "sweep", "finetune")}
+        return {**kept, **rest, "trials": trials}
 
     mine, theirs = keys(plan()), keys(other)
     return {name for name in mine if mine[name] != theirs[name]}
@@ -69,33 +74,38 @@ ALL = {"train", "trials", "sweep", "finetune", *BUILDS, *EVALUATIONS}
 
 
 def test_a_key_does_not_depend_on_the_order_of_what_it_is_made_of() -> None:
-    assert unit_key("train", a=1, b={"x": 1, "y": 2}) == unit_key("train", b={"y": 2, "x": 1}, a=1)
+    one, other = {"a": 1, "b": {"x": 1, "y": 2}}, {"b": {"y": 2, "x": 1}, "a": 1}
+    assert unit_key("train", 1, one) == unit_key("train", 1, other)
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
-    code = "from qray.orchestrate.store import unit_key; print(unit_key('train', a={'x': 0.1}, b=['é', None]))"
+    code = "from qray.graph.unit import unit_key; print(unit_key('train', 1, {'a': {'x': 0.1}, 'b': ['é', None]}))"
     keys = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
         ).stdout
         for seed in ("1", "2")
     }
-    assert keys == {f"{unit_key('train', a={'x': 0.1}, b=['é', None])}\n".encode()}
+    assert keys == {f"{unit_key('train', 1, {'a': {'x': 0.1}, 'b': ['é', None]})}\n".encode()}
 
 
 def test_kinds_have_keys_of_their_own() -> None:
-    assert len({unit_key(kind, a=1) for kind in CODE_VERSIONS}) == len(CODE_VERSIONS)
+    assert unit_key("train", 1, {"a": 1}) != unit_key("build", 1, {"a": 1})
 
 
-def test_a_new_code_version_of_a_kind_is_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = unit_key("build", a=1)
-    monkeypatch.setitem(CODE_VERSIONS, "build", CODE_VERSIONS["build"] + 1)
-    assert unit_key("build", a=1) != before
+def test_a_new_version_of_a_task_is_a_new_key_of_its_kind_and_of_what_comes_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = keys_of(plan())
+    monkeypatch.setattr(Build, "version", Build.version + 1)
+    after = keys_of(plan())
+    assert {name.split()[0] for name in before if before[name] != after[name]} == {"build", "evaluate", "memory"}
+    assert before["evaluate mean-predictor"] == after["evaluate mean-predictor"]
 
 
 def test_what_cannot_be_named_the_same_everywhere_cannot_be_part_of_a_key() -> None:
     with pytest.raises(TypeError):
-        unit_key("train", a=object())
+        unit_key("train", 1, {"a": object()})
 
 
 def test_the_same_study_has_the_same_keys() -> None:
@@ -179,8 +189,9 @@ def test_a_target_of_the_same_range_changes_no_training() -> None:
 
 
 def test_qat_trains_with_the_range_that_is_shipped() -> None:
-    assert all(trial["settings"]["reduce_range"] == (trial["settings"]["weight_bits"] == 8) for trial in plan().trials)
-    assert not any(trial["settings"]["reduce_range"] for trial in plan(machine=VNNI).trials)
+    mine, on_vnni = ([t["settings"] for t in sweep_of(of).trials] for of in (plan(), plan(machine=VNNI)))
+    assert all(settings["reduce_range"] == (settings["weight_bits"] == 8) for settings in mine)
+    assert not any(settings["reduce_range"] for settings in on_vnni)
 
 
 def test_training_in_bf16_is_another_training() -> None:
@@ -190,7 +201,9 @@ def test_training_in_bf16_is_another_training() -> None:
 
 
 def test_a_gpu_decides_the_precision_itself() -> None:
-    assert plan(machine=Machine("avx2", bf16=False, gpu=True)).training.precision == "auto"
+    task = only(plan(machine=Machine("avx2", bf16=False, gpu=True)), "train").task
+    assert isinstance(task, Train)
+    assert task.training.precision == "auto"
 
 
 def test_another_reduction_factor_changes_no_trial() -> None:
@@ -201,7 +214,7 @@ def test_another_reduction_factor_changes_no_trial() -> None:
 
 
 def test_each_epoch_of_a_trial_has_a_key_of_its_own() -> None:
-    trials = plan(sweep={"trials": 4, "epochs": [3]}).trials
+    trials = sweep_of(plan(sweep={"trials": 4, "epochs": [3]})).trials
     keys = [key for trial in trials for key in trial["keys"]]
     assert (len(keys), len(set(keys))) == (12, 12)
     assert all(trial["key"] == trial["keys"][2] for trial in trials)
@@ -218,7 +231,7 @@ def test_how_many_trials_run_at_once_changes_no_key() -> None:
 
 def test_a_variant_keeps_its_key_under_another_name() -> None:
     renamed = [v | {"name": v["name"].replace("ptq", "int8")} for v in STUDY["variants"]]
-    assert plan(variants=renamed).evaluate["int8"] == plan().evaluate["ptq"]
+    assert plan(variants=renamed).of("evaluate")["int8"].key == plan().of("evaluate")["ptq"].key
 
 
 def test_a_setting_of_a_variant_changes_that_variant_alone() -> None:
@@ -227,9 +240,10 @@ def test_a_setting_of_a_variant_changes_that_variant_alone() -> None:
 
 
 def test_calibration_clips_are_training_clips_drawn_by_the_seed() -> None:
-    drawn = plan(calibration={"clips": 2}).calibration_clips()
+    study = Study.model_validate(STUDY | {"calibration": {"clips": 2}})
+    drawn = calibration_clips(study, manifest())
     assert set(drawn["split"]) == {"TRAIN"}
-    assert drawn.equals(plan(calibration={"clips": 2}).calibration_clips())
+    assert drawn.equals(calibration_clips(study, manifest()))
 
 
 def of_targets(target: np.ndarray) -> pd.DataFrame:
@@ -251,4 +265,4 @@ def test_clips_of_one_target_are_drawn_all_the_same() -> None:
 
 
 def test_calibration_takes_all_training_clips_when_there_are_fewer_than_wanted() -> None:
-    assert len(plan(calibration={"clips": 64}).calibration_clips()) == 3
+    assert len(calibration_clips(Study.model_validate(STUDY | {"calibration": {"clips": 64}}), manifest())) == 3

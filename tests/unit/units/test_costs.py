@@ -5,35 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
+from graphs import manifest_of, only
 from networks import TINY, realistic_model
 from videos import numbered_frames, write_video
 
-from qray.data.manifest import Manifest, digest_of
 from qray.errors import QrayError
 from qray.measure.costs import PARTS
 from qray.model.training import dump_checkpoint
-from qray.orchestrate.costs import CLIPS, CostJob, cost_job, costs_key, measure_costs
-from qray.orchestrate.plan import Plan, make_plan
 from qray.study import ClipSpec, Measure, Study
+from qray.units.costs import CLIPS, CostJob, cost_job, measure_costs
+from qray.units.plan import study_units
 
 SHORT = Measure(seconds=0.04, min_calls=4, blocks=2, warmup_calls=1)
 SPEC = ClipSpec(frames=4, image_size=32, stride=2, eval_windows=1)
 STUDY: dict[str, Any] = {"name": "s", "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}]}
 
 
-def plan(test: int = 3, **changes: Any) -> Plan:
-    splits = ["TRAIN", "VAL", *["TEST"] * test]
-    clips = pd.DataFrame(
-        {
-            "clip": [f"c{i}" for i in range(len(splits))], "path": [f"/data/c{i}.avi" for i in range(len(splits))],
-            "target": np.arange(len(splits), dtype=float), "split": splits, "n_frames": 40 + np.arange(len(splits)),
-            "content": [f"hash of {i}" for i in range(len(splits))],
-        }
-    )  # fmt: skip
-    return make_plan(Study.model_validate(STUDY | changes), Manifest(clips, pd.DataFrame(), digest_of(clips), {}))
+def key(test: int = 3, **changes: Any) -> str:
+    study = Study.model_validate(STUDY | changes)
+    return only(study_units(study, manifest_of({"TRAIN": 1, "VAL": 1, "TEST": test})), "costs").key
+
+
+def job(test: int = 3, **changes: Any) -> CostJob:
+    return cost_job(Study.model_validate(STUDY | changes), manifest_of({"TRAIN": 1, "VAL": 1, "TEST": test}, "/data"))
 
 
 @pytest.mark.parametrize(
@@ -43,27 +38,27 @@ def plan(test: int = 3, **changes: Any) -> Plan:
     ids=str,
 )  # fmt: skip
 def test_what_the_costs_depend_on_changes_their_key(changes: dict[str, Any]) -> None:
-    assert costs_key(plan(**changes)) != costs_key(plan())
+    assert key(**changes) != key()
 
 
 @pytest.mark.parametrize(
     "changes", [{"measure": {"threads": [1, 2]}}, {"measure": {"batches": [8]}}, {"clip": {"eval_windows": 1}}], ids=str
 )
 def test_what_the_costs_do_not_depend_on_leaves_their_key(changes: dict[str, Any]) -> None:
-    assert costs_key(plan(**changes)) == costs_key(plan())
+    assert key(**changes) == key()
 
 
 def test_the_clips_are_spread_over_test() -> None:
-    videos = cost_job(plan(test=100)).videos
-    assert (len(videos), videos[0], videos[-1]) == (CLIPS, ("/data/c2.avi", 42), ("/data/c101.avi", 141))
+    videos = job(test=100).videos
+    assert (len(videos), videos[0], videos[-1]) == (CLIPS, ("/data/clip-2.avi", 42), ("/data/clip-101.avi", 141))
 
 
 def test_a_small_test_split_is_taken_whole() -> None:
-    assert [path for path, _ in cost_job(plan(test=2)).videos] == ["/data/c2.avi", "/data/c3.avi"]
+    assert [path for path, _ in job(test=2).videos] == ["/data/clip-2.avi", "/data/clip-3.avi"]
 
 
 def test_a_clip_is_one_window_as_latency_has_it() -> None:
-    assert cost_job(plan(clip={"eval_windows": 5})).clip.windows == 1
+    assert job(clip={"eval_windows": 5}).clip.windows == 1
 
 
 def measured(*videos: Path) -> dict[str, Any]:

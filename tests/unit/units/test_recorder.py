@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from graphs import only, sweep_of
 
 from qray.atomic import write_json, write_text
 from qray.commands import write_table_anew
-from qray.data.manifest import read_manifest
+from qray.data.manifest import Manifest, read_manifest
 from qray.errors import QrayError
+from qray.graph.runner import lacking
+from qray.graph.store import Store
+from qray.graph.unit import Graph, Result, Unit
 from qray.measure.isa import this_machine
 from qray.model.regressor import build_regressor
-from qray.orchestrate.data_set import load_manifest
-from qray.orchestrate.measuring import latency_key, memory_key, memory_step
-from qray.orchestrate.plan import Plan, make_plan
-from qray.orchestrate.run import wanted_units
-from qray.orchestrate.run_record import Recorder
-from qray.orchestrate.store import Store
-from qray.results.index import Result, read_index
+from qray.results.index import read_index
 from qray.results.judge import read_evidence
 from qray.results.outcome import Outcome, outcomes_of
 from qray.results.row import Row
@@ -31,6 +30,10 @@ from qray.results.show import read_results
 from qray.results.table import write_table
 from qray.study import Study
 from qray.study_files import dump_study
+from qray.units.data_set import load_manifest
+from qray.units.latency import where
+from qray.units.plan import study_units, units_of_stage
+from qray.units.recorder import Recorder
 from qray.variants import registry
 from qray.variants.artifact import BuildRequest
 from qray.variants.registry import build_artifact
@@ -59,29 +62,54 @@ def study(tiny_dataset: Path) -> Study:
     )
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A study's units, by what they are called here."""
+
+    study: Study
+    manifest: Manifest
+    graph: Graph
+
+    @property
+    def build(self) -> dict[str, str]:
+        return {name: unit.key for name, unit in self.graph.of("build").items()}
+
+    @property
+    def evaluate(self) -> dict[str, str]:
+        return {name: unit.key for name, unit in self.graph.of("evaluate").items()}
+
+    @property
+    def trials(self) -> tuple[dict[str, Any], ...]:
+        return sweep_of(self.graph).trials
+
+    def memory(self, name: str) -> Unit:
+        return self.graph.of("memory")[f"{name}, {where(AT)}"]
+
+
 @pytest.fixture(scope="module")
-def plan(study: Study, tiny_dataset: Path) -> Plan:
-    return make_plan(study, read_manifest(tiny_dataset, study.data))
+def plan(study: Study, tiny_dataset: Path) -> Planned:
+    manifest = read_manifest(tiny_dataset, study.data)
+    return Planned(study, manifest, study_units(study, manifest))
 
 
-def ran(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> None:
+def ran(store: Store, plan: Planned, results: dict[str, Result] | None = None) -> None:
     """Leave what a run leaves of itself."""
-    Recorder(store, plan, "all", 0.0, this_machine(), results or {}).write()
+    Recorder(store, plan.study, plan.graph, "all", 0.0, this_machine(), results or {}).write()
 
 
 @pytest.fixture(scope="module")
-def finished(study: Study, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(study: Study, plan: Planned, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An OUT in which fp32 is built and evaluated, the baseline predicted, and two trials trained for an epoch."""
     store, key = Store(tmp_path_factory.mktemp("run") / "out"), plan.build["fp32"]
     model = build_regressor(study.model, 55.0, 12.0, seed=0).eval()
     request = BuildRequest(variant=study.reference, model=model, clip=study.clip)
     artifact = build_artifact(request, key, store.artifact_folder(key))
     files = [store.relative(path) for path in artifact.folder.iterdir()]
-    store.put("train", plan.train, {"train_s": 30.0, **OLD})
+    store.put("train", only(plan.graph, "train").key, {"train_s": 30.0, **OLD})
     made = {"artifact": artifact.facts, "files": files, "label": "build fp32", "started": 0.0, "seconds": 2.0}
     store.put("build", key, made | OLD)
     test = plan.manifest.split("TEST")
-    for unit, offset in ((plan.evaluate["fp32"], 1.0), (plan.baseline_key(), 5.0)):
+    for unit, offset in ((plan.evaluate["fp32"], 1.0), (plan.evaluate["mean-predictor"], 5.0)):
         path = store.save_predictions(unit, "TEST", test, test["target"].to_numpy() + offset, 0)
         store.put("evaluate", unit, {"files": [store.relative(path)], "started": 0.0, "seconds": 3.0, **OLD})
     for trial, val_mae in zip(plan.trials, (4.5, 6.5), strict=True):
@@ -104,47 +132,47 @@ def store(finished: Path, tmp_path: Path) -> Store:
     return Store(tmp_path / "out")
 
 
-def outcomes(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> dict[str, Outcome]:
+def outcomes(store: Store, plan: Planned, results: dict[str, Result] | None = None) -> dict[str, Outcome]:
     ran(store, plan, results)
     return {outcome.variant: outcome for outcome in outcomes_of(read_run(store.out))}
 
 
-def table(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> list[Row]:
+def table(store: Store, plan: Planned, results: dict[str, Result] | None = None) -> list[Row]:
     ran(store, plan, results)
     return read_evidence(store.out).rows
 
 
-def test_the_reference_comes_first_wherever_the_study_lists_it(store: Store, plan: Plan) -> None:
+def test_the_reference_comes_first_wherever_the_study_lists_it(store: Store, plan: Planned) -> None:
     assert next(iter(outcomes(store, plan))) == "fp32"
 
 
-def test_a_finished_variant_has_its_own_predictions(store: Store, plan: Plan) -> None:
+def test_a_finished_variant_has_its_own_predictions(store: Store, plan: Planned) -> None:
     found = outcomes(store, plan)["fp32"].predictions
     assert found is not None
     assert np.allclose(found["prediction"] - found["target"], 1.0)
 
 
 @pytest.mark.parametrize("name", ["fp32", "mean-predictor"])
-def test_a_finished_variant_names_its_predictions(store: Store, plan: Plan, name: str) -> None:
+def test_a_finished_variant_names_its_predictions(store: Store, plan: Planned, name: str) -> None:
     path = outcomes(store, plan)[name].predictions_path
     assert path is not None
     assert (store.out / path).is_file()
 
 
-def test_a_variant_without_predictions_names_none(store: Store, plan: Plan) -> None:
+def test_a_variant_without_predictions_names_none(store: Store, plan: Planned) -> None:
     assert outcomes(store, plan)["int8"].predictions_path is None
 
 
-def test_a_finished_variant_has_the_size_of_its_files(store: Store, plan: Plan) -> None:
+def test_a_finished_variant_has_the_size_of_its_files(store: Store, plan: Planned) -> None:
     found = outcomes(store, plan)["fp32"]
     assert found.size_bytes == (store.artifact_folder(plan.build["fp32"]) / "model.pt2").stat().st_size
 
 
-def test_the_baseline_has_its_own_predictions(store: Store, plan: Plan) -> None:
+def test_the_baseline_has_its_own_predictions(store: Store, plan: Planned) -> None:
     assert outcomes(store, plan)["mean-predictor"].predictions is not None
 
 
-def test_a_variant_that_was_not_built_says_that_it_is_not_finished(store: Store, plan: Plan) -> None:
+def test_a_variant_that_was_not_built_says_that_it_is_not_finished(store: Store, plan: Planned) -> None:
     found = outcomes(store, plan)["int8"]
     assert (found.status, found.reason, found.size_bytes) == (
         "failed", "not finished; run the same command again", None
@@ -152,7 +180,7 @@ def test_a_variant_that_was_not_built_says_that_it_is_not_finished(store: Store,
 
 
 def test_the_machine_that_writes_the_table_decides_nothing(
-    store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    store: Store, plan: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether an engine is missing is what the run says, on the machine where it ran."""
     monkeypatch.setattr(registry, "missing_requirement", lambda variant, isa: "no such engine here")
@@ -162,13 +190,13 @@ def test_the_machine_that_writes_the_table_decides_nothing(
     assert (found.status, found.reason) == ("skipped", "no such engine there")
 
 
-def test_a_failed_build_keeps_the_reason_of_the_run(store: Store, plan: Plan) -> None:
+def test_a_failed_build_keeps_the_reason_of_the_run(store: Store, plan: Planned) -> None:
     ended = {plan.build["int8"]: Result("failed", reason="the compiler said no")}
     found = outcomes(store, plan, ended)["int8"]
     assert (found.status, found.reason) == ("failed", "the compiler said no")
 
 
-def test_a_variant_whose_evaluation_failed_has_a_size_and_no_accuracy(store: Store, plan: Plan) -> None:
+def test_a_variant_whose_evaluation_failed_has_a_size_and_no_accuracy(store: Store, plan: Planned) -> None:
     store.unit_path("evaluate", plan.evaluate["fp32"]).unlink()
     ended = {plan.evaluate["fp32"]: Result("failed", reason="out of memory")}
     found = outcomes(store, plan, ended)["fp32"]
@@ -176,7 +204,7 @@ def test_a_variant_whose_evaluation_failed_has_a_size_and_no_accuracy(store: Sto
     assert (found.size_bytes is not None, found.predictions) == (True, None)
 
 
-def test_an_artifact_that_was_moved_away_keeps_what_is_known_of_it(store: Store, plan: Plan) -> None:
+def test_an_artifact_that_was_moved_away_keeps_what_is_known_of_it(store: Store, plan: Planned) -> None:
     """A run is judged without its artifacts, as where it was copied to be looked at; that they are gone, pick says."""
     size = outcomes(store, plan)["fp32"].size_bytes
     shutil.rmtree(store.out / "artifacts")
@@ -184,7 +212,7 @@ def test_an_artifact_that_was_moved_away_keeps_what_is_known_of_it(store: Store,
     assert (found.status, found.size_bytes) == ("ok", size)
 
 
-def trials(store: Store, plan: Plan) -> list[tuple[str, str | None, float | None]]:
+def trials(store: Store, plan: Planned) -> list[tuple[str, str | None, float | None]]:
     found = [outcome for outcome in outcomes(store, plan).values() if outcome.stage == "trial"]
     return [(outcome.status, outcome.reason, outcome.val_mae) for outcome in found]
 
@@ -192,89 +220,95 @@ def trials(store: Store, plan: Plan) -> list[tuple[str, str | None, float | None
 CUT = ("ok", "stopped after epoch 1 of 2", 6.5)
 
 
-def test_a_trial_that_was_cut_says_where(store: Store, plan: Plan) -> None:
+def test_a_trial_that_was_cut_says_where(store: Store, plan: Planned) -> None:
     unfinished = "the trial did not finish: not finished; run the same command again"
     assert trials(store, plan) == [("failed", unfinished, 4.5), CUT]
 
 
-def test_a_whole_trial_has_the_val_mae_of_its_last_epoch(store: Store, plan: Plan) -> None:
+def test_a_whole_trial_has_the_val_mae_of_its_last_epoch(store: Store, plan: Planned) -> None:
     put_trial(store, plan.trials[0], 2, {"status": "ok", "reason": None, "val_mae": 4.0, "train_s": 18.0})
     assert trials(store, plan) == [("ok", None, 4.0), CUT]
 
 
-def test_a_trial_that_diverged_keeps_its_reason(store: Store, plan: Plan) -> None:
+def test_a_trial_that_diverged_keeps_its_reason(store: Store, plan: Planned) -> None:
     put_trial(store, plan.trials[0], 2, {"status": "failed", "reason": "the loss became nan", "val_mae": None})
     assert trials(store, plan)[0] == ("failed", "the loss became nan", None)
 
 
-def measured(store: Store, plan: Plan, error: str | None = None) -> None:
+def latency_key(store: Store, plan: Planned) -> str:
+    return store.key(only(plan.graph, "measure"))
+
+
+def measured(store: Store, plan: Planned, error: str | None = None) -> None:
     """A latency measurement of fp32 and of another artifact, which may have failed."""
     fp32 = {"blocks_ms": [[2.0] * 40], "host": "new host", "cpu_flags": "avx2 vnni", "error": None}
     record = {"latency": {plan.build["fp32"]: fp32, "other": fp32 | {"error": error}}, "host": "new host"}
     unfinished = {"unfinished": f"latency not measured of other: {error}"} if error else {}
-    store.put("measure", latency_key(store, plan, AT), record | unfinished | {"versions": {"torch": "2.0"}})
+    store.put("measure", latency_key(store, plan), record | unfinished | {"versions": {"torch": "2.0"}})
 
 
-def fp32_row(store: Store, plan: Plan, results: dict[str, Result] | None = None) -> Row:
+def fp32_row(store: Store, plan: Planned, results: dict[str, Result] | None = None) -> Row:
     (row,) = [r for r in table(store, plan, results) if r.variant == "fp32"]
     return row
 
 
-def missing(store: Store, plan: Plan) -> list[tuple[str, str]]:
-    """Units that the next `qray run all` tries."""
-    return [unit for unit in wanted_units(store, plan, "all") if store.get(*unit) is None]
+def missing(store: Store, plan: Planned) -> list[Unit]:
+    """Units that the next `qray run all` tries, of those whose needs are there."""
+    wanted = lacking(plan.graph, units_of_stage(plan.graph, "all"), store)
+    return [unit for unit in wanted if all(map(store.finished, unit.needs))]
 
 
-def test_latency_and_memory_of_the_same_point_meet_in_one_row(store: Store, plan: Plan) -> None:
+def test_latency_and_memory_of_the_same_point_meet_in_one_row(store: Store, plan: Planned) -> None:
     measured(store, plan)
-    store.put("memory", memory_key(plan.build["fp32"], AT), {"peak_rss_mb": 321.0})
+    store.put("memory", plan.memory("fp32").key, {"peak_rss_mb": 321.0})
     row = fp32_row(store, plan)
     assert (row.latency_p50_ms, row.peak_rss_mb) == (2.0, 321.0)
 
 
-def test_memory_that_could_not_be_measured_is_null_and_says_why_until_it_is(store: Store, plan: Plan) -> None:
-    unit = ("memory", memory_key(plan.build["fp32"], AT))
-    store.put(*unit, {"peak_rss_mb": None, "unfinished": "killed"})
-    row = fp32_row(store, plan)
+def test_memory_that_could_not_be_measured_is_null_and_says_why_until_it_is(store: Store, plan: Planned) -> None:
+    unit = plan.memory("fp32")
+    row = fp32_row(store, plan, {unit.key: Result("failed", reason="killed")})
     assert row.peak_rss_mb is None
     assert "memory not measured: killed" in row.reason
     assert unit in missing(store, plan)
-    store.put(*unit, {"peak_rss_mb": 321.0})
+    store.put("memory", unit.key, {"peak_rss_mb": 321.0})
     assert "memory" not in (fp32_row(store, plan).reason or "")
     assert unit not in missing(store, plan)
 
 
-def test_a_measurement_in_which_one_artifact_failed_is_shown_and_tried_again(store: Store, plan: Plan) -> None:
-    unit = ("measure", latency_key(store, plan, AT))
+def test_a_measurement_in_which_one_artifact_failed_is_shown_and_tried_again(store: Store, plan: Planned) -> None:
+    for name in ("int8", "qat"):
+        ran(store, plan, {plan.build[name]: Result("failed", reason="not to be had")})
     measured(store, plan, error="out of memory")
     assert fp32_row(store, plan).latency_p50_ms == 2.0
-    assert unit in missing(store, plan)
+    unit = only(plan.graph, "measure")
+    assert not store.finished(unit)
     measured(store, plan)
-    assert unit not in missing(store, plan)
+    assert store.finished(unit)
 
 
-def test_an_artifact_whose_latency_failed_says_why(store: Store, plan: Plan) -> None:
+def test_an_artifact_whose_latency_failed_says_why(store: Store, plan: Planned) -> None:
     record = {"latency": {plan.build["fp32"]: {"blocks_ms": [], "host": "h", "error": "it crashed"}}}
-    store.put("measure", latency_key(store, plan, AT), record | {"unfinished": "latency not measured of fp32"})
+    store.put("measure", latency_key(store, plan), record | {"unfinished": "latency not measured of fp32"})
     row = fp32_row(store, plan)
     assert (row.status, row.latency_p50_ms) == ("ok", None)
     assert "latency not measured: it crashed" in row.reason
 
 
-def test_a_measurement_that_failed_as_a_whole_is_the_reason_of_each_row(store: Store, plan: Plan) -> None:
-    failed = {latency_key(store, plan, AT): Result("failed", reason="took longer than 60 s"),
-              memory_step(AT): Result("failed", reason="the node died")}  # fmt: skip
+def test_a_measurement_that_failed_as_a_whole_is_the_reason_of_each_row(store: Store, plan: Planned) -> None:
+    failed = {latency_key(store, plan): Result("failed", reason="took longer than 60 s"),
+              plan.memory("fp32").key: Result("failed", reason="the node died")}  # fmt: skip
     reason = "latency not measured: took longer than 60 s; memory not measured: the node died"
     assert reason in fp32_row(store, plan, failed).reason
 
 
-def test_what_made_a_row_is_what_its_units_say(store: Store, plan: Plan) -> None:
+def test_what_made_a_row_is_what_its_units_say(store: Store, plan: Planned) -> None:
     row = fp32_row(store, plan)
     made = json.loads(row.versions), row.host, row.cpu_flags, row.made_elsewhere
     assert made == (OLD["versions"], "old host", "avx2", None)
 
 
-def test_a_row_names_the_unit_that_was_made_elsewhere(store: Store, plan: Plan) -> None:
+def test_a_row_names_the_unit_that_was_made_elsewhere(store: Store, plan: Planned) -> None:
     measured(store, plan)
     row = fp32_row(store, plan)
     assert (json.loads(row.versions), row.host) == (OLD["versions"], "new host")
@@ -283,13 +317,13 @@ def test_a_row_names_the_unit_that_was_made_elsewhere(store: Store, plan: Plan) 
     assert elsewhere["build"] == {"host": "old host", "cpu_flags": "avx2"}
 
 
-def test_a_row_that_nothing_was_made_of_has_the_versions_of_the_run_that_tried(store: Store, plan: Plan) -> None:
+def test_a_row_that_nothing_was_made_of_has_the_versions_of_the_run_that_tried(store: Store, plan: Planned) -> None:
     ended = {plan.build["int8"]: Result("failed", OLD, "the compiler said no")}
     (row,) = [r for r in table(store, plan, ended) if r.variant == "int8"]
     assert (row.reason, json.loads(row.versions)) == ("the compiler said no", OLD["versions"])
 
 
-def test_what_ended_in_an_earlier_run_is_kept_until_it_is_tried_again(store: Store, plan: Plan) -> None:
+def test_what_ended_in_an_earlier_run_is_kept_until_it_is_tried_again(store: Store, plan: Planned) -> None:
     int8, qat = plan.build["int8"], plan.build["qat"]
     ran(store, plan, {int8: Result("failed", reason="a"), qat: Result("skipped", reason="b")})
     ran(store, plan, {int8: Result("ok", {"seconds": 1.0})})
@@ -302,7 +336,7 @@ def test_the_table_on_disk_is_the_table_returned(store: Store) -> None:
 
 
 def test_the_table_is_a_function_of_the_folder_alone(
-    store: Store, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, plan: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copied elsewhere, without its data set, from another working directory: the same table, and nothing made."""
     ran(store, plan, {plan.build["int8"]: Result("failed", reason="the compiler said no")})
@@ -334,6 +368,6 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_records_of_other_studies_do_not_disturb(store: Store, plan: Plan) -> None:
+def test_records_of_other_studies_do_not_disturb(store: Store, plan: Planned) -> None:
     write_json(store.out / "units" / "build-0000000000000000.json", {"files": [], "seconds": 1.0})
     assert len(table(store, plan)) == 3 + 1 + 2

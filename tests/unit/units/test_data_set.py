@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qray.orchestrate.data_set import load_manifest
-from qray.orchestrate.store import Store
+from qray.graph.store import Store
 from qray.study import Data
+from qray.units.data_set import load_manifest
 
 
 def record(store: Store) -> dict[str, object]:

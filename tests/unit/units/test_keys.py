@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
+from graphs import keys_of, manifest_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from qray.data.manifest import Manifest, digest_of
 from qray.measure.isa import Machine
-from qray.orchestrate.costs import costs_key
-from qray.orchestrate.plan import make_plan
-from qray.orchestrate.sensitivity import sensitivity_key
 from qray.study import Study
+from qray.units.plan import study_units
 
 STUDY: dict[str, Any] = {
     "name": "s",
@@ -34,11 +30,12 @@ STUDY: dict[str, Any] = {
 MACHINE = Machine("avx2", bf16=False)
 
 PTQ, QAT, CONTROL = ({f"{kind} {name}" for kind in ("build", "evaluate")} for name in ("ptq", "qat", "control"))
-OF_SWEEP = {"sweep", "finetune 8"} | QAT | CONTROL
+OF_SWEEP = {"sweep qat", "finetune w8"} | QAT | CONTROL
 OF_TRIALS = {"trial 0", "trial 1"} | OF_SWEEP
 EVALUATIONS = {f"evaluate {variant['name']}" for variant in STUDY["variants"]}
 BUILDS = {f"build {variant['name']}" for variant in STUDY["variants"]}
-TRAINED = {"train", "costs", "sensitivity"} | OF_TRIALS | BUILDS | EVALUATIONS
+COSTS, LAYERS = "costs a clip", "sensitivity layers"
+TRAINED = {"train fp32", COSTS, LAYERS} | OF_TRIALS | BUILDS | EVALUATIONS
 
 COUNTS, SEEDS, SHARES = st.integers(1, 500), st.integers(0, 10**6), st.floats(0.01, 0.99)
 WORDS, POSITIVE = st.sampled_from(["alpha", "beta"]), st.floats(0.01, 100)
@@ -79,10 +76,10 @@ FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
     **{f"training.augment.{name}": (SHARES, TRAINED) for name in ("gain", "bias")},
     # With an INT8 dot product ranges are whole, and QAT is another training; without, they are those of this machine.
     "target.isa": (
-        st.sampled_from(["avx-vnni", "avx512-vnni", "amx", "neon-dotprod"]), PTQ | OF_TRIALS | {"sensitivity"}
+        st.sampled_from(["avx-vnni", "avx512-vnni", "amx", "neon-dotprod"]), PTQ | OF_TRIALS | {LAYERS}
     ),
-    "calibration.clips": (COUNTS, PTQ | {"sensitivity"}),
-    "calibration.batch_size": (COUNTS, PTQ | {"sensitivity"}),
+    "calibration.clips": (COUNTS, PTQ | {LAYERS}),
+    "calibration.batch_size": (COUNTS, PTQ | {LAYERS}),
     "parity.clips": (COUNTS, PTQ | QAT),
     "parity.max_kernel_share": (SHARES, set()),
     "sweep.trials": (st.integers(3, 8), OF_SWEEP),
@@ -99,11 +96,11 @@ FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
     "evaluation.batch_timeout_s": (POSITIVE, set()),
     # Points of a measurement are units of their own; keys of latencies hold what was built.
     **{f"measure.{name}": (st.tuples(COUNTS), set()) for name in ("threads", "batches")},
-    "measure.seconds": (POSITIVE, {"costs"}),
-    **{f"measure.{name}": (st.integers(2, 99), {"costs"}) for name in ("min_calls", "blocks", "warmup_calls")},
-    "sensitivity.clips": (COUNTS, {"sensitivity"}),
-    "sensitivity.weight_bits": (st.just(4), {"sensitivity"}),
-    "sensitivity.observer": (st.just("minmax"), {"sensitivity"}),
+    "measure.seconds": (POSITIVE, {COSTS}),
+    **{f"measure.{name}": (st.integers(2, 99), {COSTS}) for name in ("min_calls", "blocks", "warmup_calls")},
+    "sensitivity.clips": (COUNTS, {LAYERS}),
+    "sensitivity.weight_bits": (st.just(4), {LAYERS}),
+    "sensitivity.observer": (st.just("minmax"), {LAYERS}),
     "sensitivity.tasks": (COUNTS, set()),
     "verdict.margin": (POSITIVE, set()),
     "verdict.thresholds": (st.tuples(POSITIVE), set()),
@@ -114,30 +111,16 @@ FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
     "verdict.guardrails.tail_quantile": (st.floats(0.6, 0.9), set()),
     "verdict.guardrails.tied": (COUNTS, set()),
     # The intervals of the sensitivity analysis are part of its record.
-    "verdict.bootstrap": (st.integers(100, 9999), {"sensitivity"}),
-    "verdict.seed": (SEEDS, {"sensitivity"}),
+    "verdict.bootstrap": (st.integers(100, 9999), {LAYERS}),
+    "verdict.seed": (SEEDS, {LAYERS}),
 }  # fmt: skip
 
 
-def manifest() -> Manifest:
-    split = np.repeat(["TRAIN", "VAL", "TEST"], (6, 2, 3))
-    names = [f"clip-{number}" for number in range(len(split))]
-    clips = pd.DataFrame(
-        {"clip": names, "path": names, "target": np.arange(len(split), dtype=float), "split": split, "content": names}
-    )
-    return Manifest(clips, pd.DataFrame(), digest_of(clips), {})
-
-
-def keys(study: Study) -> dict[str, str | None]:
-    """Key of each unit, by kind and what it is of."""
-    plan = make_plan(study, manifest(), MACHINE)
-    trials = {f"trial {number}": trial["key"] for number, trial in enumerate(plan.trials[:2])}
-    builds = {f"build {name}": key for name, key in plan.build.items()}
-    evaluations = {f"evaluate {name}": key for name, key in plan.evaluate.items()}
-    return {
-        "train": plan.train, "sweep": plan.sweep, "finetune 8": plan.finetune[8], "baseline": plan.baseline_key(),
-        "costs": costs_key(plan), "sensitivity": sensitivity_key(plan), **trials, **builds, **evaluations,
-    }  # fmt: skip
+def keys(study: Study) -> dict[str, str]:
+    """Key of each unit that a row or a figure is read from, by kind and what it is of."""
+    found = keys_of(study_units(study, manifest_of({"TRAIN": 6, "VAL": 2, "TEST": 3}), MACHINE))
+    # What a memory is of is decided by its build, and how many parts share the layers by nothing else.
+    return {name: key for name, key in found.items() if name.split()[0] not in ("memory", "layers")}
 
 
 def leaves(model: BaseModel, prefix: str = "") -> Iterator[str]:

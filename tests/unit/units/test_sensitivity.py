@@ -5,45 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
+from graphs import manifest_of, only
 
 from qray.commands import run_stage
-from qray.data.manifest import Manifest, digest_of
 from qray.errors import UsageError
-from qray.orchestrate.plan import Plan, make_plan
-from qray.orchestrate.run import wanted_units
-from qray.orchestrate.sensitivity import sensitivity_key, share_out, validation_clips
-from qray.orchestrate.store import Store
+from qray.graph.runner import lacking
+from qray.graph.store import Store
+from qray.graph.unit import Graph
 from qray.study import Study
+from qray.units.evaluate import BASELINE
+from qray.units.plan import study_units, units_of_stage
+from qray.units.sensitivity import share_of, validation_clips
 
 LAYERS = tuple(f"layer{i}" for i in range(29))
 
 
-def plan(seed: int = 0, verdict: dict[str, Any] | None = None, val: int = 10, **sensitivity: Any) -> Plan:
-    study = Study.model_validate({
+def graph(seed: int = 0, verdict: dict[str, Any] | None = None, val: int = 10, **sensitivity: Any) -> Graph:
+    return study_units(study(seed, verdict, **sensitivity), manifest_of({"TRAIN": 20, "VAL": val, "TEST": 5}))
+
+
+def study(seed: int = 0, verdict: dict[str, Any] | None = None, **sensitivity: Any) -> Study:
+    return Study.model_validate({
         "name": "s", "seed": seed, "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}],
         "sensitivity": sensitivity or None, "verdict": verdict or {},
     })  # fmt: skip
-    counts = {"TRAIN": 20, "VAL": val, "TEST": 5}
-    rows = [(f"{split}-{i}", split, float(i)) for split, count in counts.items() for i in range(count)]
-    clips = pd.DataFrame(rows, columns=["clip", "split", "target"])
-    clips["content"] = "hash of " + clips["clip"]
-    return make_plan(study, Manifest(clips, pd.DataFrame(), digest_of(clips), {}))
+
+
+def wanted(of: Graph, stage: str, out: Path) -> list[str]:
+    """Kinds of units that a stage runs in an empty OUT, without the mean predictor's."""
+    return [unit.kind for unit in lacking(of, units_of_stage(of, stage), Store(out)) if unit.name != BASELINE]
 
 
 def test_a_study_without_the_section_measures_no_layers(tmp_path: Path) -> None:
-    kinds = {kind for kind, _ in wanted_units(Store(tmp_path), plan(), "all")}
-    assert "sensitivity" not in kinds
+    assert not {"layers", "sensitivity"}.intersection(wanted(graph(), "all", tmp_path))
 
 
 def test_a_study_with_the_section_measures_them_with_everything_else(tmp_path: Path) -> None:
-    wanted = plan(clips=4)
-    assert ("sensitivity", sensitivity_key(wanted)) in set(wanted_units(Store(tmp_path), wanted, "all"))
+    assert {"layers", "sensitivity"}.issubset(wanted(graph(clips=4), "all", tmp_path))
 
 
 def test_the_stage_alone_needs_training_and_nothing_else(tmp_path: Path) -> None:
-    assert [kind for kind, _ in wanted_units(Store(tmp_path), plan(clips=4), "sensitivity")] == ["train", "sensitivity"]
+    assert wanted(graph(clips=4), "sensitivity", tmp_path) == ["train", "layers", "layers", "sensitivity"]
 
 
 @pytest.mark.parametrize("changed", [
@@ -51,30 +54,29 @@ def test_the_stage_alone_needs_training_and_nothing_else(tmp_path: Path) -> None
     {"clips": 4, "val": 11}, {"clips": 4, "verdict": {"bootstrap": 500}},
 ], ids=str)  # fmt: skip
 def test_what_changes_the_record_changes_its_key(changed: dict[str, Any]) -> None:
-    assert sensitivity_key(plan(**changed)) != sensitivity_key(plan(clips=4))
+    assert only(graph(**changed), "sensitivity").key != only(graph(clips=4), "sensitivity").key
 
 
 @pytest.mark.parametrize("changed", [{"tasks": 7}, {"verdict": {"margin": 2.0}}], ids=str)
 def test_what_does_not_change_the_record_keeps_its_key(changed: dict[str, Any]) -> None:
-    assert sensitivity_key(plan(clips=4, **changed)) == sensitivity_key(plan(clips=4))
+    assert only(graph(clips=4, **changed), "sensitivity").key == only(graph(clips=4), "sensitivity").key
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 4, 29, 50])
 def test_every_layer_is_shared_out_once_and_in_order(tasks: int) -> None:
-    parts = share_out(LAYERS, tasks)
+    parts = [share_of(LAYERS, part, tasks) for part in range(tasks)]
     assert [name for part in parts for name in part] == list(LAYERS)
-    assert len(parts) == min(tasks, 29)
-    assert all(parts)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_only_validation_clips_are_drawn() -> None:
-    clips = validation_clips(plan(clips=4), 4)
+    clips = validation_clips(study(), manifest_of({"TRAIN": 20, "VAL": 10, "TEST": 5}), 4)
     assert len(clips) == 4
     assert set(clips["split"]) == {"VAL"}
 
 
 def test_asking_for_more_clips_than_there_are_takes_all() -> None:
-    assert len(validation_clips(plan(clips=64), 64)) == 10
+    assert len(validation_clips(study(), manifest_of({"TRAIN": 20, "VAL": 10}), 64)) == 10
 
 
 def test_the_stage_of_a_study_without_the_section_says_what_to_add(tiny_dataset: Path, tmp_path: Path) -> None:

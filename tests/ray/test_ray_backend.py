@@ -1,0 +1,107 @@
+"""Units as Ray tasks: items of those that yield, actors, failures without Ray's traceback, silence, and progress."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from toys import Toy, counts, fails
+
+from qray.graph.ray_backend import RayBackend
+from qray.graph.runner import Runner
+from qray.graph.store import Store
+from qray.graph.telemetry import Telemetry
+from qray.graph.unit import Resources, Unit
+
+
+class Greeter:
+    """An actor with one thing to do."""
+
+    def run(self) -> str:
+        return "hello"
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    """What the runner says."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def runner(tmp_path: Path, shared_ray: None, log: io.StringIO) -> Runner:
+    """A runner on two logical CPUs."""
+    backend = RayBackend()
+    runner = Runner(Store(tmp_path), backend, Console(file=log))
+    runner.context = backend
+    return runner
+
+
+def run(runner: Runner, work: Callable[..., Any], **more: Any) -> tuple[Toy, Any]:
+    """The task of one unit, and what it left or why it failed."""
+    task = Toy(work, **more)
+    unit = Unit("toy", "toy", task, {})
+    runner.run([unit])
+    result = runner.results[unit.key]
+    return task, result.record.get("value") if result.status == "ok" else result.reason
+
+
+def test_every_item_of_a_task_that_yields_is_heard(runner: Runner) -> None:
+    task, value = run(runner, counts)
+    assert (task.heard_items, value) == ([0, 1, 2, 3], 3)
+
+
+def test_a_class_is_an_actor_that_runs(runner: Runner) -> None:
+    assert run(runner, Greeter)[1] == "hello"
+
+
+def test_a_failure_is_a_sentence(runner: Runner) -> None:
+    assert run(runner, fails)[1] == "ValueError: no luck"
+
+
+def test_a_process_that_is_not_to_be_used_again_ends(runner: Runner) -> None:
+    pid = run(runner, os.getpid, resources=Resources(fresh_process=True))[1]
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_one_alone_has_all_cpus_of_its_node(runner: Runner) -> None:
+    def free() -> float:
+        import ray
+
+        return float(ray.available_resources().get("CPU", 0))
+
+    assert run(runner, free, resources=Resources(exclusive=True))[1] == 0
+
+
+def test_silence_ends_in_a_diagnosis(runner: Runner) -> None:
+    began = time.monotonic()
+    reason = run(runner, lambda: time.sleep(60), silence_s=1.0)[1]
+    assert time.monotonic() - began < 30
+    assert "nothing was heard for 1 s. CPUs:" in reason
+
+
+def test_progress_of_a_task_is_said_where_there_is_no_terminal(
+    runner: Runner, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qray.graph.runner.SPEAK_EVERY_S", 1.0)
+    monkeypatch.setattr("qray.graph.ray_backend.LOOK_EVERY_S", 0.1)
+    board = runner.context.board
+
+    def slow() -> Iterator[int]:
+        telemetry = Telemetry("fp32", board, total=80)
+        for step in range(5):
+            time.sleep(1)
+            telemetry.step(0.25, 16)
+            yield step
+
+    run(runner, slow)
+    assert "/80 clips" in log.getvalue()
+    assert "loss 0.2500" in log.getvalue()

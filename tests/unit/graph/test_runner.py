@@ -1,0 +1,181 @@
+"""The loop that runs units: what one failure costs, what silence costs, what a kill costs, and who waits for whom."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import counts, fails, never, run_toys, toy
+
+from qray.graph.runner import impossible
+from qray.graph.store import Store
+from qray.graph.unit import Graph, Resources, Unit
+
+ALONE = Resources(exclusive=True)
+
+
+def test_a_failure_costs_only_what_needs_it(tmp_path: Path) -> None:
+    bad = toy("bad", fails)
+    ran = run_toys(tmp_path, bad, toy("needs bad", lambda: 1, bad), toy("other"))
+    assert ran.status == {"bad": "failed", "needs bad": "failed", "other": "ok"}
+    assert ran.reason["needs bad"] == "ValueError: no luck"
+
+
+def test_a_skip_is_passed_on_as_a_skip(tmp_path: Path) -> None:
+    engine = toy("engine", lambda: "skip")
+    ran = run_toys(tmp_path, engine, toy("evaluation", lambda: 1, engine))
+    assert (set(ran.status.values()), ran.reason["evaluation"]) == ({"skipped"}, "no engine")
+
+
+def test_every_item_of_work_that_yields_is_heard_and_the_last_is_its_value(tmp_path: Path) -> None:
+    unit = toy("stream", counts)
+    run_toys(tmp_path, unit)
+    assert unit.task.heard_items == [0, 1, 2, 3]  # type: ignore[attr-defined]
+    assert (Store(tmp_path).record(unit) or {})["value"] == 3
+
+
+def test_a_finished_unit_is_not_started_again(tmp_path: Path) -> None:
+    run_toys(tmp_path, toy("once", lambda: 7))
+    ran = run_toys(tmp_path, toy("once", fails))
+    assert "start" not in ran.said
+
+
+def test_silence_ends_in_a_diagnosis(tmp_path: Path) -> None:
+    ran = run_toys(tmp_path, toy("silent", never, silence_s=0.01))
+    assert (ran.status["silent"], ran.reason["silent"]) == ("failed", "nothing was heard for 0 s. 2 threads")
+
+
+@pytest.mark.parametrize("holders", [1, 2, 4])
+def test_no_more_run_at_once_than_may_hold_a_slot_and_one_alone_runs_alone(tmp_path: Path, holders: int) -> None:
+    running, most, beside = [], [], []
+
+    def work() -> None:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+
+    def alone() -> None:
+        beside.append(len(running))
+        work()
+        beside.append(len(running))
+
+    many = [toy(f"{n}", work) for n in range(6)]
+    run_toys(tmp_path, toy("alone", alone, resources=ALONE), *many, holders=holders)
+    assert (max(most), beside) == (holders, [0, 0])
+
+
+def test_who_wants_many_slots_leaves_one_to_the_others(tmp_path: Path) -> None:
+    met = threading.Barrier(2, timeout=20)
+    greedy = toy("greedy", met.wait, resources=Resources(slots=9))
+    assert set(run_toys(tmp_path, greedy, toy("other", met.wait)).status.values()) == {"ok"}
+
+
+def test_a_unit_that_is_not_through_is_started_again(tmp_path: Path) -> None:
+    turns = iter("aab")
+    unit = toy("rungs", lambda: next(turns), again="a")
+    ran = run_toys(tmp_path, unit)
+    assert (ran.said.count("start toy rungs"), (Store(tmp_path).record(unit) or {})["value"]) == (3, "b")
+
+
+def test_units_of_one_key_are_done_once(tmp_path: Path) -> None:
+    """Two variants with the same settings are one artifact."""
+    done: list[int] = []
+    twins = [Unit("toy", name, toy("", lambda: done.append(1)).task, {"same": 1}) for name in ("one", "two")]
+    assert set(run_toys(tmp_path, *twins).status.values()) == {"ok"}
+    assert done == [1]
+
+
+def measured(out: Path, good: Any, bad: Any) -> tuple[str, str]:
+    """Key and status of what is measured of two builds that have ended."""
+    builds = (toy("good", good), toy("bad", bad))
+    unit = toy("latency", lambda: 1, settled=builds)
+    ran = run_toys(out, *builds, unit)
+    return Store(out).key(unit), ran.status["latency"]
+
+
+def test_what_waits_for_others_to_settle_is_of_those_that_finished(tmp_path: Path) -> None:
+    first, status = measured(tmp_path, lambda: 1, fails)
+    again, _ = measured(tmp_path, lambda: 1, fails)
+    mended, _ = measured(tmp_path, lambda: 1, lambda: 1)
+    assert (status, first == again, first != mended) == ("ok", True, True)
+
+
+def test_what_a_machine_cannot_do_is_known_without_starting_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = toy("build")
+    monkeypatch.setattr(build.task, "impossible", lambda: "no compiler")
+    graph = Graph([build, toy("evaluation", lambda: 1, build), toy("other")])
+    found = impossible(graph, Store(tmp_path))
+    assert {unit.name: result.reason for unit, result in found.items()} == dict.fromkeys(
+        ("build", "evaluation"), "no compiler"
+    )
+
+
+#: Graphs of eight units at most: whom each needs, of those before it, and which of them fail the first time.
+GRAPHS = st.lists(st.tuples(st.sets(st.integers(0, 6)), st.booleans()), min_size=1, max_size=8)
+
+
+def drawn(shape: list[tuple[set[int], bool]], done: Counter[str], broken: bool) -> list[Unit]:
+    """Units of a drawn graph, which count what they have done."""
+    units: list[Unit] = []
+    for number, (needs, fails_first) in enumerate(shape):
+
+        def work(name: str = f"{number}", breaks: bool = fails_first and broken) -> str:
+            if breaks:
+                fails()
+            done[name] += 1
+            return name
+
+        units.append(toy(f"{number}", work, *(units[n] for n in needs if n < number)))
+    return units
+
+
+@given(GRAPHS)
+@settings(max_examples=20, deadline=None)
+def test_the_second_run_does_what_failed_and_what_needs_it_and_no_more(shape: list[tuple[set[int], bool]]) -> None:
+    done: Counter[str] = Counter()
+    with TemporaryDirectory() as out:
+        first = run_toys(Path(out), *drawn(shape, done, broken=True))
+        finished = {name for name, status in first.status.items() if status == "ok"}
+        assert finished == set(done)
+        second = run_toys(Path(out), *drawn(shape, done, broken=False))
+    assert set(done.values()) == {1}
+    assert set(second.status.values()) <= {"ok"}
+    assert second.status.keys() >= {f"{n}" for n in range(len(shape))} - finished
+
+
+@given(GRAPHS, st.integers(1, 8))
+@settings(max_examples=20, deadline=None)
+def test_a_run_that_is_ended_at_any_moment_goes_on_with_what_was_finished(
+    shape: list[tuple[set[int], bool]], moment: int
+) -> None:
+    done: Counter[str] = Counter()
+    ends = 0
+
+    def end() -> None:
+        nonlocal ends
+        ends += 1
+        if ends == moment:
+            raise KeyboardInterrupt
+
+    with TemporaryDirectory() as out:
+        try:
+            run_toys(Path(out), *drawn(shape, done, broken=False), on_end=end)
+        except KeyboardInterrupt:
+            kept = {path.name for path in (Path(out) / "units").iterdir()}
+            assert len(kept) == moment
+        finished = {unit.name for unit in drawn(shape, Counter(), broken=False) if Store(Path(out)).finished(unit)}
+        before = Counter(done)
+        run_toys(Path(out), *drawn(shape, done, broken=False))
+        again = {name for name in done if done[name] > before[name]}
+        assert not again & finished, "a finished unit was done again"
+        assert all(Store(Path(out)).finished(unit) for unit in drawn(shape, Counter(), broken=False))
