@@ -220,7 +220,7 @@ def make_index(study: Study, made: Mapping[str, Made]) -> Index:
                        key_of("trial", str(bits)))
             for bits in (8, 4)
         ),
-        (PointUnits(1, 1, key_of("measure", "latency"), memory, "memory-1-1"),), ended,
+        (PointUnits(1, 1, key_of("measure", "latency"), memory),), ended,
         study.verdict.model_dump(mode="json"),
     )  # fmt: skip
 

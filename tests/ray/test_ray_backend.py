@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import toys
+from ray import cloudpickle
 from rich.console import Console
 from toys import Toy, counts, fails
 
@@ -18,6 +22,10 @@ from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.telemetry import Telemetry
 from qray.graph.unit import Resources, Unit
+
+# Workers have no path to the tests.
+for module in (toys, sys.modules[__name__]):
+    cloudpickle.register_pickle_by_value(module)
 
 
 class Greeter:
@@ -65,7 +73,7 @@ def test_a_failure_is_a_sentence(runner: Runner) -> None:
 
 
 def test_a_process_that_is_not_to_be_used_again_ends(runner: Runner) -> None:
-    pid = run(runner, os.getpid, resources=Resources(fresh_process=True))[1]
+    pid = run(runner, lambda: os.getpid(), resources=Resources(fresh_process=True))[1]
     deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -73,12 +81,10 @@ def test_a_process_that_is_not_to_be_used_again_ends(runner: Runner) -> None:
 
 
 def test_one_alone_has_all_cpus_of_its_node(runner: Runner) -> None:
-    def free() -> float:
-        import ray
+    def held() -> float:
+        return float(ray.get_runtime_context().get_assigned_resources()["CPU"])
 
-        return float(ray.available_resources().get("CPU", 0))
-
-    assert run(runner, free, resources=Resources(exclusive=True))[1] == 0
+    assert run(runner, held, resources=Resources(exclusive=True))[1] == 2
 
 
 def test_silence_ends_in_a_diagnosis(runner: Runner) -> None:

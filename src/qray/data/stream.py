@@ -7,6 +7,7 @@ but its row numbers and the manifest, which travels once through the object stor
 from __future__ import annotations
 
 import queue
+import re
 import socket
 import threading
 from collections.abc import Generator, Sequence
@@ -249,8 +250,8 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
     Raises:
         StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
     """
-    # The name under which the dashboard lists this stream.
-    tag = name.replace(" ", "-")
+    # The name under which the dashboard lists this stream, and of its log file.
+    tag = re.sub(r"[^\w.-]", "-", name)
     dataset.set_name(tag)
     others = threading.enumerate()
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)

@@ -129,7 +129,7 @@ def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val:
         name="sensitivity", method="ptq", engine="inductor", weight_bits=job.settings.weight_bits,
         observer=job.settings.observer,
     )  # fmt: skip
-    plan, title = job.plan, f"sensitivity {job.share[0] + 1}/{job.share[1]}"
+    plan, title = job.plan, f"sensitivity part {job.share[0] + 1} of {job.share[1]}"
     observed, missed = fixed_batches(
         calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"{title} calibration"
     )

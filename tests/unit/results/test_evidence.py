@@ -166,7 +166,7 @@ def test_the_sensitivity_is_that_of_the_index(tmp_path: Path) -> None:
     ("run.json", None, "no such file"),
     ("run.json", "{", "not readable as the index of a run"),
     ("run.json", "[]", "not readable as the index of a run"),
-    ("run.json", '{"format": 1}', "format 1, this qray reads format 2"),
+    ("run.json", '{"format": 1}', "format 1, this qray reads format 3"),
 ])  # fmt: skip
 def test_a_run_without_its_study_or_index_is_refused_and_says_why(
     out: Path, name: str, text: str | None, words: str
