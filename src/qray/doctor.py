@@ -21,7 +21,8 @@ from qray.errors import QrayError
 from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, usable_cpus, versions
 from qray.ray_token import dashboard_words
 from qray.reasons import reason_of
-from qray.study import ENGINES_OF_METHOD, Variant
+from qray.study import Variant
+from qray.variants.engines import ENGINES
 
 State = Literal["ok", "partly", "missing", "broken"]
 STYLE: dict[str, str] = {"ok": "green", "partly": "yellow", "missing": "yellow", "broken": "red"}
@@ -167,13 +168,12 @@ def _variants(engine: str) -> Finding:
 
     good: list[str] = []
     reasons: dict[str, list[str]] = {}
-    for method, engines in ENGINES_OF_METHOD.items():
-        if engine in engines:
-            reason = missing_requirement(Variant(name="doctor", method=method, engine=engine))
-            if reason is None:
-                good.append(method)
-            else:
-                reasons.setdefault(reason, []).append(method)
+    for method in ENGINES[engine].methods:
+        reason = missing_requirement(Variant.model_validate({"name": "doctor", "method": method, "engine": engine}))
+        if reason is None:
+            good.append(method)
+        else:
+            reasons.setdefault(reason, []).append(method)
     lacking = "; ".join(f"not {', '.join(methods)}: {reason}" for reason, methods in reasons.items())
     detail = "; ".join(part for part in (", ".join(good), lacking) if part)
     return Finding(f"engine {engine}", "ok" if not reasons else "partly" if good else "missing", detail)
@@ -205,8 +205,7 @@ def diagnose() -> list[Finding]:
     findings = [_try("packages", _packages), _try("CPU", _cpu), _try("INT8 arithmetic", _int8)]
     findings += [_try("bf16 arithmetic", _bf16), _try("GPU", _gpu), _try("memory", _memory)]
     findings.append(_try("video", _video))
-    engines = dict.fromkeys(engine for engines in ENGINES_OF_METHOD.values() for engine in engines)
-    findings += [_try(f"engine {engine}", partial(_variants, engine)) for engine in engines]
+    findings += [_try(f"engine {engine}", partial(_variants, engine)) for engine in ENGINES]
     findings.append(_try("Ray", _ray))
     return findings
 

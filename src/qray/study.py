@@ -7,23 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from qray.study_verdict import Fraction, PositiveInt, Section, Verdict
+from qray.model.backbones import BACKBONES
+from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
+from qray.variants.engines import ENGINES, engines_of
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
-Engine = Literal["none", "eager", "inductor", "onnxruntime", "openvino"]
 Split = Literal["TRAIN", "VAL", "TEST"]
 Observer = Literal["minmax", "histogram"]
 Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
 
-#: What each method can run on. A pair that is not here is a bad study, not a skipped row.
-ENGINES_OF_METHOD: dict[str, tuple[str, ...]] = {
-    "fp32": ("eager", "inductor", "onnxruntime", "openvino"),
-    "finetune": ("eager", "inductor"),
-    "bf16": ("eager", "inductor", "openvino"),
-    "dynamic": ("eager",),
-    "ptq": ("inductor", "onnxruntime", "openvino"),
-    "qat": ("inductor",),
-}
 INT8_METHODS = ("ptq", "qat")
 
 
@@ -95,9 +87,9 @@ class ClipSpec(Section):
 
 
 class Model(Section):
-    """torchvision's ResNet-18 on each frame, pooling over time, linear head."""
+    """A backbone on each frame, pooling over time, linear head."""
 
-    backbone: Literal["resnet18"] = "resnet18"
+    backbone: Annotated[str, known(BACKBONES)] = "resnet18"
     width: int = Field(64, ge=4, description="channels of the first stage; 64 is torchvision's own")
     pooling: Literal["mean", "mean_std", "max_min"] = "mean_std"
     weights: Literal["none", "imagenet"] = "none"
@@ -143,7 +135,8 @@ class Variant(Section):
 
     name: str
     method: Method
-    engine: Engine
+    # "none" is the mean predictor's, which is refused as a variant for a reason of its own.
+    engine: Annotated[str, known(ENGINES, "none")]
     weight_bits: Literal[8, 4] = 8
     observer: Observer = "histogram"
     keep_fp32: tuple[str, ...] = ()
@@ -154,15 +147,15 @@ class Variant(Section):
             raise ValueError(f"variant name {self.name!r}: use lower-case letters, digits, '.', '_' and '-'")
         if self.method == "baseline":
             raise ValueError("the mean predictor (baseline) is a row of every table; it is not listed")
-        if self.engine not in ENGINES_OF_METHOD[self.method]:
-            engines = ", ".join(ENGINES_OF_METHOD[self.method])
-            raise ValueError(f"method {self.method} runs on {engines}, not on {self.engine}")
+        if self.engine not in (able := engines_of(self.method)):
+            raise ValueError(f"method {self.method} runs on {', '.join(able)}, not on {self.engine}")
         if self.method not in INT8_METHODS and self.keep_fp32:
             raise ValueError(f"keep_fp32 belongs to {' and '.join(INT8_METHODS)}")
         if self.method not in (*INT8_METHODS, "finetune") and self.weight_bits != 8:
             raise ValueError(f"weight_bits belongs to {' and '.join(INT8_METHODS)}, and to finetune, their control")
-        if self.method in INT8_METHODS and self.weight_bits == 4 and self.engine != "inductor":
-            raise ValueError("weight_bits: 4 is offered on engine inductor only")
+        if self.method in INT8_METHODS and self.weight_bits not in ENGINES[self.engine].weight_bits:
+            offering = [name for name in able if self.weight_bits in ENGINES[name].weight_bits]
+            raise ValueError(f"weight_bits: {self.weight_bits} is offered on engine {', '.join(offering)} only")
         return self
 
     @property

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 #: By how many margins a prediction must move to count as moved, where the study does not say.
 MOVED_MARGINS = 5.0
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def known(catalog: Collection[str], *more: str) -> AfterValidator:
+    """Refuses a name that is not in a catalog when it is looked up, which may have grown since."""
+
+    def check(value: str) -> str:
+        if value not in catalog and value not in more:
+            raise ValueError(f"{value!r} is none of {', '.join(catalog)}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):

@@ -17,7 +17,7 @@ from rich.console import Console
 from qray import commands, doctor
 from qray.doctor import Finding, diagnose, print_findings
 from qray.errors import QrayError
-from qray.study import ENGINES_OF_METHOD
+from qray.variants.engines import ENGINES
 
 GOOD = [Finding("packages", "ok", "torch 2"), Finding("engine openvino", "missing", "not installed")]
 BROKEN = [*GOOD, Finding("Ray", "broken", "it did not start")]
@@ -44,7 +44,7 @@ def test_mjpeg_is_written_and_read_back(findings: dict[str, Finding]) -> None:
 
 
 def test_every_engine_is_looked_at(findings: dict[str, Finding]) -> None:
-    engines = {f"engine {engine}" for engines in ENGINES_OF_METHOD.values() for engine in engines}
+    engines = {f"engine {engine}" for engine in ENGINES}
     assert engines <= findings.keys()
 
 

@@ -1,55 +1,22 @@
-"""The model: ResNet-18 on each frame, pooling over time, linear head. Takes uint8 clips, returns target units."""
+"""The model: a backbone on each frame, pooling over time, linear head. Takes uint8 clips, returns target units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from http.client import HTTPException
-from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet, ResNet18_Weights
-from torchvision.models.resnet import BasicBlock
 
-from qray.errors import QrayError
+from qray.model.backbones import BACKBONES
 from qray.study import Model
 
 # Channel statistics of ImageNet (torchvision's preset), for every backbone, so that `weights` may change freely.
 CHANNEL_MEAN = (0.485, 0.456, 0.406)
 CHANNEL_STD = (0.229, 0.224, 0.225)
-RESNET18_BLOCKS = (2, 2, 2, 2)
 #: float32 values in an AVX-512 register.
 SIMD_CHANNELS = 16
 # Under this variance (in units of squared activations) the gradient of a square root is noise.
 STD_EPSILON = 1e-5
-
-
-class WidthResNet(ResNet):
-    """torchvision's ResNet-18 at any base width; at width 64 its state_dict is torchvision's, less `fc`.
-
-    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, table 1 (18 layers): channels double at each of
-    four stages of two blocks.
-    """
-
-    def __init__(self, width: int) -> None:
-        nn.Module.__init__(self)
-        # What ResNet._make_layer reads; ResNet.__init__ itself fixes the width at 64.
-        self._norm_layer = nn.BatchNorm2d
-        self.inplanes, self.dilation, self.groups, self.base_width = width, 1, 1, 64
-        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        for stage, blocks in enumerate(RESNET18_BLOCKS):
-            stride = 1 if stage == 0 else 2
-            layer = self._make_layer(BasicBlock, width * 2**stage, blocks, stride=stride)
-            setattr(self, f"layer{stage + 1}", layer)
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Identity()
-        self.channels = width * 8
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class VideoRegressor(nn.Module):
@@ -68,7 +35,7 @@ class VideoRegressor(nn.Module):
         super().__init__()
         self.pooling = config.pooling
         self.memory_format = torch.contiguous_format
-        self.backbone = WidthResNet(config.width)
+        self.backbone = resolve_name(BACKBONES[config.backbone])(config.width)
         features = self.backbone.channels * (1 if config.pooling == "mean" else 2)
         self.head = nn.Linear(features, 1)
         if config.head_init == "zero":
@@ -94,7 +61,8 @@ class VideoRegressor(nn.Module):
         channels-last layout is wrong and written past the end of its buffer, another one each time (torch 2.14.1,
         oneDNN 3.12, its issue 6035: fewer than 8 channels with AVX2, as was measured; fewer than 16 with AVX-512).
         """
-        if self.backbone.conv1.out_channels < SIMD_CHANNELS:
+        convolutions = [module for module in self.backbone.modules() if isinstance(module, nn.Conv2d)]
+        if any(convolution.out_channels < SIMD_CHANNELS for convolution in convolutions):
             return self
         self.memory_format = torch.channels_last
         return self.to(memory_format=torch.channels_last)
@@ -134,25 +102,11 @@ def build_regressor(config: Model, target_mean: float, target_std: float, seed: 
     """A fresh model with seeded initial weights, or ImageNet's where the study asks for them.
 
     Raises:
-        QrayError: ImageNet weights are wanted, are not cached and cannot be downloaded.
+        QrayError: ImageNet weights are wanted, and cannot be had.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VideoRegressor(config, target_mean, target_std)
     if config.weights == "imagenet":
-        state = _imagenet_weights()
-        model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+        model.backbone.load_imagenet()
     return model
-
-
-def _imagenet_weights() -> Mapping[str, Tensor]:
-    weights = ResNet18_Weights.IMAGENET1K_V1
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, HTTPException, RuntimeError) as error:
-        # RuntimeError: the download's hash is wrong.
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        raise QrayError(
-            f"model.weights is imagenet, but {weights.url} could not be had ({error}): connect this machine, put the "
-            f"file into {cache} (TORCH_HOME moves it), or set model.weights to none"
-        ) from error

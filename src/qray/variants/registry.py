@@ -1,10 +1,9 @@
-"""Which module builds and loads which variant, and what a machine must have for it: told without importing an engine or
+"""Building, loading and refusing artifacts of any engine; and what a machine must have for a variant, told without
 torch, since a driver asks it too."""
 
 from __future__ import annotations
 
 import importlib
-import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,27 +11,15 @@ from types import ModuleType
 
 from qray.atomic import atomic_path
 from qray.errors import QrayError
-from qray.measure.host import cpu_flags, has_native_bf16, versions
+from qray.measure.host import cpu_flags, versions
 from qray.measure.isa import ISA_FLAGS, capabilities
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
-
-COMPILERS = ("g++", "clang++", "c++")
-#: The packages of an engine that are not qray's own dependencies, and the extra that brings them.
-PACKAGES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
-#: Engines whose INT8 convolutions are oneDNN's.
-RACING = ("inductor", "openvino")
-MODULES = {
-    "eager": "qray.variants.torch_export",
-    "inductor": "qray.variants.inductor",
-    "onnxruntime": "qray.variants.onnxruntime",
-    "openvino": "qray.variants.openvino",
-}
+from qray.variants.engines import ENGINES
 
 
 def _module(engine: str) -> ModuleType:
-    return importlib.import_module(MODULES[engine])
+    return importlib.import_module(ENGINES[engine].module)
 
 
 def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
@@ -40,28 +27,21 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     lacking = sorted(set(build_needs(variant, isa)) - cpu_flags())
     if lacking:
         return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
-    engine, method = variant.engine, variant.method
-    if engine == "inductor" and not any(shutil.which(name) for name in COMPILERS):
-        return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH; install one, for example Debian's package g++"
-    # NNCF quantizes; the other methods do without.
-    needed = [name for name in PACKAGES.get(engine, ()) if name != "nncf" or method == "ptq"]
-    missing = [name for name in needed if find_spec(name) is None]
+    engine = ENGINES[variant.engine]
+    missing = [name for name in engine.methods[variant.method] if find_spec(name) is None]
     if missing:
-        return f"{', '.join(missing)} not installed: pip install 'qray[{EXTRAS[engine]}]'"
-    if (engine, method) == ("openvino", "bf16") and not has_native_bf16():
-        return "this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16), so OpenVINO would run FP32 instead"
-    return None
+        return f"{', '.join(missing)} not installed: pip install 'qray[{engine.extra}]'"
+    return engine.lacks(variant.method)
 
 
 def changes_process(variant: Variant) -> bool:
-    """Whether the process that built it is not to be used again: compiling leaves Inductor with other settings than it
-    had, and NNCF may replace functions of torch. The other builds leave torch as it was."""
-    return variant.engine == "inductor" or (variant.engine, variant.method) == ("openvino", "ptq")
+    """Whether the process that built it is not to be used again."""
+    return variant.method in ENGINES[variant.engine].changes_process
 
 
 def depends_on_isa(variant: Variant) -> bool:
     """Whether what is built depends on the instruction set: INT8 by its range, compiled code by the compiler's."""
-    return variant.method in INT8_METHODS or variant.engine == "inductor"
+    return variant.method in INT8_METHODS or ENGINES[variant.engine].compiles
 
 
 def build_needs(variant: Variant, isa: str) -> tuple[str, ...]:
@@ -82,7 +62,7 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         built = _module(request.variant.engine).build(request, temporary)
-        if request.variant.method in INT8_METHODS and request.variant.engine in RACING and races(request.model):
+        if request.variant.method in INT8_METHODS and ENGINES[request.variant.engine].races and races(request.model):
             built = replace(built, notes=built.notes | {"one_thread": True})
         facts = {**versions(), "cpu_flags": " ".join(sorted(cpu_flags()))}
         write_artifact_json(Artifact(temporary, request.variant, key, request.clip, request.isa, built, facts))

@@ -36,7 +36,7 @@ class _Bf16Backbone(nn.Module):
 def to_bf16(model: VideoRegressor) -> VideoRegressor:
     """A copy whose backbone holds and computes bf16."""
     model = copy.deepcopy(model)
-    model.backbone = _Bf16Backbone(model.backbone)  # type: ignore[assignment]
+    model.backbone = _Bf16Backbone(model.backbone)
     return model
 
 
