@@ -115,7 +115,7 @@ def show(
 @app.command()
 def columns(json_: JsonOption = False) -> None:
     """Say what each column of results.parquet means, and in which unit."""
-    from qray.results.show import print_columns
+    from qray.words.show import print_columns
 
     print_columns(json_)
 

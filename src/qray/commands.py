@@ -23,7 +23,7 @@ from qray.study_files import load_study
 from qray.terminal import open_console
 
 if TYPE_CHECKING:
-    from qray.results.timing import Timing
+    from qray.judge.timing import Timing
 
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
@@ -85,11 +85,11 @@ def run_stage(
     progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
 
     _check_ray_address(folder)
+    from qray.judge.timing import read_timing, write_phases
     from qray.orchestrate.run import run_study
     from qray.orchestrate.store import Store
     from qray.reporting import report_finished_run
-    from qray.results.show import print_results, results_console, to_json
-    from qray.results.timing import read_timing, write_phases
+    from qray.words.show import print_results, results_console, to_json
 
     phases = {"load qray": time.monotonic() - began}
     result = run_study(study, Store(folder), stage, progress, num_cpus)
@@ -128,9 +128,9 @@ def write_table_anew(folder: Path | None, out: Path | None, as_json: bool) -> No
     named = folder or out
     if named is None or (folder is not None and out is not None and folder != out):
         raise UsageError("qray run table OUT: name one folder, the output of a run")
-    from qray.results.judge import read_evidence
-    from qray.results.show import print_results, results_console, to_json
-    from qray.results.table import write_table
+    from qray.judge.judge import read_evidence
+    from qray.judge.table import write_table
+    from qray.words.show import print_results, results_console, to_json
 
     evidence = read_evidence(named)
     _make_writable(named)
@@ -149,8 +149,8 @@ def write_table_anew(folder: Path | None, out: Path | None, as_json: bool) -> No
 
 def _print_times(costs: Mapping[str, Any] | None, timing: Timing | None, console: Console) -> None:
     """What a clip costs, and where the time of the run went."""
-    from qray.results.costs import costs_of
-    from qray.results.timing import render_timing
+    from qray.judge.costs import costs_of
+    from qray.judge.timing import render_timing
 
     found = costs_of(costs) if costs is not None else None
     if found is not None:
@@ -161,7 +161,7 @@ def _print_times(costs: Mapping[str, Any] | None, timing: Timing | None, console
 
 
 def _print_sensitivity(record: Mapping[str, Any] | None, console: Console) -> None:
-    from qray.results.sensitivity import render_sensitivity
+    from qray.judge.sensitivity import render_sensitivity
 
     if record is not None:
         console.print()
@@ -199,9 +199,9 @@ def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: 
 
 def show_results(out: Path, as_json: bool) -> None:
     """`qray show`."""
-    from qray.results.index import FILE
-    from qray.results.run import read_run
-    from qray.results.show import print_results, read_results, results_console, to_json
+    from qray.judge.index import FILE
+    from qray.judge.run import read_run
+    from qray.words.show import print_results, read_results, results_console, to_json
 
     table = read_results(out)
     if as_json:
@@ -218,10 +218,10 @@ def show_results(out: Path, as_json: bool) -> None:
 
 def show_seeds(outs: Sequence[Path], as_json: bool) -> None:
     """`qray seeds`."""
-    from qray.results.judge import read_evidence
-    from qray.results.seeds import over_seeds
-    from qray.results.show import results_console
-    from qray.results.show_seeds import print_seeds, seeds_to_json
+    from qray.answers.seeds import over_seeds
+    from qray.judge.judge import read_evidence
+    from qray.words.show import results_console
+    from qray.words.show_seeds import print_seeds, seeds_to_json
 
     found = over_seeds([read_evidence(out) for out in outs])
     if as_json:
@@ -248,8 +248,8 @@ def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json:
 
 def write_model_cards(out: Path, names: Sequence[str]) -> None:
     """`qray card`."""
-    from qray.results.judge import read_evidence
-    from qray.results.model_card import write_cards
+    from qray.judge.judge import read_evidence
+    from qray.words.card import write_cards
 
     for path in write_cards(read_evidence(out), names):
         print(visible(str(path)))
@@ -257,7 +257,7 @@ def write_model_cards(out: Path, names: Sequence[str]) -> None:
 
 def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
     """`qray track`."""
-    from qray.results.judge import read_evidence
+    from qray.judge.judge import read_evidence
     from qray.trackers.mlflow import track
 
     done = track(read_evidence(out), tracking_uri, experiment)

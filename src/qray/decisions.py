@@ -21,11 +21,11 @@ def pick_variant(
     given = {"max-latency-ms": max_latency_ms, "max-size-mb": max_size_mb, "max-rss-mb": max_rss_mb, "margin": margin}
     for name, value in given.items():
         _checked(f"--{name}", value)
-    from qray.results.bounds import Bounds
-    from qray.results.judge import read_evidence
-    from qray.results.pick import choose
-    from qray.results.show import results_console
-    from qray.results.show_pick import choice_json, print_choice
+    from qray.answers.bounds import Bounds
+    from qray.answers.pick import choose
+    from qray.judge.judge import read_evidence
+    from qray.words.show import results_console
+    from qray.words.show_pick import choice_json, print_choice
 
     evidence = read_evidence(out)
     choice = choose(evidence, Bounds(max_latency_ms, max_size_mb, max_rss_mb, margin), threads, batch)
@@ -40,10 +40,10 @@ def pick_variant(
 def diff_outs(a: Path, b: Path, tolerance: float | None, as_json: bool) -> None:
     """`qray diff`."""
     _checked("--tolerance", tolerance, zero=True)
-    from qray.results.diff import diff_runs
-    from qray.results.judge import read_evidence
-    from qray.results.show import results_console
-    from qray.results.show_diff import diff_json, print_diff
+    from qray.answers.diff import diff_runs
+    from qray.judge.judge import read_evidence
+    from qray.words.show import results_console
+    from qray.words.show_diff import diff_json, print_diff
 
     found = diff_runs(read_evidence(a), read_evidence(b), tolerance)
     if as_json:

@@ -11,8 +11,8 @@ from qray.errors import QrayError
 from qray.escape import command, visible
 
 if TYPE_CHECKING:
-    from qray.report.document import Document
-    from qray.results.evidence import Evidence
+    from qray.judge.evidence import Evidence
+    from qray.words.document import Document
 
 
 def report_run(out: Path, data: Path | None) -> None:
@@ -21,7 +21,7 @@ def report_run(out: Path, data: Path | None) -> None:
     Raises:
         QrayError: OUT is not the output of a run, or `data` is no folder.
     """
-    from qray.results.judge import read_evidence
+    from qray.judge.judge import read_evidence
 
     if data is not None and not data.is_dir():
         raise QrayError(f"{data}: no such folder; --data names the data set's folder")

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from qray.data.manifest import Manifest, digest_of
+from qray.judge.row import RESULTS
 from qray.measure.isa import Machine
 from qray.orchestrate.costs import costs_key
 from qray.orchestrate.measuring import memory_key
 from qray.orchestrate.plan import make_plan
 from qray.orchestrate.sensitivity import sensitivity_key
-from qray.results.row import RESULTS
 from qray.study_files import load_study
 
 GOLDEN = Path(__file__).with_name("keys.json")

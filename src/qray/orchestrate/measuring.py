@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import QrayError, Unavailable
+from qray.judge.index import At
 from qray.measure.costs import PARTS
 from qray.measure.latency import measure_latency
 from qray.measure.memory import measure_memory
@@ -21,7 +22,6 @@ from qray.orchestrate.costs import CostJob, measure_costs
 from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.store import Store, pack_folder, unit_key, unpack_folder
-from qray.results.index import At
 from qray.study import Measure
 from qray.variants.artifact import read_artifact
 

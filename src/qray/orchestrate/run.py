@@ -12,6 +12,10 @@ from rich.console import Console
 from qray.data.manifest import Manifest
 from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
+from qray.judge.evidence import Evidence
+from qray.judge.index import Result
+from qray.judge.judge import read_evidence
+from qray.judge.table import write_table
 from qray.measure.isa import this_machine
 from qray.orchestrate import measuring
 from qray.orchestrate.context import RunContext
@@ -29,10 +33,6 @@ from qray.orchestrate.telemetry import start_board
 from qray.orchestrate.training_steps import finetune_step, train_step
 from qray.orchestrate.variant_steps import add_measure_steps, build_step, evaluate_step, save_baseline
 from qray.ray_token import dashboard_words
-from qray.results.evidence import Evidence
-from qray.results.index import Result
-from qray.results.judge import read_evidence
-from qray.results.table import write_table
 from qray.study import Study
 from qray.study_files import dump_study
 

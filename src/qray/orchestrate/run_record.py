@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qray.errors import QrayError
+from qray.judge.index import At, Index, PointUnits, Result, TrialState, read_index, write_index
 from qray.measure.host import provenance_here
 from qray.measure.isa import Machine
 from qray.orchestrate.costs import costs_key
@@ -15,7 +16,6 @@ from qray.orchestrate.sensitivity import sensitivity_key
 from qray.orchestrate.store import Store
 from qray.orchestrate.sweep_steps import trial_record, trial_standings
 from qray.orchestrate.trials import trial_name
-from qray.results.index import At, Index, PointUnits, Result, TrialState, read_index, write_index
 from qray.study import Variant
 
 

@@ -11,13 +11,13 @@ import ray
 
 from qray.data.manifest import digest_of
 from qray.errors import QrayError
+from qray.judge.sensitivity import summarize
 from qray.measure.isa import range_is_reduced
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.plan import Plan
 from qray.orchestrate.steps import Step
 from qray.orchestrate.store import unit_key
 from qray.orchestrate.tasks import LayersJob, measure_layers
-from qray.results.sensitivity import summarize
 from qray.study import Model, Sensitivity
 
 

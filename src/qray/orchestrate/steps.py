@@ -13,12 +13,12 @@ from rich.console import Console
 
 from qray.data.stream import cluster_state
 from qray.errors import QrayError
+from qray.judge.index import Result
 from qray.orchestrate.placement import whereabouts
 from qray.orchestrate.session import cluster_slots
 from qray.orchestrate.store import Store
 from qray.orchestrate.telemetry import Status
 from qray.reasons import reason_of
-from qray.results.index import Result
 
 WAIT_S = 0.5
 LOOK_EVERY_S = 2.0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from qray.judge.index import At
 from qray.orchestrate import measuring
 from qray.orchestrate.context import RunContext
 from qray.orchestrate.costs import cost_job, costs_key
@@ -17,7 +18,6 @@ from qray.orchestrate.steps import Skipped, Step
 from qray.orchestrate.store import pack_folder
 from qray.orchestrate.tasks import BuildJob, build, build_and_exit
 from qray.orchestrate.telemetry import free_actor_name
-from qray.results.index import At
 from qray.study import INT8_METHODS, Variant
 from qray.variants.artifact import read_artifact
 from qray.variants.registry import build_needs, changes_process

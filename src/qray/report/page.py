@@ -8,7 +8,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from qray.report.document import Block, Document
+from qray.words.document import Block, Document
 
 if TYPE_CHECKING:
     from markupsafe import Markup

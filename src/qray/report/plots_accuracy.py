@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qray.report.document import Picture
+from qray.judge.agreement import BlandAltman
+from qray.judge.evidence import VariantEvidence
+from qray.judge.statistics import Accuracy, accuracy
 from qray.report.theme import AMBER, BLUE, GREY, INK, MUTED, RED, SMALL_IN, TEAL, VIOLET, dots, draw
-from qray.results.agreement import BlandAltman
-from qray.results.evidence import VariantEvidence
-from qray.results.figures import number, signed, spread
-from qray.results.statistics import Accuracy, accuracy
 from qray.study_verdict import Verdict
+from qray.words.document import Picture
+from qray.words.figures import number, signed, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from qray.report.document import Picture
+from qray.answers.pareto import Front, Place
+from qray.judge.costs import OUTSIDE, Costs
+from qray.judge.evidence import VariantEvidence
+from qray.judge.pairwise import Estimate
+from qray.judge.row import Row
 from qray.report.labels import Label, place_labels
 from qray.report.theme import AMBER, BLUE, GREEN, GREY, INK, MUTED, RED, TEAL, VIOLET, WASH, draw
-from qray.results.costs import OUTSIDE, Costs
-from qray.results.evidence import VariantEvidence
-from qray.results.figures import number, signed
-from qray.results.pairwise import Estimate
-from qray.results.pareto import Front, Place
-from qray.results.row import Row
+from qray.words.document import Picture
+from qray.words.figures import number, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from qray.report.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section
+from qray.judge.evidence import Evidence
+from qray.judge.row import Row
+from qray.judge.sensitivity import by_harm
 from qray.report.plots_layers import parity_plot, ranges_plot, sensitivity_plot
 from qray.report.plots_tradeoff import trials_plot
-from qray.results.evidence import Evidence
-from qray.results.figures import number, percent, signed, spread
-from qray.results.row import Row
-from qray.results.sensitivity import by_harm
 from qray.variants.parity import kernel_share
+from qray.words.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section
+from qray.words.figures import number, percent, signed, spread
 
 #: Layers whose ranges are shown: the most harmful ones.
 WORST_LAYERS = 6

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from qray.report.document import Cell, Grid, Paragraph, Section, Tone
-from qray.results.evidence import Evidence
-from qray.results.figures import number, percent, spread
-from qray.results.guardrails import Guardrail
+from qray.judge.evidence import Evidence
+from qray.judge.guardrails import Guardrail
+from qray.words.document import Cell, Grid, Paragraph, Section, Tone
+from qray.words.figures import number, percent, spread
 
 TITLES = {
     "worst_class": "worst class (95 %)", "class_shift": "shift of a class", "local_move": "move in one place",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qray.report.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section
+from qray.judge.agreement import BlandAltman
+from qray.judge.evidence import Evidence, VariantEvidence
 from qray.report.plots_accuracy import ClassError, bland_altman_plot, class_errors, class_plot, scatter
-from qray.results.agreement import BlandAltman
-from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.figures import number, percent, signed, with_interval
+from qray.words.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section
+from qray.words.figures import number, percent, signed, with_interval
 
 
 def _target(evidence: Evidence) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qray.answers.pareto import Front, pareto_front
+from qray.answers.pick import Choice
 from qray.errors import QrayError
-from qray.report.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section, Tone
+from qray.judge.costs import costs_of
+from qray.judge.evidence import Evidence, VariantEvidence
+from qray.judge.row import COLUMNS, Row, is_words
 from qray.report.plots_tradeoff import costs_plot, forest_plot, pareto_plot, speed_plot
-from qray.report.words import how_to_read, remarks, tone_of, verdict_key, verdict_words
-from qray.results.costs import costs_of
-from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.figures import listed, number, with_interval
-from qray.results.pareto import Front, pareto_front
-from qray.results.pick import Choice
-from qray.results.row import COLUMNS, Row, is_words
+from qray.words.document import Block, Bullets, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section, Tone
+from qray.words.figures import listed, number, with_interval
+from qray.words.verdicts import how_to_read, remarks, tone_of, verdict_key, verdict_words
 
 
 def table_section(evidence: Evidence, choice: Choice | None) -> Section:

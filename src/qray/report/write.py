@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from qray.atomic import atomic_path, write_text
-from qray.report.document import Document, pictures
-from qray.report.markdown import to_markdown
 from qray.report.page import to_html
+from qray.words.document import Document, pictures
+from qray.words.markdown import to_markdown
 
 FOLDER = "report"
 

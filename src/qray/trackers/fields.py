@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qray.escape import markdown
-from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.guardrails import sentences
-from qray.results.row import COLUMNS, Row
+from qray.judge.evidence import Evidence, VariantEvidence
+from qray.judge.guardrails import sentences
+from qray.judge.row import COLUMNS, Row
 
 #: Columns that say which row it is. They are fixed by the digest, as parameters in MLflow have to be.
 PARAMS = tuple(name for name, column in COLUMNS.items() if column.names_row)

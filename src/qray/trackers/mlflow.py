@@ -10,8 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from qray.errors import QrayError
-from qray.results.evidence import Evidence
-from qray.results.row import Row
+from qray.judge.evidence import Evidence
+from qray.judge.row import Row
 from qray.trackers import fields
 
 if TYPE_CHECKING:

@@ -14,6 +14,12 @@ from qray.atomic import write_json, write_text
 from qray.commands import write_table_anew
 from qray.data.manifest import read_manifest
 from qray.errors import QrayError
+from qray.judge.index import Result, read_index
+from qray.judge.judge import read_evidence
+from qray.judge.outcome import Outcome, outcomes_of
+from qray.judge.row import Row
+from qray.judge.run import read_run
+from qray.judge.table import write_table
 from qray.measure.isa import this_machine
 from qray.model.regressor import build_regressor
 from qray.orchestrate.data_set import load_manifest
@@ -22,18 +28,12 @@ from qray.orchestrate.plan import Plan, make_plan
 from qray.orchestrate.run import wanted_units
 from qray.orchestrate.run_record import Recorder
 from qray.orchestrate.store import Store
-from qray.results.index import Result, read_index
-from qray.results.judge import read_evidence
-from qray.results.outcome import Outcome, outcomes_of
-from qray.results.row import Row
-from qray.results.run import read_run
-from qray.results.show import read_results
-from qray.results.table import write_table
 from qray.study import Study
 from qray.study_files import dump_study
 from qray.variants import registry
 from qray.variants.artifact import BuildRequest
 from qray.variants.registry import build_artifact
+from qray.words.show import read_results
 
 AT = (1, 1)
 #: Who made what is finished; not who writes the table.

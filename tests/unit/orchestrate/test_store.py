@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qray.judge.run import read_predictions
 from qray.orchestrate.store import Store, pack_folder, unpack_folder
-from qray.results.run import read_predictions
 
 CLIPS = pd.DataFrame({"clip": ["a", "b"], "target": [50.0, 60.0]})
 

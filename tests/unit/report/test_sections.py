@@ -9,10 +9,10 @@ from evidence_runs import make_run
 from reports import full_run, report_of, section, small_run, texts
 from videos import numbered_frames, write_file_list, write_video
 
-from qray.report.document import Clips, Document, Gallery, Picture, pictures
+from qray.judge.judge import read_evidence
 from qray.report.plots_accuracy import class_errors
 from qray.report.thumbnails import find_video, worst_clips
-from qray.results.judge import read_evidence
+from qray.words.document import Clips, Document, Gallery, Picture, pictures
 
 
 @pytest.fixture(scope="module")
