@@ -12,8 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from qray.judge.judge import judge_outcomes
-from qray.judge.outcome import Outcome
-from qray.judge.provenance import Provenance
+from qray.judge.outcome import Outcome, Provenance
 from qray.judge.row import to_table
 from qray.measure.latency import Latency
 from qray.study import Study

@@ -12,8 +12,8 @@ import pytest
 from runs import Finished, here, lines_with, results, tiny_here, unit_times
 
 from qray.errors import QrayError
+from qray.judge.index import unit_files
 from qray.judge.judge import read_evidence
-from qray.judge.unit_records import unit_files
 from qray.measure.costs import PARTS
 from qray.report.timeline import timeline_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qray.judge.pairwise import Estimate
+from qray.judge.statistics import Estimate
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,22 +19,12 @@ class Change:
     b: Any
 
 
-def study_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
-    """Keys of the studies, dotted, whose values differ."""
-    return tuple(_changes(_flat(a.study), _flat(b.study)))
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Keys whose values differ."""
+    return tuple(Change(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key))
 
 
-def version_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
-    """Packages whose versions differ. Variants of one run may have been built with several: then all are named."""
-    return tuple(_changes(versions_of(a), versions_of(b)))
-
-
-def host_changes(a: Evidence, b: Evidence) -> tuple[Change, ...]:
-    """The machine that latency was measured on, its flags and device, where they differ."""
-    return tuple(_changes(hosts_of(a), hosts_of(b)))
-
-
-def _flat(study: Study) -> dict[str, Any]:
+def flat(study: Study) -> dict[str, Any]:
     """Dotted keys of a study; variants by their names, so that one added in between shifts no other."""
     return dict(_walk(study.canonical(), ""))
 
@@ -55,12 +44,8 @@ def versions_of(evidence: Evidence) -> dict[str, str]:
     """Versions of the packages that the variants were built with; several where they differ."""
     found: dict[str, set[str]] = {}
     for variant in evidence.variants:
-        try:
-            versions = json.loads(variant.row.versions or "")
-        except ValueError:
-            continue
-        for package, version in versions.items() if isinstance(versions, dict) else ():
-            found.setdefault(package, set()).add(str(version))
+        for package, version in variant.row.packages.items():
+            found.setdefault(package, set()).add(version)
     return {package: ", ".join(sorted(versions)) for package, versions in found.items()}
 
 
@@ -71,9 +56,3 @@ def hosts_of(evidence: Evidence) -> dict[str, str]:
     found = {key: sorted({str(value) for row in rows if (value := getattr(row, key)) is not None})
              for key in ("host", "cpu_flags", "device")}  # fmt: skip
     return {key: "; ".join(values) for key, values in found.items() if values}
-
-
-def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
-    for key in dict.fromkeys([*a, *b]):
-        if a.get(key) != b.get(key):
-            yield Change(key, a.get(key), b.get(key))

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
-from qray.answers.changes import Change, host_changes, study_changes, version_changes
-from qray.judge.comparison import MIN_CLIPS
+from qray.answers.changes import Change, changes, flat, hosts_of, versions_of
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import guard
-from qray.judge.pairwise import Estimate
-from qray.judge.statistics import VerdictWord, bootstrap_means, interval, paired_difference
-from qray.judge.statistics import verdict as verdict_of
+from qray.judge.pairwise import compare_clips
+from qray.judge.statistics import Estimate, VerdictWord
 from qray.study_verdict import Verdict
 
 #: Share of the margin that the MAE may grow by from one run to the next. A verdict compares a variant with the FP32 of
@@ -22,8 +17,6 @@ from qray.study_verdict import Verdict
 TOLERANCE_SHARE = 0.1
 #: Growth of an artifact's size that is a regression.
 SIZE_GROWTH = 0.05
-#: The two runs are compared pairwise where at least this share of the smaller one's clips is common to both.
-COMMON_SHARE = 0.5
 #: What is known of a variant, from good to bad; no verdict is no better than an inconclusive one.
 RANK: dict[str | None, int] = {"non-inferior": 0, "inconclusive": 1, None: 1, "inferior": 2}
 
@@ -81,7 +74,7 @@ class RunDiff:
     versions: tuple[Change, ...]
     host: tuple[Change, ...]
     variants: tuple[VariantDiff, ...]
-    margin: float | None
+    margin: float
     tolerance: float
     regressions: tuple[str, ...]
     unchecked: tuple[str, ...]
@@ -98,27 +91,25 @@ def diff_runs(a: Evidence, b: Evidence, tolerance: float | None = None) -> RunDi
     cannot get worse: it is `unchecked`.
     """
     settings = a.study.verdict
-    margin = settings.margin
-    allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * margin
+    allowed = tolerance if tolerance is not None else TOLERANCE_SHARE * settings.margin
     names = list(dict.fromkeys(v.name for run in (a, b) for v in run.variants))
     in_a, in_b = ({v.name: v for v in run.variants} for run in (a, b))
-    variants = tuple(_variant(name, in_a.get(name), in_b.get(name), margin, allowed, settings) for name in names)
+    variants = tuple(_variant(name, in_a.get(name), in_b.get(name), settings, allowed) for name in names)
     return RunDiff(
-        a=str(a.out), b=str(b.out), study=study_changes(a, b),
-        versions=version_changes(a, b), host=host_changes(a, b),
-        variants=variants, margin=margin, tolerance=allowed,
+        a=str(a.out), b=str(b.out), study=changes(flat(a.study), flat(b.study)),
+        versions=changes(versions_of(a), versions_of(b)), host=changes(hosts_of(a), hosts_of(b)),
+        variants=variants, margin=settings.margin, tolerance=allowed,
         regressions=tuple(f"{v.name}: {words}" for v in variants for words in v.regressions),
         unchecked=tuple(words for v in variants for words in _unchecked(v)), notes=tuple(_notes(a, b, variants)),
     )  # fmt: skip
 
 
 def _variant(
-    name: str, a: VariantEvidence | None, b: VariantEvidence | None, margin: float | None, allowed: float,
-    settings: Verdict,
-) -> VariantDiff:  # fmt: skip
+    name: str, a: VariantEvidence | None, b: VariantEvidence | None, settings: Verdict, allowed: float
+) -> VariantDiff:
     side_a, side_b = _side(a), _side(b)
     mae, paired, common = (None, False, 0) if a is None or b is None else compare_clips(a, b, settings)
-    verdict_a, verdict_b = _verdict_at(a, margin), _verdict_at(b, margin)
+    verdict_a, verdict_b = (v.comparison.verdict_at(settings.margin) if v and v.comparison else None for v in (a, b))
     broken = _broken(a, b, settings)
     both = side_a is not None and side_b is not None
     latency = None
@@ -142,13 +133,6 @@ def _side(variant: VariantEvidence | None) -> Side | None:
     )  # fmt: skip
 
 
-def _verdict_at(variant: VariantEvidence | None, margin: float | None) -> VerdictWord | None:
-    compared = variant.comparison if variant is not None else None
-    if compared is None or compared.verdict is None or compared.delta_low is None or compared.delta_high is None:
-        return None
-    return compared.verdict if margin is None else verdict_of(compared.delta_low, compared.delta_high, margin)
-
-
 def _broken(a: VariantEvidence | None, b: VariantEvidence | None, settings: Verdict) -> tuple[str, ...]:
     """What B breaks of the guardrails that A keeps, where both have a verdict."""
     if a is None or b is None or not all(v.comparison is not None and v.comparison.guardrails for v in (a, b)):
@@ -161,45 +145,6 @@ def _broken(a: VariantEvidence | None, b: VariantEvidence | None, settings: Verd
         f"{ours.name} ({ours.words})" for his, ours in zip(then, now, strict=True)
         if ours.ok is False and his.ok is not False
     )  # fmt: skip
-
-
-def _clips(variant: VariantEvidence) -> pd.DataFrame | None:
-    """Frame indexed by clip with target and absolute error, of the clips with a finite prediction."""
-    if variant.clips is None:
-        return None
-    frame = variant.clips.set_index("clip")
-    frame = pd.DataFrame({"target": frame["target"], "error": (frame["prediction"] - frame["target"]).abs()})
-    frame = frame[np.isfinite(frame["error"])]
-    return frame if len(frame) and frame.index.is_unique else None
-
-
-def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> tuple[Estimate | None, bool, int]:
-    """MAE in B less MAE in A; whether it is paired; and how many clips of the same name and target both predicted.
-
-    Paired: bootstrap of the differences clip by clip (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
-    chapter 8). Else each run's clips are resampled by themselves (there, section 8.3: two samples), which is wider.
-    The interval is None below 10 clips.
-    """
-    first, second = _clips(a), _clips(b)
-    if first is None or second is None:
-        return None, False, 0
-    common = first.index.intersection(second.index)
-    common = common[np.isclose(first.loc[common, "target"], second.loc[common, "target"], rtol=0, atol=1e-6)]
-    smaller = min(len(first), len(second))
-    draws, seed = settings.bootstrap, settings.seed
-    if len(common) and len(common) >= COMMON_SHARE * smaller:
-        one, other = first.loc[common, "error"].to_numpy(), second.loc[common, "error"].to_numpy()
-        if len(common) < MIN_CLIPS:
-            return Estimate(float((other - one).mean()), None, None), True, len(common)
-        value, bounds = paired_difference(other, one, draws, seed)
-        return Estimate(value, *bounds), True, len(common)
-    one, other = first["error"].to_numpy(), second["error"].to_numpy()
-    value = float(other.mean() - one.mean())
-    if smaller < MIN_CLIPS:
-        return Estimate(value, None, None), False, len(common)
-    # Different seeds, because the same would pair clips that have nothing in common.
-    means = bootstrap_means(other[:, None], draws, seed + 1)[:, 0] - bootstrap_means(one[:, None], draws, seed)[:, 0]
-    return Estimate(value, *interval(means, smaller)), False, len(common)
 
 
 def _regressions(

@@ -9,7 +9,8 @@ from typing import Literal
 
 from qray.judge.evidence import Evidence
 from qray.judge.index import At
-from qray.judge.pairwise import Estimate, Pairs, choose_point
+from qray.judge.pairwise import Pairs, choose_point
+from qray.judge.statistics import Estimate
 
 Standing = Literal["better", "as good", "open", "worse"]
 #: Where the interval of a ratio of latencies holds 1, the two count as equally fast if it stays within this factor.
@@ -60,7 +61,7 @@ def compare_error(difference: Estimate | None, margin: float | None) -> Axis:
     """
     if difference is None or difference.low is None or difference.high is None:
         return Axis("open", "MAE not compared")
-    words = f"MAE {difference.value:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+    words = f"MAE {difference:+.2f}"
     if difference.high < 0:
         return Axis("better", words)
     if difference.low > 0:
@@ -145,15 +146,13 @@ def pareto_front(evidence: Evidence, at: At | None = None) -> Front:
         places.append(
             Place(name, on_front, by, why, _to_reference(pairs, name), pairs.p50(name), pairs.size(name))
         )  # fmt: skip
-    return Front(at, tuple(places), tuple(_notes(evidence, places, margin)))
+    once = any(place.latency_ms is not None and place.latency_ms.bounds is None for place in places)
+    notes = ("some latencies have no interval, because they were taken in one round",) if once else ()
+    return Front(at, tuple(places), notes)
 
 
 def _missing(pairs: Pairs, name: str) -> list[str]:
-    known = {
-        "error": pairs.error(name, name),
-        "latency": pairs.p50(name),
-        "size": pairs.size(name),
-    }
+    known = {"error": pairs.error(name, name), "latency": pairs.p50(name), "size": pairs.size(name)}
     return [axis for axis, value in known.items() if value is None]
 
 
@@ -201,12 +200,5 @@ def _to_reference(pairs: Pairs, name: str) -> Estimate | None:
         return Estimate(0.0, 0.0, 0.0)
     compared = pairs.variants[name].comparison
     if compared is not None:
-        return Estimate(compared.delta, compared.delta_low, compared.delta_high)
+        return compared.difference
     return pairs.error(name, reference.name)
-
-
-def _notes(evidence: Evidence, places: Sequence[Place], margin: float | None) -> list[str]:
-    notes = []
-    if any(place.latency_ms is not None and place.latency_ms.bounds is None for place in places):
-        notes.append("some latencies have no interval, because they were taken in one round")
-    return notes

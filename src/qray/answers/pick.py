@@ -10,9 +10,8 @@ from qray.answers.bounds import Bounds, Failure, failures
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import Guardrail, sentences
 from qray.judge.index import At
-from qray.judge.pairwise import Estimate, Pairs, choose_point, point
-from qray.judge.statistics import VerdictWord
-from qray.judge.statistics import verdict as verdict_of
+from qray.judge.pairwise import Pairs, choose_point, point
+from qray.judge.statistics import Estimate, VerdictWord
 
 #: Sizes this close (a share of the smaller) are one size: compiled code of the same network varies by as much.
 SIZE_TIE = 0.01
@@ -58,7 +57,7 @@ class Choice:
     out: Path
     at: At | None
     bounds: Bounds
-    margin: float | None
+    margin: float
     picked: Candidate | None
     why: str
     runner_up: Candidate | None
@@ -129,20 +128,13 @@ def _multiplicity(evidence: Evidence, picked: Candidate, bounds: Bounds) -> list
 
 
 def _candidate(
-    evidence: Evidence, variant: VariantEvidence, pairs: Pairs, bounds: Bounds, margin: float | None, timed: bool
+    evidence: Evidence, variant: VariantEvidence, pairs: Pairs, bounds: Bounds, margin: float, timed: bool
 ) -> Candidate:
     row, compared = pairs.row(variant.name), variant.comparison
-    reference = evidence.reference
-    verdict: VerdictWord | None = None
-    # Where the evidence carries no verdict at the declared margin, it carries none at another.
-    if compared is not None and compared.verdict is not None and compared.delta_low is not None:
-        assert compared.delta_high is not None
-        given = bounds.margin
-        verdict = compared.verdict if given is None else verdict_of(compared.delta_low, compared.delta_high, given)
     own = Candidate(
-        name=variant.name, verdict=verdict, mae=variant.accuracy.mae if variant.accuracy else None,
-        delta=Estimate(compared.delta, compared.delta_low, compared.delta_high) if compared else None,
-        latency_ms=pairs.p50(variant.name), faster=pairs.latency(reference.name, variant.name),
+        name=variant.name, verdict=compared.verdict_at(bounds.margin) if compared else None,
+        mae=variant.accuracy.mae if variant.accuracy else None, delta=compared.difference if compared else None,
+        latency_ms=pairs.p50(variant.name), faster=pairs.latency(evidence.reference.name, variant.name),
         size_bytes=row.size_bytes, size_ratio=row.size_ratio, rss_mb=row.peak_rss_mb,
         artifact=evidence.out / row.artifact if row.artifact else None,
         guardrails=compared.guardrails if compared is not None else (),
@@ -153,9 +145,7 @@ def _candidate(
     )  # fmt: skip
 
 
-def _unfit(
-    variant: VariantEvidence, own: Candidate, evidence: Evidence, margin: float | None, timed: bool
-) -> str | None:
+def _unfit(variant: VariantEvidence, own: Candidate, evidence: Evidence, margin: float, timed: bool) -> str | None:
     """Why a variant is out whatever the bounds, or None."""
     row = variant.row
     if variant.status != "ok":
@@ -183,7 +173,7 @@ def _first_note(variant: VariantEvidence) -> str | None:
     return notes[0] if notes else None
 
 
-def _settle(variant: VariantEvidence, evidence: Evidence, margin: float | None) -> str:
+def _settle(variant: VariantEvidence, evidence: Evidence, margin: float) -> str:
     clips = variant.comparison.clips_to_settle if variant.comparison else None
     # The number belongs to the declared margin, not to one given later.
     return f"; {clips} clips would settle it" if clips and margin == evidence.study.verdict.margin else ""
@@ -220,27 +210,23 @@ def _separated(compared: Estimate | None, nothing: float = 1.0) -> bool:
 
 def _against(other: Candidate, picked: Candidate, pairs: Pairs) -> str:
     """Why one that qualifies is not the one."""
-    ratio = pairs.latency(other.name, picked.name)
     words = []
-    if ratio is not None:
+    if (ratio := pairs.latency(other.name, picked.name)) is not None:
         span = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
         words.append(f"takes {ratio.value:.2f}x the time{span} of {picked.name}")
     if other.size_bytes and picked.size_bytes and other.size_bytes != picked.size_bytes:
         words.append(f"{other.size_bytes / picked.size_bytes:.2f}x its size")
-    difference = pairs.error(other.name, picked.name)
-    if difference is not None:
-        span = "" if difference.low is None else f" ({difference.low:+.2f} to {difference.high:+.2f})"
-        words.append(f"MAE {difference.value:+.2f}{span}")
+    if (difference := pairs.error(other.name, picked.name)) is not None:
+        words.append(f"MAE {difference:+.2f}")
     return f"qualifies; {', '.join(words)}" if words else "qualifies"
 
 
 def _delta(own: Candidate) -> str:
-    if own.delta is None or own.delta.low is None:
-        return "MAE not compared to FP32"
-    return f"MAE {own.delta.value:+.2f} ({own.delta.low:+.2f} to {own.delta.high:+.2f}) to FP32"
+    known = own.delta is not None and own.delta.bounds is not None
+    return f"MAE {own.delta:+.2f} to FP32" if known else "MAE not compared to FP32"
 
 
-def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float | None) -> str:
+def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float) -> str:
     """Why nothing qualifies: the nearest miss if bounds are what fails, else the verdicts."""
     missed = [c for c in candidates if c.unfit is None]
     if missed:
@@ -255,9 +241,9 @@ def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float 
         words = f"no variant qualifies; nearest is {good.name}: {good.out}"
     else:
         nearest = min((c for c in candidates if c.verdict), key=_upper)
-        over = "" if margin is None else f", whose upper bound is {_upper(nearest) - margin:.2f} over it"
         words = (
-            f"no variant is non-inferior at a margin of {margin:g}; nearest is {nearest.name}, {_delta(nearest)}{over}"
+            f"no variant is non-inferior at a margin of {margin:g}; nearest is {nearest.name}, {_delta(nearest)}, "
+            f"whose upper bound is {_upper(nearest) - margin:.2f} over it"
         )
     fp32 = next((c for c in candidates if c.name == evidence.reference.name), None)
     if fp32 is not None and fp32.artifact is not None and not fp32.failures:

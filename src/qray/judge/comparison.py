@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 
 from qray.judge.guardrails import Guardrail, guard, sentences
-from qray.judge.statistics import LEVEL, VerdictWord, bootstrap_means, interval, share_interval, tail_probability
+from qray.judge.statistics import (
+    LEVEL,
+    Estimate,
+    VerdictWord,
+    bootstrap_means,
+    interval,
+    share_interval,
+    tail_probability,
+)
 from qray.judge.statistics import verdict as verdict_of
 from qray.study_verdict import Verdict
 
@@ -59,6 +67,17 @@ class Comparison:
     max_moved: float
     notes: tuple[str, ...] = ()
     guardrails: tuple[Guardrail, ...] = ()
+
+    @property
+    def difference(self) -> Estimate:
+        """`delta` with its interval."""
+        return Estimate(self.delta, self.delta_low, self.delta_high)
+
+    def verdict_at(self, margin: float | None) -> VerdictWord | None:
+        """The verdict by another margin (None: the declared one); none by one is none by any."""
+        if margin is None or self.verdict is None or self.delta_low is None or self.delta_high is None:
+            return self.verdict
+        return verdict_of(self.delta_low, self.delta_high, margin)
 
     @property
     def broken(self) -> tuple[Guardrail, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qray.judge.ratio import over_rounds
+from qray.judge.statistics import Estimate
 from qray.measure.costs import PARTS
 
 #: The parts of a clip's way that are not the network's.
@@ -16,21 +17,12 @@ OUTSIDE = ("decode", "preprocessing")
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean over the rounds and its 95 % interval (Student's t); None where there is one round."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Costs:
-    """Milliseconds per clip (one window of `frames` frames) by part, FP32 eager; outside: share (0 to 1) of decode and
-    preprocessing in the sum, which is what remains however fast the network becomes."""
+    """Milliseconds per clip (one window of `frames` frames) by part, FP32 eager, means over the rounds; outside: share
+    (0 to 1) of decode and preprocessing in the sum, which is what remains however fast the network becomes."""
 
-    parts: Mapping[str, Mean]
-    outside: Mean
+    parts: Mapping[str, Estimate]
+    outside: Estimate
     frames: int
     image_size: int
     threads: int
@@ -48,16 +40,6 @@ class Costs:
         """
         return 1 / self.outside.value
 
-    @property
-    def sentence(self) -> str:
-        """All of it in a line."""
-        told = ", ".join(f"{name} {part.value:.2f}{' ms' * (name == PARTS[0])}" for name, part in self.parts.items())
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return (
-            f"one clip of {self.frames} frames costs: {told} (FP32 eager, {threads}): {self.outside.value:.0%} of the "
-            "time is outside the network"
-        )
-
 
 def costs_of(record: Mapping[str, Any]) -> Costs | None:
     """What the record of a unit of kind `costs` says; None where it is not one, or not whole."""
@@ -74,6 +56,6 @@ def costs_of(record: Mapping[str, Any]) -> Costs | None:
     total = sum(medians.values(), np.zeros(1))
     outside = sum((medians[part] for part in OUTSIDE), np.zeros(1)) / total
     return Costs(
-        {part: Mean(*over_rounds(values)) for part, values in medians.items()}, Mean(*over_rounds(outside)),
+        {part: over_rounds(values) for part, values in medians.items()}, over_rounds(outside),
         record["frames"], record["image_size"], record["threads"],
     )  # fmt: skip

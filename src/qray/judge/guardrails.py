@@ -63,17 +63,6 @@ def sentences(broken: Sequence[Guardrail]) -> str | None:
     return "; ".join(guardrail.words for guardrail in broken) or None
 
 
-def figures(guardrails: Sequence[Guardrail]) -> str:
-    """Every figure beside its limit, in a line: "tail 1.3 (to 2.1, limit 7.5), tied_low 1 (limit 1)"."""
-    found = []
-    for one in guardrails:
-        bounds = [f"to {one.high:.3g}"] if one.high is not None else []
-        bounds += [f"limit {one.limit:.3g}"] if one.limit is not None else []
-        value = "not known" if one.value is None else f"{one.value:.3g} ({', '.join(bounds)})"
-        found.append(f"{one.name} {value}{'' if one.ok is not None else ', not settled'}")
-    return ", ".join(found)
-
-
 def columns(guardrails: Sequence[Guardrail]) -> dict[str, float | int | str | None]:
     """The columns of results.parquet that come from guardrails; empty where there are none."""
     found = {guardrail.name: guardrail for guardrail in guardrails}

@@ -1,4 +1,7 @@
-"""run.json: which unit made what, how units ended that are not finished, and for which machine. The index of OUT."""
+"""run.json: which unit made what, how units ended that are not finished, and for which machine. The index of OUT.
+
+And the records of finished units, read with tolerance: half a record, or one just replaced, is as good as none.
+"""
 
 from __future__ import annotations
 
@@ -110,3 +113,22 @@ def read_index(out: Path) -> Index:
         raise QrayError(f"{path}: no such file, so {out} is not the output of a run; {again}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise QrayError(f"{path}: not readable as the index of a run ({error}); {again}") from None
+
+
+def unit_files(out: Path, kind: str = "*") -> list[Path]:
+    """Files of the records of one kind, or of all, by name; temporary ones left out."""
+    return sorted((out / "units").glob("[!.]*-*.json" if kind == "*" else f"{kind}-*.json"))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record, or None where the file cannot be read as one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def began(record: dict[str, Any], path: Path) -> float:
+    """When a unit's work began, epoch seconds; a record without a time of its own was written when its work ended."""
+    return float(record.get("started", path.stat().st_mtime))

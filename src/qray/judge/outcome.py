@@ -9,13 +9,28 @@ from typing import Any
 import pandas as pd
 
 from qray.judge.index import At, PointUnits, Result, TrialState
-from qray.judge.provenance import Provenance, provenance_of
 from qray.judge.run import Run, read_predictions
 from qray.measure.latency import Latency
 from qray.study import Variant
 from qray.variants.parity import kernel_fault
 
 NOT_FINISHED = "not finished; run the same command again"
+#: Of a `Provenance`.
+FIELDS = ("versions", "host", "cpu_flags")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a unit's record says of where it ran; None where it does not say."""
+
+    versions: Mapping[str, str] | None = None
+    host: str | None = None
+    cpu_flags: str | None = None
+
+
+def provenance_of(record: Mapping[str, Any] | None) -> Provenance:
+    """The provenance that a record holds."""
+    return Provenance(**{name: (record or {}).get(name) or None for name in FIELDS})
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Any two variants of a run against each other, on the same clips and in the same rounds of latency."""
+"""Any two variants against each other: of one run, on the same clips and in the same rounds of latency; of two runs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,21 +14,11 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.index import At
 from qray.judge.ratio import ratio
 from qray.judge.row import Row
-from qray.judge.statistics import bootstrap_means, interval, mean_interval
+from qray.judge.statistics import Estimate, bootstrap_means, interval, mean_interval, paired_difference
+from qray.study_verdict import Verdict
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval; the interval is None where the sample cannot carry one."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """The interval, where there is one."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
+#: Two runs are compared pairwise where at least this share of the smaller one's clips is common to both.
+COMMON_SHARE = 0.5
 
 
 def point(at: At) -> str:
@@ -72,7 +62,8 @@ class Pairs:
         self.evidence, self.at = evidence, at
         self.variants = {v.name: v for v in evidence.variants}
         self.settings = evidence.study.verdict
-        self._errors = {name: _absolute_errors(v) for name, v in self.variants.items()}
+        frames = {name: _errors(v) for name, v in self.variants.items()}
+        self._errors = {name: None if frame is None else frame["error"] for name, frame in frames.items()}
         self._replicates: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
         calls = {name: variant.latency(at) for name, variant in self.variants.items()}
         self._calls = {name: latency for name, latency in calls.items() if latency is not None}
@@ -102,7 +93,7 @@ class Pairs:
             return None
         delta = float(mine.loc[common].mean() - theirs.loc[common].mean())
         if len(common) < MIN_CLIPS:
-            return Estimate(delta, None, None)
+            return Estimate(delta)
         clips = tuple(common)
         return Estimate(delta, *interval(self._means(name, clips) - self._means(other, clips), len(clips)))
 
@@ -120,8 +111,7 @@ class Pairs:
         """Latency of `name` over latency of `other`, from the rounds in which both were timed (speed.ratio)."""
         if name not in self._calls or other not in self._calls:
             return None
-        found = ratio(self._calls[name], self._calls[other])
-        return None if found is None else Estimate(found.value, found.low, found.high)
+        return ratio(self._calls[name], self._calls[other])
 
     def p50(self, name: str) -> Estimate | None:
         """Median latency in ms with a t interval of the rounds' medians on the log scale, which holds the median.
@@ -133,7 +123,7 @@ class Pairs:
             return None
         blocks = [block for block in self._calls[name].blocks_ms if block] if name in self._calls else []
         if len(blocks) < 2:
-            return Estimate(value, None, None)
+            return Estimate(value)
         _, low, high = mean_interval(np.log([np.median(block) for block in blocks]))
         return Estimate(value, min(value, math.exp(low)), max(value, math.exp(high)))
 
@@ -142,11 +132,39 @@ class Pairs:
         return self.row(name).size_bytes
 
 
-def _absolute_errors(variant: VariantEvidence) -> pd.Series | None:
-    """Absolute error by clip, of the clips with a finite prediction."""
+def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> tuple[Estimate | None, bool, int]:
+    """MAE of `b` less MAE of `a`, which are of two runs; whether it is paired; and how many clips of the same name and
+    target both predicted.
+
+    Paired: bootstrap of the differences clip by clip (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 8). Else each run's clips are resampled by themselves (there, section 8.3: two samples), which is wider.
+    The interval is None below 10 clips.
+    """
+    first, second = _errors(a), _errors(b)
+    if first is None or second is None:
+        return None, False, 0
+    common = first.index.intersection(second.index)
+    common = common[np.isclose(first.loc[common, "target"], second.loc[common, "target"], rtol=0, atol=1e-6)]
+    smaller, draws, seed = min(len(first), len(second)), settings.bootstrap, settings.seed
+    paired = len(common) > 0 and len(common) >= COMMON_SHARE * smaller
+    if paired:
+        first, second = first.loc[common], second.loc[common]
+    one, other = first["error"].to_numpy(), second["error"].to_numpy()
+    if (len(common) if paired else smaller) < MIN_CLIPS:
+        return Estimate(float((other - one).mean() if paired else other.mean() - one.mean())), paired, len(common)
+    if paired:
+        value, bounds = paired_difference(other, one, draws, seed)
+        return Estimate(value, *bounds), True, len(common)
+    # Different seeds, because the same would pair clips that have nothing in common.
+    means = bootstrap_means(other[:, None], draws, seed + 1)[:, 0] - bootstrap_means(one[:, None], draws, seed)[:, 0]
+    return Estimate(float(other.mean() - one.mean()), *interval(means, smaller)), False, len(common)
+
+
+def _errors(variant: VariantEvidence) -> pd.DataFrame | None:
+    """Frame indexed by clip with target and absolute error, of the clips with a finite prediction."""
     if variant.clips is None:
         return None
     frame = variant.clips.set_index("clip")
-    errors = (frame["prediction"] - frame["target"]).abs()
-    errors = errors[np.isfinite(errors)]
-    return errors if len(errors) and errors.index.is_unique else None
+    frame = pd.DataFrame({"target": frame["target"], "error": (frame["prediction"] - frame["target"]).abs()})
+    frame = frame[np.isfinite(frame["error"])]
+    return frame if len(frame) and frame.index.is_unique else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
+from qray.judge.statistics import Accuracy, accuracy
 from qray.study_verdict import Verdict
 
 #: Classes by quantiles of the target, where the thresholds make fewer than two.
@@ -75,3 +78,29 @@ def places(target: np.ndarray, reference: np.ndarray, settings: Verdict) -> list
             found.append(Group(f"the {count} clips that FP32 predicts {word}", mask))
         count *= 2
     return [group for group in found if not group.clips.all()]
+
+
+@dataclass(frozen=True)
+class ClassError:
+    """Error of one variant on the clips whose label is in one class; None where no clip is."""
+
+    name: str
+    n: int
+    error: Accuracy | None
+
+
+def class_errors(clips: pd.DataFrame | None, verdict: Verdict) -> list[ClassError]:
+    """Error by class of the label, the study's thresholds between them: the intervals are of each class alone."""
+    if clips is None or clips.empty or not verdict.thresholds:
+        return []
+    edges = sorted(verdict.thresholds)
+    names = [f"< {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(edges)),
+             f"≥ {edges[-1]:g}"]  # fmt: skip
+    truth, predicted = clips["target"].to_numpy(float), clips["prediction"].to_numpy(float)
+    which = np.searchsorted(edges, truth, side="right")
+    found = []
+    for number_, name in enumerate(names):
+        mask = which == number_
+        error = accuracy(truth[mask], predicted[mask], verdict.bootstrap, verdict.seed) if mask.any() else None
+        found.append(ClassError(name, int(mask.sum()), error))
+    return found

@@ -9,24 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from qray.judge.row import Row
-from qray.judge.statistics import LEVEL, mean_interval
+from qray.judge.statistics import LEVEL, Estimate, mean_interval
 from qray.measure.latency import Latency
 
 #: Methods that compute in fewer bits, by the word for what they do; only of them can be said whether it pays.
 REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16"}
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two latencies, and its 95 % interval; (None, None) where there are fewer than two rounds."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f}x" + ("" if self.low is None else f" ({self.low:.2f}, {self.high:.2f})")
 
 
 @dataclass(frozen=True)
@@ -47,23 +34,21 @@ class Speed:
     FP32 on its engine). best_fp32: the fastest FP32 variant, whatever its engine; against_best: the ratio to it, whose
     interval allows for its having been chosen among all of them. pays:
     whether computing in fewer bits is faster than that, None where that is not settled or not the question (FP32).
-    sentence: the same in words; None where it is not the question.
     """
 
     threads: int
     batch: int
-    total: Ratio | None
-    engine: Ratio | None
-    precision: Ratio | None
+    total: Estimate | None
+    engine: Estimate | None
+    precision: Estimate | None
     best_fp32: str | None
-    against_best: Ratio | None
+    against_best: Estimate | None
     pays: bool | None
-    sentence: str | None
 
     def columns(self) -> dict[str, Any]:
         """The same as columns of results.parquet."""
 
-        def parts(name: str, of: Ratio | None) -> dict[str, float | None]:
+        def parts(name: str, of: Estimate | None) -> dict[str, float | None]:
             return {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high} if of else {}
 
         return {
@@ -73,7 +58,7 @@ class Speed:
         } | parts("speedup", self.total) | parts("speedup_best_fp32", self.against_best)  # fmt: skip
 
 
-def ratio(above: Latency, below: Latency, comparisons: int = 1) -> Ratio | None:
+def ratio(above: Latency, below: Latency, comparisons: int = 1) -> Estimate | None:
     """Latency `above` over latency `below`: geometric mean over the rounds of the ratio of the two blocks' medians.
 
     The interval is Student's t on the logarithms of these ratios. Block i of both ran in the same round, so that
@@ -89,17 +74,15 @@ def ratio(above: Latency, below: Latency, comparisons: int = 1) -> Ratio | None:
     first, second = above.medians, below.medians
     if first is None or second is None or len(first) != len(second):
         return None
-    mean, low, high = over_rounds(np.log(first) - np.log(second), comparisons)
-    if low is None or high is None:
-        return Ratio(math.exp(mean))
-    return Ratio(math.exp(mean), math.exp(low), math.exp(high))
+    found = over_rounds(np.log(first) - np.log(second), comparisons)
+    return Estimate(math.exp(found.value), *(math.exp(bound) for bound in found.bounds or ()))
 
 
-def over_rounds(values: np.ndarray, comparisons: int = 1) -> tuple[float, float | None, float | None]:
-    """Mean of float64 (rounds,) and its 95 % interval, Student's t; (None, None) for a single round."""
+def over_rounds(values: np.ndarray, comparisons: int = 1) -> Estimate:
+    """Mean of float64 (rounds,) and its 95 % interval, Student's t; none for a single round."""
     if len(values) < 2:
-        return float(values.mean()), None, None
-    return mean_interval(values, 1 - (1 - LEVEL) / comparisons)
+        return Estimate(float(values.mean()))
+    return Estimate(*mean_interval(values, 1 - (1 - LEVEL) / comparisons))
 
 
 def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], reference: str) -> Speed:
@@ -111,22 +94,19 @@ def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], referen
     fp32 = [t for t in measured if t.method == "fp32"]
     same_engine = next((t for t in fp32 if t.engine == own.engine), None)
     best, against_best = _best(own, fp32)
-    pays, sentence = None, None
-    if own.method in REDUCED:
-        pays = settled(against_best.low, against_best.high) if against_best else None
-        sentence = pay_sentence(own.method, best, against_best)
     return Speed(
         at[0], at[1],
         total=_over(base, own), engine=_over(base, same_engine), precision=_over(same_engine, own),
-        best_fp32=best, against_best=against_best, pays=pays, sentence=sentence,
+        best_fp32=best, against_best=against_best,
+        pays=settled(against_best.low, against_best.high) if against_best and own.method in REDUCED else None,
     )  # fmt: skip
 
 
-def _over(above: Timed | None, below: Timed | None) -> Ratio | None:
+def _over(above: Timed | None, below: Timed | None) -> Estimate | None:
     return ratio(above.latency, below.latency) if above and below else None
 
 
-def _best(own: Timed, fp32: Sequence[Timed]) -> tuple[str | None, Ratio | None]:
+def _best(own: Timed, fp32: Sequence[Timed]) -> tuple[str | None, Estimate | None]:
     """The FP32 variant that this one is the least ahead of, which is the fastest of them; and the ratio to it.
 
     It is chosen by the same calls that it is compared by, so that of several equal ones the luckiest is taken: the
@@ -142,27 +122,3 @@ def settled(low: float | None, high: float | None) -> bool | None:
     if low is None or high is None or low <= 1 <= high:
         return None
     return low > 1
-
-
-def pay_sentence(method: str, best: str | None, against: Ratio | None) -> str | None:
-    """Whether fewer bits pay, in words; None for methods that compute in FP32."""
-    word = REDUCED.get(method)
-    if word is None:
-        return None
-    if best is None or against is None:
-        return f"whether {word} pays here is not known: it was not measured together with FP32 on any engine"
-    compared = f"{against} the speed of {best}, the fastest FP32 engine"
-    pays = settled(against.low, against.high)
-    if pays is None:
-        why = "an interval takes two blocks or more" if against.low is None else "the interval holds 1"
-        return f"whether {word} pays here is not settled: {compared}; {why}"
-    return f"{word} {'pays' if pays else 'does not pay'} here: {compared}"
-
-
-def row_sentence(row: Row) -> str | None:
-    """`Speed.sentence` of a row of results.parquet; None for one without a latency too."""
-    if row.latency_p50_ms is None:
-        return None
-    value = row.speedup_best_fp32
-    against = Ratio(value, row.speedup_best_fp32_low, row.speedup_best_fp32_high) if value is not None else None
-    return pay_sentence(row.method, row.best_fp32, against)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 import pyarrow as pa
 
-from qray.words.figures import NOT_MEASURED, megabytes, number, percent, signed, yes_no
-
-#: Beside a verdict: a guardrail is broken, and the line below the table says which.
-BROKEN = " !"
+#: How tables show a column (`qray.words.cells`); "figure": two digits, and what is no float as it is.
+Form = Literal["figure", "difference", "verdict", "megabytes", "fold", "causes", "whole", "percent", "tenths", "yes_no"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,7 @@ class Column:
     names_row: bool = False
     #: Whether an empty one takes back what an earlier table said.
     clears: bool = False
-    #: What a table shows of it; by default the value, a figure with two digits.
-    form: Callable[[Row], str] | None = None
+    form: Form = "figure"
 
 
 def _names(meaning: str) -> Column:
@@ -74,32 +72,29 @@ class Row:
     r2: Annotated[_F, Column("1 - SSE/SST", title="R²", report=True)] = None
     baseline_mae: Annotated[_F, Column("MAE of the mean predictor on the same clips", "target")] = None
     delta_mae: Annotated[_F, Column("MAE minus that of FP32 on the same clips", "target", "Δ to fp32 (95 %)", 1,
-                                    report=True, form=lambda row: row.difference)] = None  # fmt: skip
+                                    report=True, form="difference")] = None  # fmt: skip
     delta_low: Annotated[_F, Column(f"lower end {_95}, paired over clips", "target")] = None
     delta_high: Annotated[_F, Column(f"upper end {_95}", "target")] = None
     margin: Annotated[_F, Column("loss of MAE that the study puts up with", "target")] = None
     verdict: Annotated[_S, Column("non-inferior, inferior or inconclusive, by the interval and the margin", None,
-                                  "verdict", 0, report=True, clears=True,
-                                  form=lambda row: row.judged)] = None  # fmt: skip
-    size_bytes: Annotated[_I, Column("of the artifact as shipped", "bytes", "MB", 3, report=True,
-                                     form=lambda row: megabytes(row.size_bytes))] = None  # fmt: skip
+                                  "verdict", 0, report=True, clears=True, form="verdict")] = None  # fmt: skip
+    size_bytes: Annotated[_I, Column("of the artifact as shipped", "bytes", "MB", 3, True, form="megabytes")] = None
     weights_bytes: Annotated[_I, Column("of the parameters as stored", "bytes", "weights MB", 5,
-                                        form=lambda row: megabytes(row.weights_bytes))] = None  # fmt: skip
+                                        form="megabytes")] = None  # fmt: skip
     size_ratio: Annotated[_F, Column("size over that of FP32 eager")] = None
     latency_p50_ms: Annotated[_F, Column("median time of a call", "ms", "p50 ms", 2, report=True)] = None
     latency_p90_ms: Annotated[_F, Column("90th percentile; null where the sample cannot carry it", "ms")] = None
     latency_p99_ms: Annotated[_F, Column("99th percentile; null where the sample cannot carry it", "ms")] = None
     latency_n: Annotated[_I, Column("calls that were timed")] = None
     speedup: Annotated[_F, Column("latency of FP32 eager over its own, interleaved", None, "speed-up", 0,
-                                  report=True, form=lambda row: number(row.speedup, unit="x"))] = None  # fmt: skip
+                                  report=True, form="fold")] = None  # fmt: skip
     speedup_engine: Annotated[_F, Column("of which the engine gives so much in FP32", None, "engine × precision",
-                                         7, form=lambda row: row.parts)] = None  # fmt: skip
+                                         7, form="causes")] = None  # fmt: skip
     speedup_precision: Annotated[_F, Column("of which fewer bits give so much on that engine")] = None
     peak_rss_mb: Annotated[_F, Column("peak memory of a process that only predicts", "MB", "RSS MB", 6,
-                                      report=True, form=lambda row: number(row.peak_rss_mb, 0))] = None  # fmt: skip
+                                      report=True, form="whole")] = None  # fmt: skip
     int8_mac_share: Annotated[_F, Column("share of multiply-accumulates that the engine executes in INT8", None,
-                                         "INT8", 4,
-                                         report=True, form=lambda row: percent(row.int8_mac_share))] = None  # fmt: skip
+                                         "INT8", 4, report=True, form="percent")] = None  # fmt: skip
     artifact: Annotated[_S, Column("its folder, relative to OUT")] = None
     host: Annotated[_S, Column("that measured it; without a measurement, that built it")] = None
     cpu_flags: Annotated[_S, Column("instruction sets of that host")] = None
@@ -140,11 +135,11 @@ class Row:
     verdict_holm: Annotated[_S, Column("the verdict with that", clears=True)] = None
     equivalent: Annotated[_B, Column("whether the difference is within plus and minus the margin (TOST)",
                                      title="equivalent", report=True,
-                                     form=lambda row: yes_no(row.equivalent))] = None  # fmt: skip
+                                     form="yes_no")] = None  # fmt: skip
     p_equivalent: Annotated[_F, Column("p of that")] = None
     clips_to_settle: Annotated[_I, Column("clips in all that would settle an inconclusive verdict")] = None
     moved_share: Annotated[_F, Column("share of clips that are predicted elsewhere than by FP32", title="moved",
-                                      report=True, form=lambda row: percent(row.moved_share, 1))] = None  # fmt: skip
+                                      report=True, form="tenths")] = None  # fmt: skip
     moved_low: Annotated[_F, Column(f"lower end {_95}")] = None
     moved_high: Annotated[_F, Column(f"upper end {_95}")] = None
     max_moved: Annotated[_F, Column("the farthest move", "target")] = None
@@ -171,34 +166,25 @@ class Row:
         return None if self.threads is None or self.batch is None else (self.threads, self.batch)
 
     @property
-    def judged(self) -> str:
-        """The verdict, marked where a guardrail is broken."""
-        return f"{self.verdict or NOT_MEASURED}{BROKEN if self.guardrails else ''}"
+    def packages(self) -> dict[str, str]:
+        """Versions of what it was built with, by package; empty where they are not known."""
+        return {name: str(version) for name, version in _object(self.versions).items()}
 
     @property
-    def difference(self) -> str:
-        """The difference to FP32 with its interval, where there is a verdict on it."""
-        if self.delta_mae is None or self.verdict is None:
-            return NOT_MEASURED
-        return f"{signed(self.delta_mae)} ({signed(self.delta_low)}, {signed(self.delta_high)})"
-
-    @property
-    def parts(self) -> str:
-        """The speed-up by cause."""
-        if self.speedup_engine is None or self.speedup_precision is None:
-            return NOT_MEASURED
-        return f"{number(self.speedup_engine)} × {number(self.speedup_precision)}"
-
-    def cell(self, name: str) -> str:
-        """A column as tables show it."""
-        form, value = COLUMNS[name].form, getattr(self, name)
-        if form is not None:
-            return form(self)
-        return number(value) if isinstance(value, float) or value is None else str(value)
+    def chosen(self) -> dict[str, Any]:
+        """Settings of a trial of the sweep, or of what came of one; empty where they are not known."""
+        return _object(self.settings)
 
 
-# With its globals given, since it looks up names of forms where they are called.
-_HINTS = get_type_hints(Row, globals(), include_extras=True)
+def _object(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+_HINTS = get_type_hints(Row, include_extras=True)
 #: Each column by its name, in order.
 COLUMNS: dict[str, Column] = {name: get_args(hint)[1] for name, hint in _HINTS.items()}
 _STORED: dict[Any, pa.DataType] = {

@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 
 from qray.errors import QrayError
 from qray.escape import command
-from qray.judge.index import Index, read_index
+from qray.judge.index import Index, began, read_index, read_record, unit_files
 from qray.judge.timing import Timing, read_timing
-from qray.judge.unit_records import began, read_record, unit_files
 from qray.study import Study
 from qray.study_files import load_study
 

@@ -1,4 +1,4 @@
-"""Which layers the quantized network loses most in: from predictions per clip and layer to a record, and its table."""
+"""Which layers the quantized network loses most in: from predictions per clip and layer to a record."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from qray.errors import QrayError
 from qray.judge.statistics import bootstrap_means, interval
-
-#: Layers shown in a terminal; the record has them all.
-SHOWN_LAYERS = 10
-NOT_MEASURED = "–"
 
 
 def sqnr_db(signal: float, noise: float) -> float | None:
@@ -85,47 +79,3 @@ def by_harm(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         return math.inf if value is None else float(value)
 
     return sorted(record["layers"], key=key)
-
-
-def _number(value: float | None, form: str) -> str:
-    return NOT_MEASURED if value is None else format(value, form)
-
-
-def _delta(state: Mapping[str, Any]) -> str:
-    low, high = state["delta_low"], state["delta_high"]
-    bounds = f" ({low:+.2f}, {high:+.2f})" if low is not None and high is not None else ""
-    return _number(state["delta_mae"], "+.2f") + bounds
-
-
-def render_sensitivity(record: Mapping[str, Any], shown: int = SHOWN_LAYERS) -> Table:
-    """The most sensitive layers as a table."""
-    layers = by_harm(record)
-    grid = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left", title_style="bold",
-        title="Most sensitive layers", caption_justify="left", caption_style="dim", caption=_caption(record, shown),
-    )  # fmt: skip
-    grid.add_column("layer", no_wrap=True)
-    for name in ("alone dB", "Δ MAE alone (95 %)", "all but dB", "Δ MAE all but (95 %)", "clipped", "MACs"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    total = sum(layer["macs"] for layer in layers)
-    for layer in layers[:shown]:
-        alone, rest = layer["alone"], layer["all_but"]
-        clipped = layer["range"]["clipped_share"]
-        cells = (
-            layer["layer"], _number(alone["sqnr_db"], ".1f"), _delta(alone), _number(rest["sqnr_db"], ".1f"),
-            _delta(rest), _number(clipped, ".3%"), f"{layer['macs'] / total:.0%}" if total else NOT_MEASURED,
-        )  # fmt: skip
-        grid.add_row(*map(Text, cells))
-    return grid
-
-
-def _caption(record: Mapping[str, Any], shown: int) -> str:
-    left = len(record["layers"]) - shown
-    together = f"all quantized: {_number(record['all_sqnr_db'], '.1f')} dB"
-    if record.get("all_delta_mae") is not None:
-        together += f", Δ MAE {record['all_delta_mae']:+.2f}"
-    return (
-        f"SQNR of the {record['sqnr_of']} and MAE against FP32 ({record['fp32_mae']:.2f}), {record['n_clips']} "
-        f"{record['split']} clips, {record['weight_bits']}-bit weights; {together}"
-        + (f"; {left} more layers in units/" if left > 0 else "")
-    )

@@ -39,6 +39,30 @@ class Accuracy:
     r2_high: float | None = None
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval; the interval is None where the sample cannot carry one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> Interval | None:
+        """The interval, where there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def parts(self) -> tuple[float, float | None, float | None]:
+        """Value, low and high."""
+        return self.value, self.low, self.high
+
+    def __format__(self, form: str) -> str:
+        """A figure with its interval, each in `form`: "1.50 (1.48 to 1.53)"; without one it stands alone."""
+        bounds = "" if self.bounds is None else f" ({self.low:{form}} to {self.high:{form}})"
+        return f"{self.value:{form}}{bounds}"
+
+
 def _draws(n: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
     """How often each of n rows is in each replicate: uint16 (chunk, n) each, `replicates` rows in all."""
     rng = np.random.default_rng(seed)

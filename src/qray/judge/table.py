@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +15,7 @@ from qray.escape import visible
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import columns
 from qray.judge.index import At
-from qray.judge.outcome import Outcome
-from qray.judge.provenance import Provenance, provenance_columns
+from qray.judge.outcome import FIELDS, Outcome, Provenance
 from qray.judge.row import Row, to_table
 from qray.study import Study
 
@@ -51,14 +51,14 @@ def rows_of(variant: VariantEvidence, study: Study, reference: VariantEvidence, 
     for at in measured or (None,):
         own, why, provenance = _measured(variant, at)
         said = "; ".join([*_reasons(variant), *why]) or None
-        rows.append(_row(common | own | {"reason": said} | provenance_columns(provenance)))
+        rows.append(_row(common | own | {"reason": said} | _provenance(provenance)))
     return tuple(rows)
 
 
 def trial_row(outcome: Outcome, study: Study, made: datetime) -> Row:
     """The row of a trial of the sweep; its MAE is on VAL."""
     own = {"status": outcome.status, "reason": outcome.reason, "split": "VAL", "mae": outcome.val_mae}
-    return _row(_common(outcome, study, made) | own | provenance_columns(outcome.made))
+    return _row(_common(outcome, study, made) | own | _provenance(outcome.made))
 
 
 def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
@@ -139,6 +139,36 @@ def _measured(variant: VariantEvidence, at: At | None) -> tuple[Columns, list[st
     if at in outcome.memory_error:
         why.append(f"memory not measured: {outcome.memory_error[at]}")
     return row, why, made
+
+
+def _provenance(made: Mapping[str, Provenance]) -> dict[str, Any]:
+    """Columns of a row whose figures were made by several units: `made`, by what they did, in the order of the work.
+
+    versions: of the build. host and cpu_flags: of the measurement where there is one ("latency"), else of the build.
+    Without a build: of the last unit that says. made_elsewhere: JSON, {unit: {column: its own value}} of the units that
+    differ from the row's columns; null where none does.
+    """
+    place = "latency" if "latency" in made else "build"
+    row = {
+        "versions": _of(made, "build", "versions"), "host": _of(made, place, "host"),
+        "cpu_flags": _of(made, place, "cpu_flags"),
+    }  # fmt: skip
+    others: dict[str, dict[str, Any]] = {}
+    for unit, own in made.items():
+        differs = {name: v for name in FIELDS if (v := getattr(own, name)) is not None and v != row[name]}
+        if differs:
+            others[unit] = differs
+    versions = row["versions"]
+    return row | {
+        "versions": json.dumps(dict(versions), sort_keys=True) if versions is not None else None,
+        "made_elsewhere": json.dumps(others, sort_keys=True) if others else None,
+    }
+
+
+def _of(made: Mapping[str, Provenance], unit: str, name: str) -> Any:
+    """A field as the given unit has it, else as the last unit has it that has one."""
+    places = [*made.values(), *([made[unit]] if unit in made else [])]
+    return next((value for place in reversed(places) if (value := getattr(place, name)) is not None), None)
 
 
 def _row(columns: Columns) -> Row:

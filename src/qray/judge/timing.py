@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from qray.atomic import write_json
-from qray.judge.unit_records import began, read_record, unit_files
+from qray.judge.index import began, read_record, unit_files
 
 PHASES_FILE = "phases.json"
 #: The phase in which units run side by side, and the phase that each kind of unit belongs to. A kind that is not here
@@ -89,41 +85,3 @@ def read_timing(out: Path) -> Timing | None:
         if start >= record["started"]:
             units.append(UnitTime(path.stem.partition("-")[0], unit.get("label"), float(unit["seconds"]), start))
     return Timing(record["phases"], record["total"], record["started"], tuple(units))
-
-
-def render_timing(timing: Timing) -> Table:
-    """Phases with their share of the run, and under each the units that ran in it, by kind."""
-    began = datetime.fromtimestamp(timing.started, UTC)
-    grid = Table(
-        box=None, pad_edge=False, padding=(0, 1), header_style="bold", title_justify="left", title_style="bold",
-        title=Text(f"Where the time went (run of {began:%Y-%m-%d %H:%M} UTC)"),
-    )  # fmt: skip
-    grid.add_column("phase", no_wrap=True)
-    for name in ("seconds", "share"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("", no_wrap=True)
-    for phase, seconds in timing.phases.items():
-        if seconds < 0.05 and not timing.kinds(phase):
-            continue
-        overlap = timing.overlap() if phase == PARALLEL_PHASE else None
-        note = f"{overlap:.1f} units of work at once" if overlap is not None else ""
-        grid.add_row(Text(phase), f"{seconds:.1f}", _share(seconds, timing.total), note)
-        for kind in timing.kinds(phase):
-            _add_kind(grid, kind, timing.of_kind(kind))
-    grid.add_row("all", f"{timing.total:.1f}", _share(timing.total, timing.total), "")
-    return grid
-
-
-def _share(seconds: float, total: float) -> str:
-    return f"{seconds / total:.0%}" if total > 0 else ""
-
-
-def _add_kind(grid: Table, kind: str, units: list[UnitTime]) -> None:
-    if not units:
-        return
-    longest = units[0]
-    note = f"{len(units)} units" if len(units) > 1 else ""
-    if len(units) > 1 and longest.label:
-        note += f", the longest: {longest.label.removeprefix(f'{kind} ')} {longest.seconds:.1f}"
-    seconds = f"{sum(unit.seconds for unit in units):.1f}"
-    grid.add_row(*(Text(cell, style="dim") for cell in (f"  {kind}", seconds, "", note)))

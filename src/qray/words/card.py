@@ -14,6 +14,10 @@ from qray.escape import command, markdown
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.row import Row
 from qray.words.card_words import agreement_words, method_words, speed_words, verdict_words
+from qray.words.document import Block, Bullets, Cell, Code, Grid, Paragraph
+from qray.words.figures import NOT_MEASURED, capital, number
+from qray.words.markdown import block
+from qray.words.phrases import NO_REASON, not_to_ship, settings_words, state_words
 
 #: Where cards are, in OUT. An artifact's folder is measured and named by what is in it, so nothing is added there.
 FOLDER = "cards"
@@ -32,8 +36,8 @@ def write_cards(evidence: Evidence, names: Sequence[str] = ()) -> list[Path]:
         raise QrayError(f"{evidence.out}: no variant has an artifact, so there is nothing to write a card of")
     for variant in chosen:
         if not variant.row.artifact:
-            reason = variant.row.reason or "no reason recorded"
-            raise QrayError(f"{variant.name} has no artifact to write a card of: {variant.status}, {reason}")
+            why = f"{variant.status}, {variant.row.reason or NO_REASON}"
+            raise QrayError(f"{variant.name} has no artifact to write a card of: {why}")
     paths = []
     for variant in chosen:
         path = evidence.out / FOLDER / f"{variant.name}.md"
@@ -57,76 +61,58 @@ def model_card(evidence: Evidence, variant: VariantEvidence) -> str:
     Hugging Face.
     """
     data, artifact = data_facts(evidence), artifact_facts(evidence.out, variant.row)
-    parts = [
-        f"# {markdown(variant.name)}",
-        markdown(_summary(evidence, variant)),
-        _section("Model details", _details(evidence, variant, artifact)),
-        _section("Intended use", _use(evidence, data)),
-        _section("Factors", _factors(variant, artifact)),
-        _section("Metrics", _metrics(evidence)),
-        _section("Evaluation data", _data(evidence, data, ("TEST",))),
-        _section("Training data", _data(evidence, data, ("TRAIN", "VAL"))),
-        _section("Quantitative analyses", _analyses(evidence, variant)),
-        _section("Ethical considerations", markdown(_ethics(data))),
-        _section("Caveats and recommendations", _caveats(evidence, variant, artifact)),
-        _section("How to load it", _loading(evidence, variant, artifact)),
-        _section("Versions", markdown(_versions(artifact, variant.row))),
-    ]
+    sections: dict[str, Sequence[Block]] = {
+        "Model details": _list(_details(evidence, variant, artifact)),
+        "Intended use": _list(_use(evidence, data)),
+        "Factors": _list(_factors(variant, artifact)),
+        "Metrics": _list(_metrics(evidence)),
+        "Evaluation data": _list(_data(evidence, data, ("TEST",))),
+        "Training data": _list(_data(evidence, data, ("TRAIN", "VAL"))),
+        "Quantitative analyses": _analyses(evidence, variant),
+        "Ethical considerations": [Paragraph(_ethics(data))],
+        "Caveats and recommendations": _list(_caveats(evidence, variant, artifact)),
+        "How to load it": _loading(evidence, variant, artifact),
+        "Versions": [Paragraph(_versions(artifact, variant.row))],
+    }
+    what = f"A video-regression model that predicts {_unit(evidence)} from a clip, made by qray in study "
+    summary = f"{what}`{evidence.study.name}`. {verdict_words(evidence, variant)}"
+    parts = [f"# {markdown(variant.name)}", markdown(summary)]
+    for title, blocks in sections.items():
+        parts += [f"## {title}", *map(block, blocks)]
     return front_matter(evidence, variant) + "\n" + "\n\n".join(parts) + "\n"
 
 
-def _section(title: str, text: str) -> str:
-    return f"## {title}\n\n{text}"
-
-
-def _list(items: Iterable[str | None]) -> str:
-    return "\n".join(f"- {markdown(item)}" for item in items if item)
+def _list(items: Iterable[str | None]) -> list[Block]:
+    return [Bullets(tuple(item for item in items if item))]
 
 
 def _unit(evidence: Evidence) -> str:
     return evidence.study.data.target_column
 
 
-def _summary(evidence: Evidence, variant: VariantEvidence) -> str:
-    study = evidence.study.name
-    what = f"A video-regression model that predicts {_unit(evidence)} from a clip, made by qray in study `{study}`."
-    return f"{what} {verdict_words(evidence, variant)}"
-
-
-def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
+def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> list[str | None]:
     row, study = variant.row, evidence.study
-    made = variant.row.created_at
-    model, fit = study.model, study.training
+    model, fit, built = study.model, study.training, artifact.get("built")
     first = "ImageNet weights" if model.weights == "imagenet" else "random weights"
-    items = [
+    macs = built.get("macs_per_clip") if isinstance(built, dict) else None
+    return [
         f"Form: {method_words(evidence, variant)}",
         f"Network: {model.backbone} of width {model.width} on each frame, {model.pooling} pooling over time, "
         f"linear head; {first} before training",
         f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
         f"({fit.schedule}), {fit.loss} loss, seed {study.seed}",
         f"Artifact: `{row.artifact}` (relative to the run's folder), key `{row.key}`",
-        f"Date of the table: {made:%Y-%m-%d}" if made is not None else None,
+        f"Date of the table: {row.created_at:%Y-%m-%d}" if row.created_at is not None else None,
         f"Developed by: {NOT_KNOWN}; fill this in before you publish the model",
         "Licence of the weights: unknown. qray's own licence (Apache-2.0) is not that of a model that it trained, and "
         "the terms of the data set may bind what is trained on it",
+        f"Settings chosen by the sweep on VAL: {settings_words(row) or NOT_KNOWN}" if row.settings else None,
+        f"Multiply-accumulates per clip: {macs:,}" if macs else None,
     ]
-    if row.settings:
-        items.append(f"Settings chosen by the sweep on VAL: {_settings(row.settings)}")
-    built = artifact.get("built")
-    if isinstance(built, dict) and built.get("macs_per_clip"):
-        items.append(f"Multiply-accumulates per clip: {built['macs_per_clip']:,}")
-    return _list(items)
 
 
-def _settings(text: str) -> str:
-    try:
-        return ", ".join(f"{name} {value}" for name, value in json.loads(text).items() if value not in ([], None))
-    except (ValueError, AttributeError):
-        return NOT_KNOWN
-
-
-def _use(evidence: Evidence, data: DataFacts) -> str:
-    return _list([
+def _use(evidence: Evidence, data: DataFacts) -> list[str | None]:
+    return [
         f"For: research and engineering with this model: estimating {_unit(evidence)} on clips like those it was "
         "trained on, and comparing quantized forms of it.",
         "Not for: diagnosis, treatment or any decision about a person. It is not a medical device, and nobody has "
@@ -134,10 +120,10 @@ def _use(evidence: Evidence, data: DataFacts) -> str:
         "It was trained on synthetic clips: what it says of real ones means nothing." if data.synthetic else None,
         "Out of scope: clips from other devices, views, populations or preparations than the data set holds; qray has "
         "not tested any.",
-    ])  # fmt: skip
+    ]
 
 
-def _factors(variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
+def _factors(variant: VariantEvidence, artifact: Mapping[str, Any]) -> list[str]:
     built, isa = artifact.get("built"), artifact.get("isa")
     needs = built.get("needs") if isinstance(built, dict) else None
     build_flags = (artifact.get("versions") or {}).get("cpu_flags")
@@ -149,36 +135,30 @@ def _factors(variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
         hardware = f"the CPU it was built for is {NOT_KNOWN}"
     row = variant.row
     latency = f"measured on {row.host}" if row.latency_p50_ms is not None else "not measured"
-    return _list([
+    return [
         f"Hardware: {hardware}.",
         f"Latency: {latency}. On another CPU it differs, and so may the order of the variants.",
         "Groups of subjects, devices or sites: qray knows only clips and targets, so accuracy was not broken down by "
         "them.",
-    ])  # fmt: skip
+    ]
 
 
-def _metrics(evidence: Evidence) -> str:
-    items = [
+def _metrics(evidence: Evidence) -> list[str | None]:
+    rule = evidence.study.verdict
+    turns = ", ".join(f"{threshold:g}" for threshold in rule.thresholds)
+    return [
         f"MAE and RMSE in units of {_unit(evidence)}, and R2, on TEST; intervals are 95 % bootstrap over clips.",
         "The difference of MAE to FP32 is paired: both predict the same clips.",
-    ]
-    rule = evidence.study.verdict
-    items.append(
         f"Verdict by a margin of {rule.margin:g}, declared in the study before the run: non-inferior if the upper "
-        "bound of the difference is under it, inferior if the lower bound is over it, else inconclusive."
-    )
-    items.append(
+        "bound of the difference is under it, inferior if the lower bound is over it, else inconclusive.",
         "Guardrails beside the mean, declared in the study too: the worst class, its shift, moves that sit in one "
         "place, the share of clips that move, the tail of the moves, and an output that saturates. A model that "
-        "breaks one is not to be shipped, whatever its verdict."
-    )
-    if rule.thresholds:
-        turns = ", ".join(f"{threshold:g}" for threshold in rule.thresholds)
-        items.append(f"Decisions that turn at {turns} are counted against FP32's.")
-    return _list(items)
+        "breaks one is not to be shipped, whatever its verdict.",
+        f"Decisions that turn at {turns} are counted against FP32's." if turns else None,
+    ]
 
 
-def _data(evidence: Evidence, data: DataFacts, splits: Sequence[str]) -> str:
+def _data(evidence: Evidence, data: DataFacts, splits: Sequence[str]) -> list[str]:
     items = [f"Data set: {data.name}; digest `{data.digest}`" if data.digest else
              f"Data set: {data.name}; its digest is {NOT_KNOWN} (made by an earlier qray)"]  # fmt: skip
     for split in splits:
@@ -191,37 +171,33 @@ def _data(evidence: Evidence, data: DataFacts, splits: Sequence[str]) -> str:
             words += f", {_unit(evidence)} {facts['mean']:.1f} on average ({facts['min']:.1f} to {facts['max']:.1f})"
         items.append(words)
     if "TEST" in splits:
-        items.append("TEST was used once, by the evaluation of the finished artifact; tuning saw VAL only.")
-    else:
-        items.append(f"{data.rejected} rows of the file list were left out; `rejected.parquet` names them and why.")
-    return _list(items)
+        return [*items, "TEST was used once, by the evaluation of the finished artifact; tuning saw VAL only."]
+    return [*items, f"{data.rejected} rows of the file list were left out; `rejected.parquet` names them and why."]
 
 
-def _analyses(evidence: Evidence, variant: VariantEvidence) -> str:
-    lines = [markdown(verdict_words(evidence, variant)), "", "| figure | value | 95 % interval |", "|---|---|---|"]
-    for name, value, low, high, digits in _figures(variant):
-        known = low is not None and high is not None
-        bounds = f"{low:.{digits}f} to {high:.{digits}f}" if known else "–"
-        lines.append(f"| {markdown(name)} | {value:.{digits}f} | {bounds} |")
-    if len(lines) == 4:
-        lines = lines[:2]
-    words = _list([*agreement_words(variant), *speed_words(variant)])
-    return "\n".join(lines).strip() + (f"\n\n{words}" if words else "")
-
-
-def _figures(variant: VariantEvidence) -> list[tuple[str, float, float | None, float | None, int]]:
+def _analyses(evidence: Evidence, variant: VariantEvidence) -> list[Block]:
     found: list[tuple[str, float | None, float | None, float | None, int]] = []
     if (a := variant.accuracy) is not None:
-        found += [(f"MAE ({a.n_clips} clips)", a.mae, a.mae_low, a.mae_high, 2),
-                  ("RMSE", a.rmse, a.rmse_low, a.rmse_high, 2), ("R2", a.r2, a.r2_low, a.r2_high, 3)]  # fmt: skip
         row = variant.row
-        found.append(("MAE of the mean predictor", row.baseline_mae, None, None, 2))
-        found.append(("MAE over that of the mean predictor", row.ratio_to_baseline, row.ratio_low,
-                      row.ratio_high, 3))  # fmt: skip
+        found += [
+            (f"MAE ({a.n_clips} clips)", a.mae, a.mae_low, a.mae_high, 2),
+            ("RMSE", a.rmse, a.rmse_low, a.rmse_high, 2), ("R2", a.r2, a.r2_low, a.r2_high, 3),
+            ("MAE of the mean predictor", row.baseline_mae, None, None, 2),
+            ("MAE over that of the mean predictor", row.ratio_to_baseline, row.ratio_low, row.ratio_high, 3),
+        ]  # fmt: skip
     if (c := variant.comparison) is not None:
-        found.append(("MAE minus that of FP32", c.delta, c.delta_low, c.delta_high, 3))
+        found.append(("MAE minus that of FP32", *c.difference.parts, 3))
         found.append((f"share of clips that move more than {c.moved:g}", c.moved_share, c.moved_low, c.moved_high, 3))
-    return [(name, value, low, high, digits) for name, value, low, high, digits in found if value is not None]
+    rows = []
+    for name, value, low, high, digits in found:
+        known = low is not None and high is not None
+        bounds = f"{number(low, digits)} to {number(high, digits)}" if known else NOT_MEASURED
+        if value is not None:
+            rows.append((Cell(name), Cell(number(value, digits)), Cell(bounds)))
+    words = (*agreement_words(variant), *speed_words(variant))
+    blocks: list[Block] = [Paragraph(verdict_words(evidence, variant))]
+    blocks += [Grid(("figure", "value", "95 % interval"), tuple(rows), "Figures")] if rows else []
+    return [*blocks, Bullets(words)] if words else blocks
 
 
 def _ethics(data: DataFacts) -> str:
@@ -233,47 +209,37 @@ def _ethics(data: DataFacts) -> str:
     )
 
 
-def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
-    status, reason = variant.row.status, variant.row.reason
+def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> list[str | None]:
+    status, reason, compared = variant.row.status, variant.row.reason, variant.comparison
     # The table's reason may hold a note word for word.
     told = reason is None or any(note in reason for note in variant.notes)
-    said = None if told else str(reason) if status == "ok" else f"{status}: {reason}"
-    missing = None if artifact else "artifact.json could not be read, so what it says of the build is missing here."
-    compared = variant.comparison
-    broken = [f"Not to be shipped: {one.words}." for one in (compared.broken if compared is not None else ())]
-    return _list([
-        *broken, *variant.notes, *evidence.notes, said, missing,
+    return [
+        *(f"{capital(not_to_ship(one.words))}." for one in (compared.broken if compared is not None else ())),
+        *variant.notes, *evidence.notes, None if told else state_words(status, reason),
+        None if artifact else "artifact.json could not be read, so what it says of the build is missing here.",
         "One training, one seed: how much another seed would change is not in the intervals, which are over clips.",
         "Evaluate it on clips of your own before you rely on it.",
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
-def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> str:
-    path, clip = str(variant.row.artifact), artifact.get("clip") or {}
-    if not clip:
-        clip = evidence.study.clip.model_dump()
+def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> list[Block]:
+    path = str(variant.row.artifact)
+    clip = artifact.get("clip") or evidence.study.clip.model_dump()
     frames, size = clip.get("frames", "T"), clip.get("image_size", "H")
-    return f"""From the run's folder, for video files (sampled as in the evaluation):
-
-```bash
-{command("qray", "predict", Path(path))} VIDEO...
-```
-
-For arrays: uint8 (B, {frames}, {size}, {size}, 3) RGB in, float32 (B,) out, in units of {markdown(_unit(evidence))}:
-
-```python
-from pathlib import Path
+    python = f"""from pathlib import Path
 from qray.variants.registry import load_artifact
-predictions = load_artifact(Path({json.dumps(path)}), threads=1)(clips)
-```"""
+predictions = load_artifact(Path({json.dumps(path)}), threads=1)(clips)"""
+    return [
+        Paragraph("From the run's folder, for video files (sampled as in the evaluation):"),
+        Code(f"{command('qray', 'predict', Path(path))} VIDEO...", "bash"),
+        Paragraph(f"For arrays: uint8 (B, {frames}, {size}, {size}, 3) RGB in, float32 (B,) out, in units of "
+                  f"{_unit(evidence)}:"),
+        Code(python, "python"),
+    ]  # fmt: skip
 
 
 def _versions(artifact: Mapping[str, Any], row: Row) -> str:
     found = artifact.get("versions")
-    if not isinstance(found, dict):
-        try:
-            found = json.loads(row.versions or "{}")
-        except ValueError:
-            found = {}
-    words = ", ".join(f"{name} {value}" for name, value in found.items() if name != "cpu_flags")
+    packages = found if isinstance(found, dict) else row.packages
+    words = ", ".join(f"{name} {version}" for name, version in packages.items() if name != "cpu_flags")
     return f"Built with {words}." if words else f"The versions it was built with are {NOT_KNOWN}."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from qray.judge.evidence import Evidence, VariantEvidence
-from qray.judge.guardrails import figures, sentences
+from qray.judge.guardrails import sentences
+from qray.words.figures import capital, counted, megabytes, number, percent, signed, with_interval
+from qray.words.phrases import NO_REASON, guardrail_words, pay_words
 
 #: Below this p the difference depends on the size of the prediction.
 SLOPE_ALPHA = 0.05
@@ -31,7 +33,7 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
         words += f"; kept in FP32: {', '.join(settings.keep_fp32)}"
     words += f"; engine {engine}"
     if share is not None and method in ("ptq", "qat", "dynamic"):
-        words += f"; {share:.1%} of the multiply-accumulates run in INT8, read from what the engine executes"
+        words += f"; {percent(share, 1)} of the multiply-accumulates run in INT8, read from what the engine executes"
     return words
 
 
@@ -39,7 +41,7 @@ def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
     """The verdict in a sentence; where there is none, that there is none and why."""
     row, compared = variant.row, variant.comparison
     if row.status != "ok":
-        return f"It has no verdict: {row.status}, {row.reason or 'no reason recorded'}."
+        return f"It has no verdict: {row.status}, {row.reason or NO_REASON}."
     if variant.name == evidence.reference.name:
         return "It is the FP32 reference that every other variant of the study is compared with."
     if compared is None or compared.verdict is None:
@@ -53,10 +55,9 @@ def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
     }[compared.verdict]
     if compared.refused:
         word = f"**Not to be shipped**: {compared.refused}. By its mean alone: {word[:1].lower()}{word[1:]}"
-    words = f"{word}: its MAE differs by {compared.delta:+.2f}"
-    if compared.delta_low is not None and compared.delta_high is not None:
-        words += f" (95 % {compared.delta_low:+.2f} to {compared.delta_high:+.2f})"
-    words += f" on {compared.n} clips, against a margin of {compared.margin:g} declared before the run."
+    differs = with_interval(*compared.difference.parts, sign=True, lead="95 % ")
+    words = f"{word}: its MAE differs by {differs} on {compared.n} clips, against a margin of {compared.margin:g} "
+    words += "declared before the run."
     if compared.verdict == "inconclusive" and compared.clips_to_settle is not None:
         words += f" About {compared.clips_to_settle:,} TEST clips would settle it."
     if compared.equivalent:
@@ -64,7 +65,7 @@ def verdict_words(evidence: Evidence, variant: VariantEvidence) -> str:
     if compared.verdict_holm is not None and compared.verdict_holm != compared.verdict:
         words += f" Adjusted for the number of variants (Holm) it is {compared.verdict_holm}."
     if compared.guardrails and not compared.broken:
-        words += f" No guardrail is broken: {figures(compared.guardrails)}."
+        words += f" No guardrail is broken: {guardrail_words(compared.guardrails)}."
     elif compared.broken and not compared.refused:
         words += f" It breaks guardrails, too: {sentences(compared.broken)}."
     return words
@@ -76,24 +77,23 @@ def agreement_words(variant: VariantEvidence) -> list[str]:
     for name, plot in (("FP32", variant.agreement), ("the label", variant.against_label)):
         if plot is None:
             continue
-        words = f"Against {name}: bias {plot.bias:+.2f}"
-        if plot.bias_low is not None and plot.bias_high is not None:
-            words += f" (95 % {plot.bias_low:+.2f} to {plot.bias_high:+.2f})"
+        bias = with_interval(plot.bias, plot.bias_low, plot.bias_high, sign=True, lead="95 % ")
+        words = f"Against {name}: bias {bias}"
         if plot.lower is not None and plot.upper is not None:
-            words += f", limits of agreement {plot.lower:+.2f} to {plot.upper:+.2f}"
+            words += f", limits of agreement {signed(plot.lower)} to {signed(plot.upper)}"
         if plot.slope is not None and plot.slope_p is not None:
             depends = "differs from 0" if plot.slope_p < SLOPE_ALPHA else "does not differ from 0 beyond noise"
-            words += f"; slope {plot.slope:+.3f}, which {depends} (p = {plot.slope_p:.2g})"
+            words += f"; slope {signed(plot.slope, 3)}, which {depends} (p = {plot.slope_p:.2g})"
         found.append(words + ".")
     for turned in variant.reclassified:
         words = (
-            f"At {turned.threshold:g}, {turned.up + turned.down} of {turned.n} clips ({turned.share:.1%}, 95 % "
-            f"{turned.share_low:.1%} to {turned.share_high:.1%}) lie on another side than FP32 puts them: "
-            f"{turned.up} up, {turned.down} down"
+            f"At {turned.threshold:g}, {turned.up + turned.down} of {turned.n} clips ({percent(turned.share, 1)}, 95 % "
+            f"{percent(turned.share_low, 1)} to {percent(turned.share_high, 1)}) lie on another side than FP32 puts "
+            f"them: {turned.up} up, {turned.down} down"
         )
         if turned.sensitivity is not None and turned.reference_sensitivity is not None:
             own, other = turned.sensitivity, turned.reference_sensitivity
-            words += f"; of those labelled below it finds {own:.1%} (FP32: {other:.1%})"
+            words += f"; of those labelled below it finds {percent(own, 1)} (FP32: {percent(other, 1)})"
         found.append(f"{words}.")
     return found
 
@@ -102,23 +102,21 @@ def speed_words(variant: VariantEvidence) -> list[str]:
     """Size, latency and memory as measured; what was not measured is not mentioned."""
     row, found = variant.row, []
     if row.size_bytes is not None:
-        ratio = f", {row.size_ratio:.2f} of FP32" if row.size_ratio is not None else ""
-        weights = row.weights_bytes
-        of_it = f" ({weights / 1e6:.2f} MB of it weights)" if weights is not None else ""
-        found.append(f"Size: {row.size_bytes / 1e6:.2f} MB{ratio}{of_it}.")
+        ratio = f", {number(row.size_ratio)} of FP32" if row.size_ratio is not None else ""
+        of_it = f" ({megabytes(row.weights_bytes)} MB of it weights)" if row.weights_bytes is not None else ""
+        found.append(f"Size: {megabytes(row.size_bytes)} MB{ratio}{of_it}.")
     for at in variant.rows:
         if at.latency_p50_ms is None:
             continue
         percentiles = {90: at.latency_p90_ms, 99: at.latency_p99_ms}
-        tail = [f"p{p} {value:.2f}" for p, value in percentiles.items() if value is not None]
-        times = ", ".join([f"p50 {at.latency_p50_ms:.2f} ms", *tail])
-        words = f"Latency: {times} per call of {at.batch}, {at.threads} thread{'s' if at.threads != 1 else ''}"
-        words += f", {at.latency_n} calls"
+        tail = [f"p{p} {number(value)}" for p, value in percentiles.items() if value is not None]
+        times = ", ".join([f"p50 {number(at.latency_p50_ms)} ms", *tail])
+        words = f"Latency: {times} per call of {at.batch}, {counted(at.threads or 0, 'thread')}, {at.latency_n} calls"
         if at.speedup is not None:
-            words += f"; {at.speedup:.2f}x the speed of FP32 eager"
+            words += f"; {number(at.speedup)}x the speed of FP32 eager"
         found.append(f"{words}; on {at.host}.")
         if at.peak_rss_mb is not None:
-            found.append(f"Peak memory of a process that does nothing else: {at.peak_rss_mb:.0f} MB.")
-    if variant.speed is not None and variant.speed.sentence:
-        found.append(f"{variant.speed.sentence[0].upper()}{variant.speed.sentence[1:]}.")
+            found.append(f"Peak memory of a process that does nothing else: {number(at.peak_rss_mb, 0)} MB.")
+    if variant.speed is not None and (pays := pay_words(row)):
+        found.append(f"{capital(pays)}.")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -43,6 +44,11 @@ class Grid:
     label: str
     numeric: frozenset[int] = frozenset()
     strong: frozenset[int] = frozenset()
+
+
+def figures_grid(header: Sequence[str], rows: Iterable[tuple[Cell, ...]], label: str) -> Grid:
+    """A table with figures in all columns but the first."""
+    return Grid(tuple(header), tuple(rows), label, frozenset(range(1, len(header))))
 
 
 @dataclass(frozen=True)

@@ -20,31 +20,32 @@ def to_markdown(document: Document, folder: str) -> str:
     lines += [f"> {markdown(note)}\n" for note in document.notes]
     for section in document.sections:
         lines += [f"## {markdown(section.title)}", ""]
-        for block in section.blocks:
-            lines += [_block(block, folder), ""]
+        for one in section.blocks:
+            lines += [block(one, folder), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
-def _block(block: Block, folder: str) -> str:
-    match block:
+def block(of: Block, folder: str = "") -> str:
+    """One block; `folder` as for the whole report."""
+    match of:
         case Paragraph():
-            return markdown(block.text)
+            return markdown(of.text)
         case Bullets():
-            return "\n".join(f"- {markdown(item)}" for item in block.items)
+            return "\n".join(f"- {markdown(item)}" for item in of.items)
         case Grid():
-            return _grid(block)
+            return _grid(of)
         case Picture():
-            caption = f"\n\n*{markdown(block.caption)}*" if block.caption else ""
-            return _image(block, folder) + caption
+            caption = f"\n\n*{markdown(of.caption)}*" if of.caption else ""
+            return _image(of, folder) + caption
         case Gallery():
-            return _gallery(block, folder)
+            return _gallery(of, folder)
         case Clips():
-            return "\n".join(f"- **{markdown(card.clip)}**: {markdown('; '.join(card.lines))}" for card in block.cards)
+            return "\n".join(f"- **{markdown(card.clip)}**: {markdown('; '.join(card.lines))}" for card in of.cards)
         case Code():
-            fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", block.text)), default=0))
-            return f"{fence}{block.language}\n{block.text.rstrip()}\n{fence}"
+            fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", of.text)), default=0))
+            return f"{fence}{of.language}\n{of.text.rstrip()}\n{fence}"
         case Fold():
-            return "\n\n".join([f"### {markdown(block.summary)}", *(_block(inner, folder) for inner in block.blocks)])
+            return "\n\n".join([f"### {markdown(of.summary)}", *(block(inner, folder) for inner in of.blocks)])
 
 
 def _image(picture: Picture, folder: str) -> str:
@@ -54,10 +55,14 @@ def _image(picture: Picture, folder: str) -> str:
 def _grid(grid: Grid) -> str:
     rules = ["---:" if number in grid.numeric else "---" for number in range(len(grid.header))]
     rows = [
-        [f"**{markdown(cell.text)}**" if number in grid.strong and cell.text else markdown(cell.text) for cell in row]
+        [
+            f"**{told}**" if number in grid.strong and told else told
+            for told in (markdown(cell.text, True) for cell in row)
+        ]
         for number, row in enumerate(grid.rows)
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [[markdown(title) for title in grid.header], rules, *rows])
+    head = [markdown(title, True) for title in grid.header]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rules, *rows])
 
 
 def _gallery(gallery: Gallery, folder: str) -> str:

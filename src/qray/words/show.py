@@ -1,41 +1,35 @@
-"""The table in a terminal, and as JSON."""
+"""The table of a run in a terminal, and as JSON."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from qray.errors import QrayError
 from qray.escape import command
 from qray.judge.index import FILE
-from qray.judge.ratio import row_sentence
+from qray.judge.pairwise import point
 from qray.judge.row import COLUMNS, RESULTS, Row, from_table, is_words
-from qray.terminal import open_console
-from qray.words.figures import number
-
-VERDICT_STYLE = {"non-inferior": "green", "inferior": "red", "inconclusive": "yellow"}
-#: Blanks between two columns.
-GAP = 2
-PIPE_WIDTH = 160
-Justify = Literal["left", "right"]
+from qray.words.document import Cell, Grid, Tone
+from qray.words.figures import cell, number
+from qray.words.phrases import TONES, not_to_ship, pay_words, settings_words, settle_words, state_words
+from qray.words.terminal import GAP, say, table_of, to_json
 
 
 @dataclass(frozen=True)
 class _Column:
+    name: str
     title: str
     rank: int
-    justify: Justify
     cells: list[str]
 
     @property
@@ -78,132 +72,91 @@ def sorted_rows(table: pa.Table) -> list[Row]:
     return sorted(from_table(table), key=_order)
 
 
-def to_json(table: pa.Table) -> str:
+def results_json(table: pa.Table) -> str:
     """All rows and columns as a JSON list; null for what was not measured, times in ISO 8601."""
 
     def plain(value: Any) -> Any:
         return value.replace(tzinfo=UTC).isoformat() if isinstance(value, datetime) else value
 
-    rows = [{name: plain(value) for name, value in vars(row).items()} for row in sorted_rows(table)]
-    return json.dumps(rows, indent=1, allow_nan=False)
+    return to_json([{name: plain(value) for name, value in vars(row).items()} for row in sorted_rows(table)])
 
 
-def _columns(rows: Sequence[Row], several: bool) -> list[_Column]:
-    """Every column that a terminal shows, in order, with how dispensable it is."""
-    columns = [
-        _Column(column.title or name, column.rank, "left" if is_words(name) else "right", [r.cell(name) for r in rows])
-        for name, column in COLUMNS.items() if column.rank is not None
-    ]  # fmt: skip
-    if several:
-        points = [f"{row.threads}/{row.batch}" if row.threads else "" for row in rows]
-        columns.insert(1, _Column("thr/b", 0, "right", points))
-    return columns
-
-
-def print_columns(as_json: bool) -> None:
-    """`qray columns`: the legend of results.parquet."""
-    if as_json:
-        print(json.dumps({name: {"meaning": c.meaning, "unit": c.unit} for name, c in COLUMNS.items()}, indent=1))
-        return
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
-    for heading in ("column", "unit", "meaning"):
-        grid.add_column(heading, no_wrap=heading != "meaning")
-    for name, column in COLUMNS.items():
-        grid.add_row(name, column.unit or "", column.meaning)
-    results_console().print(grid)
+def legend() -> Grid:
+    """What each column of results.parquet means."""
+    rows = ((Cell(name), Cell(column.unit or ""), Cell(column.meaning)) for name, column in COLUMNS.items())
+    return Grid(("column", "unit", "meaning"), tuple(rows), "Columns of results.parquet")
 
 
 def render(table: pa.Table, width: int) -> Table:
     """The variants as a rich table of at most `width` columns: what does not fit is left to results.parquet."""
     rows = [row for row in sorted_rows(table) if row.stage != "trial" and row.status == "ok"]
-    columns = _columns(rows, several=_several_points(rows))
+    columns = [
+        _Column(name, column.title or name, column.rank, [cell(row, name) for row in rows])
+        for name, column in COLUMNS.items() if column.rank is not None
+    ]  # fmt: skip
+    if several_points(rows):
+        columns.insert(1, _Column("", "thr/b", 0, [f"{r.threads}/{r.batch}" if r.threads else "" for r in rows]))
     while sum(column.width + GAP for column in columns) - GAP > width and any(column.rank for column in columns):
         columns.remove(max(columns, key=lambda column: column.rank))
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
-    for column in columns:
+    cells = [
+        tuple(Cell(column.cells[at], _tone(row, column.name)) for column in columns) for at, row in enumerate(rows)
+    ]
+    figures = frozenset(at for at, column in enumerate(columns) if not column.name or not is_words(column.name))
+    grid = table_of(Grid(tuple(column.title for column in columns), tuple(cells), "", figures))
+    for shown, column in zip(grid.columns, columns, strict=True):
         # Where the last columns do not fit either, names give way, not figures.
-        least = None if column.title == "variant" else column.width
-        grid.add_column(column.title, justify=column.justify, no_wrap=True, min_width=least)
-    for row, *cells in zip(rows, *(column.cells for column in columns), strict=True):
-        styles = {"verdict": "red" if row.guardrails else VERDICT_STYLE.get(row.verdict or "")}
-        if row.stage != "variant":
-            styles["variant"] = "dim"
-        elif row.beats_baseline is False:
-            styles["MAE"] = "red"
-        grid.add_row(*(Text(c, style=styles.get(k.title) or "") for c, k in zip(cells, columns, strict=True)))
+        shown.min_width = None if column.name == "variant" else column.width
     return grid
 
 
-def _several_points(rows: Sequence[Row]) -> bool:
-    return len({(row.threads, row.batch) for row in rows if row.threads is not None}) > 1
+def _tone(row: Row, name: str) -> Tone:
+    if name == "verdict":
+        return "bad" if row.guardrails else TONES.get(row.verdict, "")
+    if name == "variant" and row.stage != "variant":
+        return "dim"
+    return "bad" if name == "mae" and row.stage == "variant" and row.beats_baseline is False else ""
 
 
-def results_console() -> Console:
-    """Standard output; a file or pipe, which has no width, gets every column."""
-    console = open_console()
-    return console if console.is_terminal else open_console(width=PIPE_WIDTH, soft_wrap=True)
+def several_points(rows: Iterable[Row]) -> bool:
+    """Whether rows were measured at several (threads, batch), so that each must say at which."""
+    return len({row.point for row in rows} - {None}) > 1
 
 
 def print_results(table: pa.Table, console: Console) -> None:
     """The variants, what is missing and why, the sweep, and in red a baseline that was not beaten."""
     console.print(render(table, console.width))
     rows = sorted_rows(table)
-    ok = next((row for row in rows if row.stage == "variant" and row.mae is not None), None)
+    several = several_points(rows)
+    variants = [row for row in rows if row.stage == "variant"]
+    ok = next((row for row in variants if row.mae is not None), None)
     if ok is not None:
-        points = "; thr/b: threads and batch" if _several_points(rows) else ""
+        points = "; thr/b: threads and batch" if several else ""
         hosts = dict.fromkeys(row.host for row in rows if row.latency_p50_ms is not None)
         latency = f"; latency per call on {' and '.join(map(str, hosts))}{points}" if hosts else ""
-        console.print(
-            f"MAE on {ok.split}, {ok.n_clips} clips; margin {ok.margin:g}{latency}",
-            style="dim", highlight=False, markup=False,
-        )  # fmt: skip
-    seen = set()
-    for row in rows:
-        line = f"{row.variant}: {row.reason}"
-        if row.stage == "variant" and row.reason and line not in seen:
-            seen.add(line)
-            style = "red" if row.status == "failed" or row.beats_baseline is False else "yellow"
-            word = f"{row.status}: " if row.status != "ok" else ""
-            console.print(f"{row.variant}: {word}{row.reason}", style=style, highlight=False, markup=False)
-    _print_what_is_not_to_be_shipped(rows, console)
-    _print_what_would_settle(rows, console)
-    _print_what_does_not_pay(rows, console)
-    trials = [row for row in rows if row.stage == "trial"]
-    if trials:
-        console.print(f"\nQAT sweep, {len(trials)} trials by VAL MAE:", highlight=False)
-        for row in trials:
-            settings = json.loads(row.settings or "{}")
-            words = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in ([], None))
-            tail = f" ({row.reason})" if row.reason else ""
-            console.print(f"  {number(row.mae, 3)}  {row.variant}: {words}{tail}", style="dim", highlight=False,
-                          markup=False)  # fmt: skip
-
-
-def _print_what_is_not_to_be_shipped(rows: Sequence[Row], console: Console) -> None:
-    """The variants with a broken guardrail, and which."""
-    lines = [f"! {row.variant}: not to be shipped: {row.guardrails}" for row in rows if row.guardrails]
-    for line in dict.fromkeys(lines):
-        console.print(line, style="red", highlight=False, markup=False)
-
-
-def _print_what_would_settle(rows: Sequence[Row], console: Console) -> None:
-    """The variants without a clear verdict, and how many clips would give one."""
-    lines = []
+        say(console, f"MAE on {ok.split}, {ok.n_clips} clips; margin {ok.margin:g}{latency}", "dim")
+    lines: dict[str, str] = {}
+    for row in variants:
+        if row.reason:
+            tone = "bad" if row.status == "failed" or row.beats_baseline is False else "unsure"
+            lines[f"{row.variant}: {state_words(row.status, row.reason)}"] = tone
+    lines |= {f"! {row.variant}: {not_to_ship(row.guardrails)}": "bad" for row in rows if row.guardrails}
     for row in rows:
         if row.verdict == "inconclusive":
-            clips = row.clips_to_settle
-            needed = f"about {clips:,} clips would settle it" if clips else "no number of clips would settle it"
-            lines.append(f"{row.variant}: inconclusive on {row.n_clips:,} clips; {needed}")
-    # A variant measured at several points has a row for each.
-    for line in dict.fromkeys(lines):
-        console.print(line, style="yellow", highlight=False, markup=False)
+            lines[f"{row.variant}: {settle_words(row.n_clips or 0, row.clips_to_settle)}"] = "unsure"
+    # Keys, because a variant measured at several points has a row for each.
+    for line, tone in lines.items():
+        say(console, line, tone)
+    for row in variants:
+        # Those that are not known to be faster than FP32 on its fastest engine.
+        if row.latency_p50_ms is not None and not row.pays and (words := pay_words(row)):
+            where = f" at {point(row.point)}" if several and row.point else ""
+            say(console, f"{row.variant}{where}: {words}", "unsure")
+    _print_sweep([row for row in rows if row.stage == "trial"], console)
 
 
-def _print_what_does_not_pay(rows: Sequence[Row], console: Console) -> None:
-    """The variants that are not known to be faster than FP32 on its fastest engine."""
-    several = _several_points(rows)
-    for row in rows:
-        sentence = row_sentence(row) if row.stage == "variant" and not row.pays else None
-        if sentence:
-            point = f" at {row.threads} threads, batch {row.batch}" if several else ""
-            console.print(f"{row.variant}{point}: {sentence}", style="yellow", highlight=False, markup=False)
+def _print_sweep(trials: Sequence[Row], console: Console) -> None:
+    if trials:
+        say(console, f"\nQAT sweep, {len(trials)} trials by VAL MAE:")
+    for row in trials:
+        tail = f" ({row.reason})" if row.reason else ""
+        say(console, f"  {number(row.mae, 3)}  {row.variant}: {settings_words(row)}{tail}", "dim")

@@ -20,7 +20,8 @@ from qray.answers.pareto import (
     pareto_front,
 )
 from qray.judge.judge import read_evidence
-from qray.judge.pairwise import Estimate, Pairs
+from qray.judge.pairwise import Pairs
+from qray.judge.statistics import Estimate
 
 FP32 = {"fp32": VARIANTS["fp32"]}
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from evidence_runs import Made, make_run
 
-from qray.answers.seeds import OverSeeds, SeedEvidence, over_seeds, two_level
-from qray.commands import show_seeds
+from qray.answers.seeds import OverSeeds, SeedEvidence, over_seeds
 from qray.errors import QrayError, UsageError
 from qray.judge.judge import read_evidence
 from qray.judge.statistics import bootstrap_means, interval
+from qray.judge.two_level import two_level
+from qray.questions import show_seeds
 
 #: As evidence_runs has them; "shaky" is good with seed 0 and bad with the others.
 VARIANTS = {

@@ -10,6 +10,7 @@ from scipy import stats
 
 from qray.judge.costs import Costs, costs_of
 from qray.measure.costs import PARTS
+from qray.words.phrases import costs_words
 
 MS = {"decode": 2.0, "preprocessing": 0.5, "backbone": 7.0, "head": 0.5}
 
@@ -59,7 +60,7 @@ def test_one_block_gives_no_interval() -> None:
 
 def test_the_sentence_names_every_part_and_the_share() -> None:
     of = record() | {"blocks_ms": {part: [[ms]] * 2 for part, ms in MS.items()}}
-    assert told(of).sentence == (
+    assert costs_words(told(of)) == (
         "one clip of 16 frames costs: decode 2.00 ms, preprocessing 0.50, backbone 7.00, head 0.50 (FP32 eager, "
         "1 thread): 25% of the time is outside the network"
     )

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from evidence_runs import standard_noise
 
-from qray.answers.seeds import MIN_SEEDS, two_level
+from qray.answers.seeds import MIN_SEEDS
 from qray.judge.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare
 from qray.judge.statistics import accuracy
+from qray.judge.two_level import two_level
 from qray.study_verdict import Verdict
 
 SETTINGS = Verdict(margin=1.0, bootstrap=400)

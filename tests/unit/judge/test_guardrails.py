@@ -195,7 +195,7 @@ def test_fp32_itself_and_the_controls_are_neither_to_be_shipped_nor_not(tmp_path
 
 
 def test_picks_sentence_holds_the_guardrails(tmp_path: Path) -> None:
-    from qray.words.show_pick import choice_json
+    from qray.words.show_answers import choice_json
 
     content = json.loads(choice_json(choose(read_evidence(doctored_run(tmp_path, noise(0.2))))))
     assert {one["name"]: one["ok"] for one in content["picked"]["guardrails"]}["tied_low"] is True

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from evidence_runs import VARIANTS, key_of, make_latency, make_run
 
-from qray.answers.diff import compare_clips
 from qray.atomic import write_json
 from qray.errors import UsageError
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.judge import read_evidence
 from qray.judge.outcome import Outcome
-from qray.judge.pairwise import Estimate, Pairs, choose_point
+from qray.judge.pairwise import Pairs, choose_point, compare_clips
+from qray.judge.statistics import Estimate
 from qray.study_verdict import Verdict
 
 FEW = {name: VARIANTS[name] for name in ("fp32", "bf16-openvino", "ptq-openvino")}

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from qray.errors import QrayError
-from qray.judge.sensitivity import by_harm, render_sensitivity, sqnr_db, summarize
+from qray.judge.sensitivity import by_harm, sqnr_db, summarize
 from qray.judge.statistics import paired_difference
+from qray.words.show_run import render_sensitivity
 
 TARGET = np.array([50.0, 60.0, 70.0, 40.0])
 FP32 = TARGET + np.array([1.0, -1.0, 2.0, -2.0])

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from qray.atomic import write_json
-from qray.judge.timing import Timing, read_timing, render_timing, write_phases
+from qray.judge.timing import Timing, read_timing, write_phases
+from qray.words.show_run import render_timing
 
 BEGAN = 1_800_000_000.0
 PHASES = {"load qray": 3.0, "start Ray": 5.0, "train, build and evaluate": 60.0, "measure latency and memory": 30.0,

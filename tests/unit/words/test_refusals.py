@@ -22,13 +22,13 @@ from qray.answers.seeds import over_seeds
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.judge import read_evidence
 from qray.judge.row import Row
+from qray.report.headline import choice_of, headline
 from qray.trackers.fields import note, row_tags
 from qray.words.card import model_card
 from qray.words.card_words import verdict_words as card_verdict
+from qray.words.phrases import remarks, verdict_word
 from qray.words.show import print_results
-from qray.words.show_pick import print_choice
-from qray.words.show_seeds import print_seeds
-from qray.words.verdicts import choice_of, headline, remarks, verdict_words
+from qray.words.show_answers import print_choice, print_seeds
 
 WHY = "is that of 4 clips"
 
@@ -73,7 +73,7 @@ def test_the_headline_says_that_guardrails_hold(honest: Evidence) -> None:
 
 
 def test_the_reports_table_and_remarks_say_it(doctored: Evidence) -> None:
-    assert verdict_words(variant(doctored)) == "non-inferior, but not to be shipped"
+    assert verdict_word(variant(doctored)) == "non-inferior, but not to be shipped"
     assert any("not to be shipped" in remark and WHY in remark for remark in remarks(variant(doctored)))
 
 

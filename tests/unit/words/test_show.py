@@ -15,9 +15,11 @@ import pytest
 from outcomes import baseline, fp32, latency, outcome, predictions, table, trial
 from rich.console import Console
 
+from qray.commands import print_columns
 from qray.errors import QrayError
 from qray.measure.latency import Latency
-from qray.words.show import print_columns, print_results, read_results, render, results_console, sorted_rows, to_json
+from qray.words.show import print_results, read_results, render, results_json, sorted_rows
+from qray.words.terminal import results_console
 
 LONG = [
     outcome(f"{method}-onnxruntime", method, "onnxruntime", noise=noise, ms=ms)
@@ -141,19 +143,19 @@ def test_output_that_is_no_terminal_has_no_escape_codes_and_every_column(capsys:
 
 
 def test_json_has_every_row_and_column() -> None:
-    rows = json.loads(to_json(TABLE))
+    rows = json.loads(results_json(TABLE))
     assert (len(rows), list(rows[0])) == (TABLE.num_rows, TABLE.column_names)
 
 
 def test_json_times_are_iso_8601() -> None:
-    assert datetime.fromisoformat(json.loads(to_json(TABLE))[0]["created_at"]).year == 2026
+    assert datetime.fromisoformat(json.loads(results_json(TABLE))[0]["created_at"]).year == 2026
 
 
 def test_json_has_null_for_what_was_not_measured() -> None:
     def refuse(word: str) -> Any:
         raise AssertionError(word)
 
-    assert json.loads(to_json(TABLE), parse_constant=refuse)[0]["peak_rss_mb"] is None
+    assert json.loads(results_json(TABLE), parse_constant=refuse)[0]["peak_rss_mb"] is None
 
 
 def test_results_read_back(tmp_path: Path) -> None:

@@ -16,14 +16,13 @@ from qray.answers.diff import diff_runs
 from qray.answers.pick import choose
 from qray.judge.evidence import Evidence
 from qray.judge.judge import read_evidence
+from qray.report.headline import choice_of, headline
 from qray.report.sections_tradeoff import table_section
 from qray.words.card import model_card
 from qray.words.document import Grid, Headline
 from qray.words.markdown import to_markdown
 from qray.words.show import print_results, read_results
-from qray.words.show_diff import print_diff
-from qray.words.show_pick import print_choice
-from qray.words.verdicts import choice_of, headline
+from qray.words.show_answers import print_choice, print_diff
 
 HARMED = {name: {"delta": 3.0} for name in VARIANTS if name != "fp32"}
 #: Switches of `make_run` for runs that carry no verdict, and what must be said of each.

@@ -7,12 +7,10 @@ from collections import Counter
 from qray.answers.pick import Candidate, Choice, choose
 from qray.errors import QrayError
 from qray.judge.evidence import Evidence, VariantEvidence
-from qray.judge.guardrails import figures, sentences
-from qray.words.document import Headline, Tone
-from qray.words.figures import NOT_MEASURED, listed, megabytes, number, signed, spread
+from qray.words.document import Headline
+from qray.words.figures import capital, listed, megabytes, number, percent, spread, with_interval
+from qray.words.phrases import NOT_TO_SHIP, guardrail_words, verdict_word
 
-#: Of a mean that is good enough and a guardrail that is broken.
-NOT_TO_SHIP = "non-inferior, but not to be shipped"
 #: Size ratios that have a word, within a tenth of themselves.
 SHARES = ((1 / 2, "half its size"), (1 / 3, "a third of its size"), (1 / 4, "a quarter of its size"))
 
@@ -32,14 +30,14 @@ def headline(evidence: Evidence, choice: Choice | None) -> Headline:
     picked = choice.picked
     counted = _counted(evidence)
     if picked is None:
-        judged = any(v.comparison is not None and v.comparison.verdict is not None for v in evidence.variants)
+        judged = bool(_judged(evidence))
         title = "Ship none of these variants" if judged else "No verdict: this run cannot name one to ship"
         why = own_paths(evidence, choice.why)
         return Headline(title, (_sentence(why), *counted), "bad" if judged else "unsure")
     where = f"; it is in `{own_paths(evidence, str(picked.artifact))}`" if picked.artifact is not None else ""
     said = [_sentence(_case(evidence, picked, choice)), f"Chosen as {choice.why.removesuffix('.')}{where}."]
     if picked.guardrails:
-        said.append(f"No guardrail is broken: {figures(picked.guardrails)}.")
+        said.append(f"No guardrail is broken: {guardrail_words(picked.guardrails)}.")
     if choice.runner_up is not None:
         reason = choice.passed_over.get(choice.runner_up.name, "").removeprefix("qualifies; ")
         said.append(f"Runner-up: {choice.runner_up.name}" + (f", which {_against(reason)}." if reason else "."))
@@ -55,7 +53,7 @@ def _against(reason: str) -> str:
 
 def _sentence(text: str) -> str:
     stripped = text.strip().removesuffix(".")
-    return f"{stripped[:1].upper()}{stripped[1:]}." if stripped else ""
+    return f"{capital(stripped)}." if stripped else ""
 
 
 def own_paths(evidence: Evidence, text: str) -> str:
@@ -66,10 +64,8 @@ def own_paths(evidence: Evidence, text: str) -> str:
 def _case(evidence: Evidence, picked: Candidate, choice: Choice) -> str:
     """The claim and the figures that carry it."""
     parts = []
-    if picked.faster is not None:
-        ratio, words = picked.faster, "faster than"
-        if ratio.value < 1:
-            words = "the speed of"
+    if (ratio := picked.faster) is not None:
+        words = "the speed of" if ratio.value < 1 else "faster than"
         parts.append(f"{number(ratio.value)}x {words} FP32 eager {spread(ratio.low, ratio.high)}".strip())
     elif picked.latency_ms is not None:
         parts.append(f"{number(picked.latency_ms.value)} ms per call")
@@ -79,19 +75,19 @@ def _case(evidence: Evidence, picked: Candidate, choice: Choice) -> str:
     reference = evidence.reference.accuracy
     against = f" against {number(reference.mae)}" if reference is not None else ""
     delta = picked.delta
-    if delta is None or choice.margin is None:
+    if delta is None:
         return f"{lead}MAE {number(picked.mae)}{against}."
-    bounds = f" (95 % {signed(delta.low)} to {signed(delta.high)})" if delta.low is not None else ""
+    difference = with_interval(*delta.parts, sign=True, lead="95 % ")
     return (
-        f"{lead}MAE {number(picked.mae)}{against}, difference {signed(delta.value)}{bounds}, within the margin of "
-        f"{choice.margin:g} declared before the run."
+        f"{lead}MAE {number(picked.mae)}{against}, difference {difference}, within the margin of {choice.margin:g} "
+        "declared before the run."
     )
 
 
 def _size(picked: Candidate) -> str:
     ratio = picked.size_ratio
     assert ratio is not None
-    word = next((word for share, word in SHARES if abs(ratio - share) <= share / 10), f"{ratio:.0%} of its size")
+    word = next((word for share, word in SHARES if abs(ratio - share) <= share / 10), f"{percent(ratio)} of its size")
     return f"{word} ({megabytes(picked.size_bytes)} MB)"
 
 
@@ -101,62 +97,13 @@ def _judged(evidence: Evidence) -> list[VariantEvidence]:
 
 def _counted(evidence: Evidence) -> list[str]:
     """How the other variants came out, in a line."""
-    words = Counter(_word(v) for v in _judged(evidence))
+    words = Counter(verdict_word(v) for v in _judged(evidence))
     stopped = Counter(v.row.status for v in evidence.variants if v.row.status in ("skipped", "failed"))
     parts = [
         f"{words[word]} {word}" for word in ("non-inferior", NOT_TO_SHIP, "inconclusive", "inferior") if words[word]
     ]
     parts += [f"{stopped[word]} {word}" for word in ("skipped", "failed") if stopped[word]]
     return [f"Besides FP32: {listed(parts)}."] if parts else []
-
-
-def tone_of(variant: VariantEvidence) -> Tone:
-    """The colour of a variant's verdict."""
-    if variant.row.status != "ok":
-        return "dim"
-    if variant.comparison is not None and variant.comparison.broken:
-        return "bad"
-    word = variant.comparison.verdict if variant.comparison is not None else None
-    tones: dict[str | None, Tone] = {"non-inferior": "good", "inferior": "bad", "inconclusive": "unsure"}
-    return tones.get(word, "")
-
-
-def verdict_words(variant: VariantEvidence) -> str:
-    """The verdict as the table has it."""
-    status = variant.row.status
-    if status != "ok":
-        return str(status)
-    return _word(variant)
-
-
-def _word(variant: VariantEvidence) -> str:
-    found = variant.comparison
-    if found is None or found.verdict is None:
-        return NOT_MEASURED
-    return NOT_TO_SHIP if found.refused else found.verdict
-
-
-def remarks(variant: VariantEvidence) -> list[str]:
-    """What must be known of a variant beyond its row, each a sentence that begins with its name."""
-    found: list[str] = []
-    row, compared = variant.row, variant.comparison
-    if row.reason:
-        status = f"{row.status}: " if row.status != "ok" else ""
-        found.append(f"{status}{row.reason}")
-    if compared is not None:
-        if compared.broken:
-            found.append(f"not to be shipped: {sentences(compared.broken)}")
-        if compared.verdict == "inconclusive":
-            clips = compared.clips_to_settle
-            settle = f"about {clips} clips would settle it" if clips else "no number of clips is foreseen to settle it"
-            found.append(f"inconclusive on {compared.n} clips: {settle}")
-        if compared.verdict is not None and compared.verdict_holm not in (None, compared.verdict):
-            found.append(f"adjusted for all variants of the study (Holm) it is {compared.verdict_holm}")
-        found.extend(compared.notes)
-    if variant.speed is not None and variant.speed.sentence and variant.speed.pays is not True:
-        found.append(variant.speed.sentence)
-    found.extend(variant.notes)
-    return [f"{variant.name}: {text}" for text in dict.fromkeys(found)]
 
 
 def verdict_key(evidence: Evidence) -> str:
