@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qray.atomic import write_json, write_parquet, write_text
+from qray.judge.index import Index, PointUnits, Result, TrialState, write_index
+from qray.judge.judge import read_evidence
+from qray.judge.table import write_table
+from qray.judge.timing import write_phases
 from qray.measure.isa import Machine
 from qray.measure.latency import Latency
-from qray.results.index import Index, PointUnits, Result, TrialState, write_index
-from qray.results.judge import read_evidence
-from qray.results.table import write_table
-from qray.results.timing import write_phases
 from qray.study import Study
 from qray.study_files import dump_study
 

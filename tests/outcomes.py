@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from qray.judge.judge import judge_outcomes
+from qray.judge.outcome import Outcome, Provenance
+from qray.judge.row import to_table
 from qray.measure.latency import Latency
-from qray.results.judge import judge_outcomes
-from qray.results.outcome import Outcome
-from qray.results.provenance import Provenance
-from qray.results.row import to_table
 from qray.study import Study
 
 CLIPS = 60

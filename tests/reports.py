@@ -12,10 +12,10 @@ import torch
 from evidence_runs import BEGAN, VARIANTS, make_run
 from videos import numbered_frames, write_video
 
-from qray.report.document import Block, Document, Fold
+from qray.judge.judge import read_evidence
 from qray.report.sections import compose
-from qray.results.judge import read_evidence
 from qray.variants.parity import Outside, Simulated, parity_notes
+from qray.words.document import Block, Document, Fold
 
 COSTS = {
     "blocks_ms": {

@@ -1,4 +1,4 @@
-"""What the commands do, behind the parsing in cli.py."""
+"""The commands that make runs and tables, look at this machine, and use what was built; typer calls these functions."""
 
 from __future__ import annotations
 
@@ -8,23 +8,37 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
 from qray.errors import QrayError, UsageError
 from qray.escape import command, visible
-from qray.ray_address import check_head, driver_address
-from qray.ray_token import use_token_if_asked
-from qray.study_files import load_study
-from qray.terminal import open_console
 
 if TYPE_CHECKING:
-    from qray.results.timing import Timing
+    from rich.console import Console
 
+StudyOption = Annotated[str, typer.Option("--study", help="A named study or a .yaml file.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Data set folder; default: the study's own.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<study>.")]
+OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget what OUT holds and begin anew.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="Logical CPUs of a local Ray.")]
+
+STAGES = {
+    "all": "Train, quantize, evaluate, measure, and write one table: the main job.",
+    "train": "Train the FP32 model.",
+    "build": "Build every variant.",
+    "sweep": "Run the QAT sweep.",
+    "evaluate": "Evaluate every variant on TEST.",
+    "measure": "Measure latency and memory of every variant.",
+    "sensitivity": "Quantize each layer alone, and all but it: where the error comes from.",
+}
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
                 "rejected.parquet", "run.json", "report.html", "report.md", "report",
@@ -57,17 +71,40 @@ def _make_writable(out: Path) -> None:
 def _check_ray_address(out: Path) -> None:
     """Say what is wrong with RAY_ADDRESS before minutes go into a data set. Where OUT holds finished units, which may
     be all that is wanted, a cluster that is gone is no fault yet."""
+    from qray.ray_address import check_head, driver_address
+    from qray.ray_token import use_token_if_asked
+
     address = driver_address()
     if address is not None and not any((out / "units").glob("*-*.json")):
         check_head(address)
     use_token_if_asked()
 
 
+def stage(name: str) -> Callable[..., None]:
+    """`qray run NAME`."""
+
+    def run(
+        study: StudyOption = "quickstart",
+        data: DataOption = None,
+        out: OutOption = None,
+        settings: SetOption = None,
+        fresh: FreshOption = False,
+        as_json: JsonOption = False,
+        num_cpus: CpusOption = None,
+    ) -> None:
+        run_stage(name, study, data, out, settings or [], fresh, as_json, num_cpus)
+
+    return run
+
+
 def run_stage(
     stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
     as_json: bool, num_cpus: int | None,
 ) -> None:  # fmt: skip
-    """`qray run STAGE`."""
+    """Run a stage of a study, with what it needs of the stages before, and say what came of it."""
+    from qray.study_files import load_study
+    from qray.terminal import open_console
+
     began, started = time.monotonic(), time.time()
     # JSON is YAML, and quotes whatever a path may contain.
     located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
@@ -86,10 +123,12 @@ def run_stage(
 
     _check_ray_address(folder)
     from qray.graph.store import Store
-    from qray.reporting import report_finished_run
-    from qray.results.show import print_results, results_console, to_json
-    from qray.results.timing import read_timing, write_phases
+    from qray.judge.timing import read_timing, write_phases
+    from qray.questions import report_finished_run
     from qray.units.run import run_study
+    from qray.words.show import print_results, results_json
+    from qray.words.show_run import print_sensitivity, print_times
+    from qray.words.terminal import results_console
 
     phases = {"load qray": time.monotonic() - began}
     result = run_study(study, Store(folder), stage, progress, num_cpus)
@@ -99,16 +138,15 @@ def run_stage(
         write_phases(folder, phases | result.phases, total, started)
     console = results_console()
     if as_json:
-        print(to_json(result.table))
+        print(results_json(result.table))
     elif stage in ("all", "evaluate", "measure"):
         print_results(result.table, console)
     evidence = replace(result.evidence, timing=read_timing(folder))
     if not as_json and stage in ("all", "sensitivity"):
-        _print_sensitivity(evidence.sensitivity, console)
-    _print_times(evidence.costs, evidence.timing, progress if as_json else console)
+        print_sensitivity(evidence.sensitivity, console)
+    print_times(evidence.costs, evidence.timing, progress if as_json else console)
     progress.print(f"{total:.0f} s in all", highlight=False)
-    progress.print(f"Table: {folder / 'results.parquet'}; print it again with "
-                   f"`{command('qray', 'show', folder)}`", markup=False, highlight=False)  # fmt: skip
+    _say_where(folder, progress)
     unreported = report_finished_run(evidence, progress) if stage == "all" else None
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
     rows = evidence.rows
@@ -122,59 +160,68 @@ def run_stage(
         raise QrayError(f"the run is finished and its table written, but {unreported}")
 
 
-def write_table_anew(folder: Path | None, out: Path | None, as_json: bool) -> None:
-    """`qray run table`: a function of OUT alone. The margin is its study's: one given now would not be declared
-    beforehand (`qray pick --margin` gives one, and says so)."""
+def write_table_anew(
+    folder: Annotated[Path | None, typer.Argument(metavar="OUT", help="Output folder of a run.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The same.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write results.parquet anew from what OUT holds, by the study that it holds; needs no data set."""
+    # The margin is that study's: one given now would not be declared beforehand (`qray pick --margin` says so).
     named = folder or out
     if named is None or (folder is not None and out is not None and folder != out):
         raise UsageError("qray run table OUT: name one folder, the output of a run")
-    from qray.results.judge import read_evidence
-    from qray.results.show import print_results, results_console, to_json
-    from qray.results.table import write_table
+    from qray.judge.judge import read_evidence
+    from qray.judge.table import write_table
+    from qray.terminal import open_console
+    from qray.words.show import print_results, results_json
+    from qray.words.show_run import print_times
+    from qray.words.terminal import results_console
 
     evidence = read_evidence(named)
     _make_writable(named)
     table = write_table(evidence)
     if as_json:
-        print(to_json(table))
+        print(results_json(table))
     else:
         console = results_console()
         print_results(table, console)
-        _print_times(evidence.costs, evidence.timing, console)
-    open_console(stderr=True, soft_wrap=True).print(
-        f"Table: {named / 'results.parquet'}; print it again with `{command('qray', 'show', named)}`",
-        markup=False, highlight=False,
-    )  # fmt: skip
+        print_times(evidence.costs, evidence.timing, console)
+    _say_where(named, open_console(stderr=True, soft_wrap=True))
 
 
-def _print_times(costs: Mapping[str, Any] | None, timing: Timing | None, console: Console) -> None:
-    """What a clip costs, and where the time of the run went."""
-    from qray.results.costs import costs_of
-    from qray.results.timing import render_timing
-
-    found = costs_of(costs) if costs is not None else None
-    if found is not None:
-        console.print(found.sentence, highlight=False)
-    if timing is not None:
-        console.print()
-        console.print(render_timing(timing))
+def _say_where(out: Path, console: Console) -> None:
+    again = command("qray", "show", out)
+    console.print(f"Table: {out / 'results.parquet'}; print it again with `{again}`", markup=False, highlight=False)
 
 
-def _print_sensitivity(record: Mapping[str, Any] | None, console: Console) -> None:
-    from qray.results.sensitivity import render_sensitivity
+def make_data(
+    folder: Annotated[Path, typer.Argument(help="Where to write the data set.")],
+    train: Annotated[int, typer.Option(min=0)] = 1000,
+    val: Annotated[int, typer.Option(min=0)] = 150,
+    test: Annotated[int, typer.Option(min=0)] = 300,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+) -> None:
+    """Make the synthetic apical four-chamber data set, in the EchoNet-Dynamic layout."""
+    from qray.data.synth import synthesize
 
-    if record is not None:
-        console.print()
-        console.print(render_sensitivity(record))
+    synthesize(folder, {"TRAIN": train, "VAL": val, "TEST": test}, seed, workers)
+    typer.echo(f"Data set: {folder}")
 
 
-def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: bool) -> None:
-    """`qray data check`."""
+def check_data(
+    folder: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    study: StudyOption = "quickstart",
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a data set, listing each rejected clip and why."""
     from qray.data.manifest import check_manifest, read_manifest
     from qray.data.splits import SPLITS
+    from qray.study_files import load_study
 
-    study = load_study(study_name, settings)
-    manifest = read_manifest(folder, study.data)
+    read_as = load_study(study, settings or []).data
+    manifest = read_manifest(folder, read_as)
     if as_json:
         counts = {split: len(manifest.split(split)) for split in SPLITS}
         rejected = manifest.rejected.to_dict("records")
@@ -190,48 +237,53 @@ def check_data(folder: Path, study_name: str, settings: Sequence[str], as_json: 
             target = manifest.split(split)["target"]
             # A single clip has no spread.
             spread = f" +- {target.std():.1f}" if len(target) > 1 else ""
-            mean = f", {study.data.target_column} {target.mean():.1f}{spread}" if len(target) else ""
+            mean = f", {read_as.target_column} {target.mean():.1f}{spread}" if len(target) else ""
             print(visible(f"{split}: {len(target)} {'clip' if len(target) == 1 else 'clips'}{mean}"))
         sizes = ", ".join(sorted({f"{w}x{h}" for w, h in zip(clips["width"], clips["height"], strict=True)})[:5])
         print(f"frames {clips['n_frames'].min()} to {clips['n_frames'].max()}; sizes {sizes}; digest {manifest.digest}")
-    check_manifest(manifest, study.data)
+    check_manifest(manifest, read_as)
 
 
-def show_results(out: Path, as_json: bool) -> None:
-    """`qray show`."""
-    from qray.results.index import FILE
-    from qray.results.run import read_run
-    from qray.results.show import print_results, read_results, results_console, to_json
+def show_results(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Print the table of a run."""
+    from qray.judge.index import FILE
+    from qray.judge.run import read_run
+    from qray.words.show import print_results, read_results, results_json
+    from qray.words.show_run import print_sensitivity, print_times
+    from qray.words.terminal import results_console
 
     table = read_results(out)
     if as_json:
-        print(to_json(table))
-    else:
-        console = results_console()
-        print_results(table, console)
-        # A table that was copied without its run is shown all the same.
-        if (out / FILE).is_file():
-            run = read_run(out)
-            _print_sensitivity(run.shared("sensitivity"), console)
-            _print_times(run.shared("costs"), run.timing, console)
+        print(results_json(table))
+        return
+    console = results_console()
+    print_results(table, console)
+    # A table that was copied without its run is shown all the same.
+    if (out / FILE).is_file():
+        run = read_run(out)
+        print_sensitivity(run.shared("sensitivity"), console)
+        print_times(run.shared("costs"), run.timing, console)
 
 
-def show_seeds(outs: Sequence[Path], as_json: bool) -> None:
-    """`qray seeds`."""
-    from qray.results.judge import read_evidence
-    from qray.results.seeds import over_seeds
-    from qray.results.show import results_console
-    from qray.results.show_seeds import print_seeds, seeds_to_json
+def print_columns(as_json: JsonOption = False) -> None:
+    """Say what each column of results.parquet means, and in which unit."""
+    from qray.judge.row import COLUMNS
+    from qray.words.show import legend
+    from qray.words.terminal import results_console, table_of, to_json
 
-    found = over_seeds([read_evidence(out) for out in outs])
     if as_json:
-        print(seeds_to_json(found))
+        print(to_json({name: {"meaning": c.meaning, "unit": c.unit} for name, c in COLUMNS.items()}))
     else:
-        print_seeds(found, results_console())
+        results_console().print(table_of(legend(), folding={2}))
 
 
-def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json: bool) -> None:
-    """`qray predict`."""
+def predict_files(
+    artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict videos with an artifact that was built."""
     from qray.predict import predict_videos
 
     rows, failed = [], 0
@@ -246,32 +298,15 @@ def predict_files(artifact: Path, videos: Sequence[Path], threads: int, as_json:
         raise QrayError(f"{failed} of {len(rows)} videos could not be predicted")
 
 
-def write_model_cards(out: Path, names: Sequence[str]) -> None:
-    """`qray card`."""
-    from qray.results.judge import read_evidence
-    from qray.results.model_card import write_cards
+def run_doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine can do: engines, CPU, GPU, video, Ray."""
+    from qray.doctor import diagnose, print_findings
+    from qray.ray_token import use_token_if_asked
+    from qray.terminal import open_console
 
-    for path in write_cards(read_evidence(out), names):
-        print(visible(str(path)))
-
-
-def track_run(out: Path, tracking_uri: str | None, experiment: str | None) -> None:
-    """`qray track`."""
-    from qray.results.judge import read_evidence
-    from qray.trackers.mlflow import track
-
-    done = track(read_evidence(out), tracking_uri, experiment)
-    what = "updated" if done.updated else "made"
-    print(f"MLflow {done.uri}, experiment {done.experiment}: run {done.run_id} {what}, {done.rows} nested runs")
-
-
-def run_doctor(as_json: bool) -> None:
-    """`qray doctor`."""
     # What is wrong with the address is the Ray check's to say.
     with contextlib.suppress(QrayError):
         use_token_if_asked()
-    from qray.doctor import diagnose, print_findings
-
     findings = diagnose()
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
@@ -283,13 +318,22 @@ def run_doctor(as_json: bool) -> None:
 
 
 def submit_job(
-    address: str, wait: bool, study: str, data: Path | None, out: Path | None, settings: Sequence[str],
-    more: Sequence[str],
-) -> None:  # fmt: skip
-    """`qray submit`."""
+    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    study: StudyOption = "quickstart",
+    data: Annotated[Path | None, typer.Option(help="Data set folder, as every node sees it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder on the head; default: ~/qray-jobs/runs/<study>.")] = (
+        None
+    ),
+    settings: SetOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run `qray run all` as a job on a cluster. Sends qray and the study, and no data."""
     from qray.submit import Request, submit
 
-    status = submit(address, Request(study, data, out, tuple(settings), tuple(more)), wait)
+    more = ["--fresh"] * fresh + ["--json"] * as_json
+    status = submit(address, Request(study, data, out, tuple(settings or ()), tuple(more)), wait)
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from reports import full_run, report_of
 
-from qray.report.write import write_document
+from qray.report.page import write_document
 
 pytestmark = [
     pytest.mark.browser,

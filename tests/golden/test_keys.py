@@ -15,8 +15,8 @@ import pandas as pd
 from graphs import sweep_of
 
 from qray.data.manifest import Manifest, digest_of
+from qray.judge.row import RESULTS
 from qray.measure.isa import Machine
-from qray.results.row import RESULTS
 from qray.study_files import load_study
 from qray.units.plan import study_units
 

@@ -12,10 +12,10 @@ import pytest
 from runs import Finished, here, lines_with, results, tiny_here, unit_times
 
 from qray.errors import QrayError
+from qray.judge.index import unit_files
+from qray.judge.judge import read_evidence
 from qray.measure.costs import PARTS
 from qray.report.timeline import timeline_of
-from qray.results.judge import read_evidence
-from qray.results.unit_records import unit_files
 
 CPUS = (1, 2, 4)
 #: Batch sizes that are measured on each number of CPUs.

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 MAIN = (
-    "import os, signal, sys, time, qray.commands, qray.cli\n"
+    "import os, signal, sys, time, qray.words.show, qray.cli\n"
     "def command(*_):\n"
     "    print('begun', flush=True)\n"
     "    {body}\n"
-    "qray.commands.show_results = command\n"
+    "qray.words.show.read_results = command\n"
     "qray.cli.main()"
 )
 

@@ -1,4 +1,5 @@
-"""The report as one HTML file that needs nothing from outside: styles, plots, pictures and a script are in it."""
+"""The report as one HTML file that needs nothing from outside, with styles, plots, pictures and a script in it; and as
+files of OUT, complete or not at all."""
 
 from __future__ import annotations
 
@@ -6,12 +7,39 @@ import base64
 import hashlib
 import re
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qray.report.document import Block, Document
+from qray.atomic import atomic_path, write_text
+from qray.words.document import Block, Document, pictures
+from qray.words.markdown import to_markdown
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+
+FOLDER = "report"
+
+
+def write_document(document: Document, out: Path) -> Path:
+    """Write a report into its run's OUT, all of report/, report.md and report.html.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        OSError: OUT cannot be written to.
+    """
+    with atomic_path(out / FOLDER) as folder:
+        folder.mkdir()
+        for section in document.sections:
+            for picture in pictures(section.blocks):
+                (folder / f"{picture.name}.png").write_bytes(picture.png)
+    write_text(out / "report.md", to_markdown(document, FOLDER))
+    page = out / "report.html"
+    # Last, so that a page that is there has its companions.
+    write_text(page, to_html(document))
+    return page
 
 
 def to_html(document: Document) -> str:

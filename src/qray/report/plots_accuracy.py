@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qray.report.document import Picture
+from qray.judge.agreement import BlandAltman
+from qray.judge.evidence import VariantEvidence
+from qray.judge.places import ClassError
 from qray.report.theme import AMBER, BLUE, GREY, INK, MUTED, RED, SMALL_IN, TEAL, VIOLET, dots, draw
-from qray.results.agreement import BlandAltman
-from qray.results.evidence import VariantEvidence
-from qray.results.figures import number, signed, spread
-from qray.results.statistics import Accuracy, accuracy
-from qray.study_verdict import Verdict
+from qray.words.document import Picture
+from qray.words.figures import number, signed, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +47,7 @@ def scatter(variant: VariantEvidence, target: str, thresholds: Sequence[float]) 
         dots(axes, truth, predicted, BLUE)
 
     found = variant.accuracy
-    words = f"MAE {number(found.mae)} {spread(found.mae_low, found.mae_high)}" if found else ""
+    words = f"MAE {with_interval(found.mae, found.mae_low, found.mae_high)}" if found else ""
     r2 = f", R² {number(found.r2)}" if found and found.r2 is not None else ""
     alt = f"{variant.name}: predicted {target} against the label of {len(clips)} clips. {words}{r2}"
     return draw(f"scatter-{variant.name}", alt, paint, SMALL_IN, SMALL_IN, f"{words}{r2}")
@@ -81,7 +78,7 @@ def bland_altman_plot(variant: VariantEvidence, of: BlandAltman | None, against:
 
     limits = f", limits {signed(of.lower)} to {signed(of.upper)}" if of.lower is not None else ""
     slope = f", slope {signed(of.slope)}" if of.slope is not None else ""
-    words = f"Bias {signed(of.bias)} {spread(of.bias_low, of.bias_high, sign=True)}{limits}{slope}"
+    words = f"Bias {with_interval(of.bias, of.bias_low, of.bias_high, sign=True)}{limits}{slope}"
     alt = f"{variant.name} minus {named}, {len(clips)} clips. {words}"
     return draw(f"bland-altman-{against}-{variant.name}", alt, paint, 2.9, SMALL_IN, words)
 
@@ -90,33 +87,6 @@ def _band(axes: Axes, value: float, low: float | None, high: float | None, colou
     axes.axhline(value, color=colour, linewidth=1.1, linestyle=style)
     if low is not None and high is not None:
         axes.axhspan(low, high, color=colour, alpha=0.12, linewidth=0)
-
-
-@dataclass(frozen=True)
-class ClassError:
-    """Error of one variant on the clips whose label is in one class; None where no clip is."""
-
-    name: str
-    n: int
-    error: Accuracy | None
-
-
-def class_errors(variant: VariantEvidence, verdict: Verdict) -> list[ClassError]:
-    """Error by class of the label, the study's thresholds between them: the intervals are of each class alone."""
-    clips = variant.clips
-    if clips is None or clips.empty or not verdict.thresholds:
-        return []
-    edges = sorted(verdict.thresholds)
-    names = [f"< {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(edges)),
-             f"≥ {edges[-1]:g}"]  # fmt: skip
-    truth, predicted = clips["target"].to_numpy(float), clips["prediction"].to_numpy(float)
-    which = np.searchsorted(edges, truth, side="right")
-    found = []
-    for number_, name in enumerate(names):
-        mask = which == number_
-        error = accuracy(truth[mask], predicted[mask], verdict.bootstrap, verdict.seed) if mask.any() else None
-        found.append(ClassError(name, int(mask.sum()), error))
-    return found
 
 
 def class_plot(errors: dict[str, list[ClassError]], target: str) -> Picture:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qray.report.document import Picture
 from qray.report.theme import BLUE, GREY, INK, MUTED, RED, SMALL_IN, VIOLET, draw
-from qray.results.figures import number
+from qray.words.document import Picture
+from qray.words.figures import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from qray.report.document import Picture
+from qray.answers.pareto import Front, Place
+from qray.judge.costs import OUTSIDE, Costs
+from qray.judge.evidence import VariantEvidence
+from qray.judge.row import Row
+from qray.judge.statistics import Estimate
 from qray.report.labels import Label, place_labels
 from qray.report.theme import AMBER, BLUE, GREEN, GREY, INK, MUTED, RED, TEAL, VIOLET, WASH, draw
-from qray.results.costs import OUTSIDE, Costs
-from qray.results.evidence import VariantEvidence
-from qray.results.figures import number, signed
-from qray.results.pairwise import Estimate
-from qray.results.pareto import Front, Place
-from qray.results.row import Row
+from qray.words.document import Picture
+from qray.words.figures import fold, number, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ VERDICT_COLOUR = {"non-inferior": GREEN, "inferior": RED, "inconclusive": AMBER}
 ROW_IN = 0.27
 
 
-def pareto_plot(front: Front, margin: float | None, picked: str | None, target: str) -> Picture | None:
+def pareto_plot(front: Front, margin: float, picked: str | None, target: str) -> Picture | None:
     """Latency against loss of accuracy with error bars; None where fewer than two variants can be placed."""
     placed = [place for place in front.places if place.latency_ms is not None and place.error is not None]
     if len(placed) < 2:
@@ -34,10 +34,8 @@ def pareto_plot(front: Front, margin: float | None, picked: str | None, target: 
         axes = figure.add_subplot(xlabel="latency p50, ms (log scale)", ylabel=f"MAE against FP32, {target}")
         axes.set_xscale("log")
         _pareto_limits(axes, placed, margin)
-        if margin is not None:
-            top = axes.get_ylim()[1]
-            axes.axhspan(margin, max(top, margin), color=WASH, linewidth=0, zorder=0)
-            axes.axhline(margin, color=RED, linewidth=1, linestyle="--")
+        axes.axhspan(margin, max(axes.get_ylim()[1], margin), color=WASH, linewidth=0, zorder=0)
+        axes.axhline(margin, color=RED, linewidth=1, linestyle="--")
         axes.axhline(0, color=MUTED, linewidth=0.8)
         for place in reversed(order):
             _point(axes, place, place.name == picked)
@@ -50,12 +48,12 @@ def pareto_plot(front: Front, margin: float | None, picked: str | None, target: 
         "The dashed line is the margin; above it is the loss that the study does not put up with."))  # fmt: skip
 
 
-def _pareto_limits(axes: Axes, placed: Sequence[Place], margin: float | None) -> None:
+def _pareto_limits(axes: Axes, placed: Sequence[Place], margin: float) -> None:
     import matplotlib.ticker as ticker
 
     times = _values(place.latency_ms for place in placed)
     errors = _values(place.error for place in placed)
-    low, high = min([*errors, 0.0]), max([*errors, 0.0, *([margin * 1.15] if margin else [])])
+    low, high = min([*errors, 0.0]), max([*errors, 0.0, margin * 1.15])
     air = 0.08 * (high - low or 1.0)
     axes.set_xlim(min(times) / 1.5, max(times) * 1.5)
     axes.set_ylim(low - air, high + air)
@@ -66,7 +64,7 @@ def _pareto_limits(axes: Axes, placed: Sequence[Place], margin: float | None) ->
 
 def _values(estimates: Iterable[Estimate | None]) -> list[float]:
     """All figures and bounds that there are."""
-    return [v for e in estimates if e is not None for v in (e.value, e.low, e.high) if v is not None]
+    return [v for e in estimates if e is not None for v in e.parts if v is not None]
 
 
 def _point(axes: Axes, place: Place, picked: bool) -> None:
@@ -90,7 +88,7 @@ def _label(place: Place, picked: bool) -> Label:
     return Label(place.latency_ms.value, error.value, place.name, colour, picked, error.low, error.high)
 
 
-def forest_plot(variants: Sequence[VariantEvidence], margin: float | None) -> Picture | None:
+def forest_plot(variants: Sequence[VariantEvidence], margin: float) -> Picture | None:
     """Difference to FP32 with its interval, one row a variant, coloured by verdict; None where nothing was compared."""
     compared = [variant for variant in variants if variant.comparison is not None]
     if not compared:
@@ -99,8 +97,7 @@ def forest_plot(variants: Sequence[VariantEvidence], margin: float | None) -> Pi
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="MAE against FP32, 95 % interval")
         axes.axvline(0, color=MUTED, linewidth=0.8)
-        if margin is not None:
-            axes.axvline(margin, color=RED, linewidth=1, linestyle="--")
+        axes.axvline(margin, color=RED, linewidth=1, linestyle="--")
         for row, variant in enumerate(compared):
             found = variant.comparison
             assert found is not None
@@ -157,7 +154,7 @@ def speed_plot(variants: Sequence[VariantEvidence]) -> Picture | None:
         _rows(axes, [variant.name for variant in timed])
         figure.legend(loc="outside upper right", ncols=3)
 
-    said = "; ".join(f"{v.name} {v.speed.total}" for v in timed if v.speed)
+    said = "; ".join(f"{v.name} {fold(v.speed.total)}" for v in timed if v.speed and v.speed.total)
     return draw("speed-up", f"Speed-up over FP32 eager: {said}.", paint, 1.0 + ROW_IN * len(timed), caption=(
         "Upper bar: what the engine alone gives, in FP32. Lower bar: what fewer bits give on that engine, left of the "
         "start where they cost time. Mark: both, with its 95 % interval."))  # fmt: skip

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qray.report.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
+from qray.answers.changes import hosts_of, versions_of
+from qray.answers.pick import Choice
+from qray.judge.evidence import Evidence, VariantEvidence
+from qray.report.headline import choice_of, headline, own_paths
 from qray.report.sections_error import layers_section, parity_blocks, sweep_section
-from qray.report.sections_guardrails import guardrails_section
 from qray.report.sections_predictions import classes_section, decisions_section, predictions_section
-from qray.report.sections_tradeoff import speed_section, table_section, tradeoff_section
+from qray.report.sections_tradeoff import guardrails_section, speed_section, table_section, tradeoff_section
 from qray.report.thumbnails import worst_clips
 from qray.report.timeline import spans, timeline_of, timeline_plot
-from qray.report.words import choice_of, headline, own_paths
-from qray.results.changes import hosts_of, versions_of
-from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.figures import number
-from qray.results.pick import Choice
 from qray.study_files import dump_study
+from qray.words.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
+from qray.words.figures import number
 
 
 def compose(evidence: Evidence, data: Path | None = None) -> Document:

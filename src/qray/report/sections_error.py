@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from qray.report.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section
+from qray.judge.evidence import Evidence
+from qray.judge.sensitivity import by_harm
 from qray.report.plots_layers import parity_plot, ranges_plot, sensitivity_plot
 from qray.report.plots_tradeoff import trials_plot
-from qray.results.evidence import Evidence
-from qray.results.figures import number, percent, signed, spread
-from qray.results.row import Row
-from qray.results.sensitivity import by_harm
 from qray.variants.parity import kernel_share
+from qray.words.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section, figures_grid
+from qray.words.figures import estimate, figure, number, share, with_interval
 
 #: Layers whose ranges are shown: the most harmful ones.
 WORST_LAYERS = 6
@@ -36,18 +35,11 @@ def layers_section(evidence: Evidence) -> Section:
     words = (
         f"Each layer quantized alone, and all but it, on {where}. Most sensitive: {worst[0]['layer']}, which alone "
         f"leaves an SQNR of {number(alone.get('sqnr_db'), 1)} dB and changes MAE by "
-        f"{signed(alone.get('delta_mae'), 3)} {spread(alone.get('delta_low'), alone.get('delta_high'), 3, sign=True)}."
+        f"{with_interval(*_delta(alone), 3, sign=True)}."
     )
-    rows = tuple(_layer_row(layer) for layer in worst)
-    header = (
-        "layer",
-        "Δ MAE alone (95 %)",
-        "SQNR alone, dB",
-        "Δ MAE all but it (95 %)",
-        "SQNR all but it, dB",
-        "clipped",
-    )
-    grid = Grid(header, rows, "Layers by harm", frozenset(range(1, 6)))
+    header = ("layer", "Δ MAE alone (95 %)", "SQNR alone, dB", "Δ MAE all but it (95 %)", "SQNR all but it, dB",
+              "clipped")  # fmt: skip
+    grid = figures_grid(header, map(_layer_row, worst), "Layers by harm")
     plots = tuple(p for p in (sensitivity_plot(layers), ranges_plot(worst[:WORST_LAYERS])) if p is not None)
     return Section("layers", title, (Paragraph(words), Gallery(plots, wide=True), Fold("Figures", (grid,))))
 
@@ -66,14 +58,12 @@ def _is_layer(layer: Any) -> bool:
 def _layer_row(layer: Mapping[str, Any]) -> tuple[Cell, ...]:
     cells = [Cell(str(layer["layer"]))]
     for part in ("alone", "all_but"):
-        found = layer.get(part) or {}
-        delta, sqnr = found.get("delta_mae"), found.get("sqnr_db")
-        between = spread(found.get("delta_low"), found.get("delta_high"), 3, sign=True)
-        cells.append(Cell(f"{signed(delta, 3)} {between}".strip(), order=delta))
-        cells.append(Cell(number(sqnr, 1), order=sqnr))
-    share = (layer.get("range") or {}).get("clipped_share")
-    cells.append(Cell(percent(share, 2), order=share))
-    return tuple(cells)
+        cells += [estimate(*_delta(layer[part]), 3, sign=True), figure(layer[part].get("sqnr_db"), 1)]
+    return (*cells, share(layer["range"].get("clipped_share"), 2))
+
+
+def _delta(state: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return state.get("delta_mae"), state.get("delta_low"), state.get("delta_high")
 
 
 def parity_blocks(evidence: Evidence) -> list[Block]:
@@ -95,7 +85,7 @@ def parity_blocks(evidence: Evidence) -> list[Block]:
         "failed."
     )
     header = ("variant", "kernels, RMS", "quantization, RMS", "share", "largest", "outside ranges")
-    grid = Grid(header, rows, "Deployed against simulated", frozenset(range(1, 6)))
+    grid = figures_grid(header, rows, "Deployed against simulated")
     return [Paragraph(words), grid, *([Gallery(tuple(plots))] if plots else [])]
 
 
@@ -103,11 +93,9 @@ def _parity_row(name: str, notes: Mapping[str, Any]) -> tuple[Cell, ...] | None:
     kernels, cost = notes.get("kernel_rms"), notes.get("quantization_rms")
     if kernels is None or cost is None:
         return None
-    share, largest, outside = kernel_share(notes), notes.get("parity_max_abs"), notes.get("outside_share")
     return (
-        Cell(name), Cell(number(kernels, 3), order=kernels), Cell(number(cost, 3), order=cost),
-        Cell(number(share, 2), order=share), Cell(number(largest, 3), order=largest),
-        Cell(percent(outside, 3), order=outside),
+        Cell(name), figure(kernels, 3), figure(cost, 3), figure(kernel_share(notes)),
+        figure(notes.get("parity_max_abs"), 3), share(notes.get("outside_share"), 3),
     )  # fmt: skip
 
 
@@ -126,13 +114,13 @@ def sweep_section(evidence: Evidence) -> Section | None:
     if not evidence.trials:
         return None
     trials = sorted(evidence.trials, key=lambda t: (t.mae is None, t.mae or 0.0, t.variant))
-    settings = [_settings(trial) for trial in trials]
+    settings = [trial.chosen for trial in trials]
     names = [name for name in dict.fromkeys(key for found in settings for key in found)
              if len({json.dumps(found.get(name)) for found in settings}) > 1]  # fmt: skip
     rows = tuple(
         (
-            Cell(trial.variant), Cell(number(trial.mae, 3), order=trial.mae),
-            *(Cell(_setting(found.get(name))) for name in names), Cell(trial.reason or trial.status),
+            Cell(trial.variant), figure(trial.mae, 3), *(Cell(_setting(found.get(name))) for name in names),
+            Cell(trial.reason or trial.status),
         )
         for trial, found in zip(trials, settings, strict=True)
     )  # fmt: skip
@@ -140,14 +128,6 @@ def sweep_section(evidence: Evidence) -> Section | None:
     plot = trials_plot(trials)
     words = "Trials are chosen by VAL alone; TEST has no part in it. Only settings that differ are shown."
     return Section("sweep", "QAT sweep", (Paragraph(words), *([plot] if plot is not None else []), grid))
-
-
-def _settings(trial: Row) -> dict[str, Any]:
-    try:
-        found = json.loads(trial.settings or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _setting(value: Any) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qray.report.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section
-from qray.report.plots_accuracy import ClassError, bland_altman_plot, class_errors, class_plot, scatter
-from qray.results.agreement import BlandAltman
-from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.figures import number, percent, signed, with_interval
+from qray.judge.agreement import BlandAltman
+from qray.judge.evidence import Evidence, VariantEvidence
+from qray.judge.places import ClassError, class_errors
+from qray.report.plots_accuracy import bland_altman_plot, class_plot, scatter
+from qray.words.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Picture, Section, figures_grid
+from qray.words.figures import NOT_MEASURED, estimate, figure, percent, percents, signed
 
 
 def _target(evidence: Evidence) -> str:
@@ -31,10 +32,11 @@ def predictions_section(evidence: Evidence, leaders: Sequence[VariantEvidence]) 
     if rest:
         inner = tuple(_galleries(evidence, rest))
         blocks.append(Fold(f"The other {len(rest)} variants" if len(rest) > 1 else "The other variant", inner))
-    rows = [row for v in shown for row in _agreement_rows(v)]
-    header = ("variant", "against", "bias (95 %)", "limits of agreement", "slope", "p of slope")
+    against = [(v.name, *one) for v in shown for one in (("label", v.against_label), ("FP32", v.agreement))]
+    rows = tuple(_agreement_row(name, word, of) for name, word, of in against if of is not None)
     if rows:
-        grid = Grid(header, tuple(rows), "Bland-Altman figures", frozenset({2, 3, 4, 5}))
+        header = ("variant", "against", "bias (95 %)", "limits of agreement", "slope", "p of slope")
+        grid = Grid(header, rows, "Bland-Altman figures", frozenset({2, 3, 4, 5}))
         blocks.append(Fold("Figures", (grid,)))
     return Section("predictions", title, tuple(blocks))
 
@@ -54,19 +56,12 @@ def _galleries(evidence: Evidence, variants: Sequence[VariantEvidence]) -> list[
     return blocks
 
 
-def _agreement_rows(variant: VariantEvidence) -> list[tuple[Cell, ...]]:
-    found = [("label", variant.against_label), ("FP32", variant.agreement)]
-    return [_agreement_row(variant.name, against, of) for against, of in found if of is not None]
-
-
 def _agreement_row(name: str, against: str, of: BlandAltman) -> tuple[Cell, ...]:
-    limits = f"{signed(of.lower)} to {signed(of.upper)}" if of.lower is not None else "–"
-    width = of.upper - of.lower if of.upper is not None and of.lower is not None else None
-    return (
-        Cell(name), Cell(against), Cell(with_interval(of.bias, of.bias_low, of.bias_high, sign=True), order=of.bias),
-        Cell(limits, order=width), Cell(signed(of.slope, 3), order=of.slope),
-        Cell(number(of.slope_p, 3), order=of.slope_p),
-    )  # fmt: skip
+    limits = Cell(NOT_MEASURED)
+    if of.lower is not None and of.upper is not None:
+        limits = Cell(f"{signed(of.lower)} to {signed(of.upper)}", order=of.upper - of.lower)
+    bias = estimate(of.bias, of.bias_low, of.bias_high, sign=True)
+    return (Cell(name), Cell(against), bias, limits, figure(of.slope, 3, sign=True), figure(of.slope_p, 3))
 
 
 def classes_section(evidence: Evidence, leaders: Sequence[VariantEvidence]) -> Section:
@@ -77,30 +72,23 @@ def classes_section(evidence: Evidence, leaders: Sequence[VariantEvidence]) -> S
     if not verdict.thresholds:
         text = "The study names no thresholds (verdict.thresholds), so there are no classes."
         return Section("classes", title, (Paragraph(text),))
-    errors = {v.name: found for v in leaders if (found := class_errors(v, verdict))}
+    errors = {v.name: found for v in leaders if (found := class_errors(v.clips, verdict))}
     if not errors:
         return Section("classes", title, (Paragraph("No variant has predictions that can be used."),))
-    header = ("class", "clips", *errors)
-    rows = tuple(_class_row(items) for items in zip(*errors.values(), strict=True))
+    rows = map(_class_row, zip(*errors.values(), strict=True))
     few = [item.name for item in next(iter(errors.values())) if 0 < item.n < 10]
-    blocks: list[Block] = [
-        class_plot(errors, target),
-        Grid(header, rows, "MAE by class", frozenset(range(1, len(header)))),
-    ]
+    blocks: list[Block] = [class_plot(errors, target), figures_grid(("class", "clips", *errors), rows, "MAE by class")]
     if few:
         blocks.append(Paragraph(f"Fewer than 10 clips, so that the interval is not to be trusted: {', '.join(few)}."))
     return Section("classes", title, tuple(blocks))
 
 
 def _class_row(items: Sequence[ClassError]) -> tuple[Cell, ...]:
-    cells = [Cell(items[0].name), Cell(str(items[0].n), order=items[0].n)]
-    for item in items:
-        error = item.error
-        if error is None:
-            cells.append(Cell("–"))
-        else:
-            cells.append(Cell(with_interval(error.mae, error.mae_low, error.mae_high), order=error.mae))
-    return tuple(cells)
+    errors = (
+        Cell(NOT_MEASURED) if error is None else estimate(error.mae, error.mae_low, error.mae_high)
+        for error in (item.error for item in items)
+    )
+    return (Cell(items[0].name), figure(items[0].n, 0), *errors)
 
 
 def decisions_section(evidence: Evidence) -> Section | None:
@@ -109,40 +97,28 @@ def decisions_section(evidence: Evidence) -> Section | None:
     if not judged:
         return None
     thresholds = [found.threshold for found in judged[0].reclassified]
-    rows = []
-    for variant in judged:
-        cells = [Cell(variant.name)]
-        for found in variant.reclassified:
-            text = f"{percent(found.share, 1)} (+{found.up} −{found.down})"
-            cells.append(Cell(text, order=found.share))
-        compared = variant.comparison
-        if compared is not None:
-            between = f"({percent(compared.moved_low, 1)} to {percent(compared.moved_high, 1)})"
-            text = f"{percent(compared.moved_share, 1)} {between}"
-            cells += [
-                Cell(text, order=compared.moved_share),
-                Cell(number(compared.max_moved), order=compared.max_moved),
-            ]
-        else:
-            cells += [Cell("–"), Cell("–")]
-        rows.append(tuple(cells))
     moved = judged[0].comparison.moved if judged[0].comparison is not None else 5.0
-    header = (
-        "variant",
-        *(f"turn at {threshold:g}" for threshold in thresholds),
-        f"move > {moved:g} (95 %)",
-        "largest move",
-    )
-    grid = Grid(header, tuple(rows), "Clips that turn", frozenset(range(1, len(header))))
+    header = ("variant", *(f"turn at {threshold:g}" for threshold in thresholds), f"move > {moved:g} (95 %)",
+              "largest move")  # fmt: skip
+    grid = figures_grid(header, map(_turned_row, judged), "Clips that turn")
     words = (
         f"Share of clips that a variant puts on another side of a threshold than FP32 does, with how many go up and "
         f"down; and of those whose prediction moves by more than {moved:g}, for better or worse."
     )
-    last = tuple(_sides(v) for v in judged)
-    sides = Grid(("variant", *(f"{t:g}" for t in thresholds)), last, "Sensitivity and specificity against the label",
-                 frozenset(range(1, len(thresholds) + 1)))  # fmt: skip
+    header = ("variant", *(f"{t:g}" for t in thresholds))
+    sides = figures_grid(header, map(_sides, judged), "Sensitivity and specificity against the label")
     fold = Fold("Against the label: sensitivity / specificity of “below the threshold”", (sides,))
     return Section("decisions", "Decisions that turn", (Paragraph(words), grid, fold))
+
+
+def _turned_row(variant: VariantEvidence) -> tuple[Cell, ...]:
+    cells = [Cell(f"{percent(found.share, 1)} (+{found.up} −{found.down})", order=found.share)
+             for found in variant.reclassified]  # fmt: skip
+    of = variant.comparison
+    if of is None:
+        return (Cell(variant.name), *cells, Cell(NOT_MEASURED), Cell(NOT_MEASURED))
+    moved = f"{percent(of.moved_share, 1)} {percents(of.moved_low, of.moved_high)}"
+    return (Cell(variant.name), *cells, Cell(moved, order=of.moved_share), figure(of.max_moved))
 
 
 def _sides(variant: VariantEvidence) -> tuple[Cell, ...]:

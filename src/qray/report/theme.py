@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qray.report.document import Picture
+from qray.words.document import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from qray.errors import QrayError
-from qray.report.document import Block, ClipCard, Clips, Paragraph
-from qray.results.evidence import VariantEvidence
-from qray.results.figures import listed, number, signed
+from qray.judge.evidence import VariantEvidence
 from qray.study import Study
+from qray.words.document import Block, ClipCard, Clips, Paragraph
+from qray.words.figures import listed, number, signed
 
 WORST, FRAMES, SIZE_PX, QUALITY = 4, 3, 112, 80
 #: Looking at a clip takes no more than this many of its frames.

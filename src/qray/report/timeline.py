@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qray.report.document import Picture
+from qray.judge.timing import Timing
 from qray.report.theme import AMBER, BLUE, GREEN, GREY, INK, RED, TEAL, VIOLET, draw
-from qray.results.timing import Timing
+from qray.words.document import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

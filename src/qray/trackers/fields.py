@@ -7,12 +7,13 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
+from qray.answers.changes import flat
 from qray.escape import markdown
-from qray.results.evidence import Evidence, VariantEvidence
-from qray.results.guardrails import sentences
-from qray.results.row import COLUMNS, Row
+from qray.judge.evidence import Evidence, VariantEvidence
+from qray.judge.row import COLUMNS, Row
+from qray.words.figures import number
+from qray.words.phrases import not_to_ship
 
 #: Columns that say which row it is. They are fixed by the digest, as parameters in MLflow have to be.
 PARAMS = tuple(name for name, column in COLUMNS.items() if column.names_row)
@@ -40,14 +41,6 @@ def latency_host(rows: Sequence[Row]) -> str:
     return next((str(row.host) for row in rows if row.latency_p50_ms is not None and row.host), "")
 
 
-def versions(row: Row) -> dict[str, str]:
-    try:
-        found = json.loads(row.versions or "{}")
-    except ValueError:
-        return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
-
-
 def metrics(row: Row) -> dict[str, float]:
     """The figures of a row, by their columns' names. What was not measured is left out."""
     numbers = {k: v for k, v in vars(row).items() if isinstance(v, int | float) and not isinstance(v, bool)}
@@ -69,19 +62,7 @@ def row_tags(row: Row) -> dict[str, str]:
 
 def study_params(evidence: Evidence) -> dict[str, str]:
     """The study, flat: dotted keys, its variants by name rather than by number."""
-    tree = evidence.study.canonical()
-    tree["variants"] = {v["name"]: {k: v[k] for k in v if k != "name"} for v in tree["variants"]}
-    flat: dict[str, str] = {}
-
-    def walk(path: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(f"{path}.{key}" if path else key, value)
-        else:
-            flat[path] = node if isinstance(node, str) else json.dumps(node)
-
-    walk("", tree)
-    return flat
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(evidence.study).items()}
 
 
 def note(evidence: Evidence) -> str:
@@ -91,11 +72,9 @@ def note(evidence: Evidence) -> str:
 
     def line(variant: VariantEvidence) -> str:
         row = variant.row
-        mae = row.mae
-        error = "" if mae is None else f", MAE {mae:.2f}"
+        error = "" if row.mae is None else f", MAE {number(row.mae)}"
         word = row.verdict or (row.status if row.status != "ok" else "no verdict")
-        broken = sentences(variant.comparison.broken) if variant.comparison is not None else None
-        out = f"; not to be shipped: {markdown(broken)}" if broken else ""
+        out = f"; {markdown(not_to_ship(row.guardrails))}" if row.guardrails else ""
         return f"- {markdown(variant.name)}: {'reference' if variant.name == reference else word}{error}{out}"
 
     return "\n".join([*map(line, evidence.variants), "", *map(markdown, evidence.notes)]).strip()

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from qray.errors import QrayError
-from qray.results.evidence import Evidence
-from qray.results.row import Row
+from qray.judge.evidence import Evidence
+from qray.judge.row import Row
 from qray.trackers import fields
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Tracker:
         tags = {DIGEST: self.digest, HOST: fields.latency_host(rows), "qray.out": str(evidence.out.resolve()),
                 "qray.version": __version__, NOTE: fields.note(evidence)}  # fmt: skip
         tags |= {name: str(value) for name in ("host", "cpu_flags") if (value := getattr(rows[0], name))}
-        return tags | {f"version.{name}": value for name, value in fields.versions(rows[0]).items()}
+        return tags | {f"version.{name}": value for name, value in rows[0].packages.items()}
 
     def _nested(self, parent: str, rows: Sequence[Row]) -> None:
         """One run per row. What is there for this row is written over, and what belongs to no row any more goes."""

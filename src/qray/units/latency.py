@@ -11,8 +11,8 @@ from typing import Any
 from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
+from qray.judge.index import At
 from qray.measure.latency import measure_latency
-from qray.results.index import At
 from qray.study import Measure
 from qray.units.context import RunContext
 from qray.variants.artifact import read_artifact

@@ -10,8 +10,8 @@ from typing import Any
 from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Task, Unit
+from qray.judge.index import At
 from qray.measure.memory import measure_memory
-from qray.results.index import At
 from qray.units.context import RunContext
 from qray.units.latency import SECONDS_PER_ARTIFACT, where
 from qray.variants.artifact import read_artifact

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from qray.errors import QrayError
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Result
+from qray.judge.index import Index, PointUnits, TrialState, read_index, write_index
 from qray.measure.host import provenance_here
 from qray.measure.isa import Machine
-from qray.results.index import Index, PointUnits, TrialState, read_index, write_index
 from qray.study import Study, Variant
 from qray.units.evaluate import BASELINE
 from qray.units.latency import points, where

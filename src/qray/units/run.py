@@ -17,12 +17,12 @@ from qray.graph.runner import Runner, impossible, lacking
 from qray.graph.session import ray_session
 from qray.graph.store import Store
 from qray.graph.unit import Result
+from qray.judge.evidence import Evidence
+from qray.judge.judge import read_evidence
+from qray.judge.table import write_table
+from qray.judge.timing import MEASURING_PHASE, PARALLEL_PHASE
 from qray.measure.isa import this_machine
 from qray.ray_token import dashboard_words
-from qray.results.evidence import Evidence
-from qray.results.judge import read_evidence
-from qray.results.table import write_table
-from qray.results.timing import MEASURING_PHASE, PARALLEL_PHASE
 from qray.study import Study
 from qray.study_files import dump_study
 from qray.units.context import RunContext

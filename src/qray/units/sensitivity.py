@@ -13,8 +13,8 @@ from qray.data.manifest import Manifest
 from qray.data.stream import StreamPlan, stream_batches
 from qray.graph.placement import whereabouts
 from qray.graph.unit import Resources, Task, Unit
+from qray.judge.sensitivity import summarize
 from qray.measure.isa import range_is_reduced
-from qray.results.sensitivity import summarize
 from qray.study import ClipSpec, Model, Sensitivity, Study, Variant
 from qray.units.clips import SplitClips, calibration_clips, named_failures
 from qray.units.context import RunContext

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from qray.graph.store import Store, pack_folder, unpack_folder
-from qray.results.run import read_predictions
+from qray.judge.run import read_predictions
 
 CLIPS = pd.DataFrame({"clip": ["a", "b"], "target": [50.0, 60.0]})
 

@@ -18,13 +18,12 @@ from typer.testing import CliRunner
 
 from qray.cli import app
 from qray.commands import OUT_CONTENTS
-from qray.report.document import Bullets, Cell, Code, Document, Grid, Headline, Paragraph, Section
-from qray.report.markdown import to_markdown
-from qray.report.page import to_html
+from qray.judge.judge import read_evidence
+from qray.questions import report_finished_run
+from qray.report.page import to_html, write_document
 from qray.report.theme import draw
-from qray.report.write import write_document
-from qray.reporting import report_finished_run
-from qray.results.judge import read_evidence
+from qray.words.document import Bullets, Cell, Code, Document, Grid, Headline, Paragraph, Section
+from qray.words.markdown import to_markdown
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick`"
 

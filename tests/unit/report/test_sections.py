@@ -9,10 +9,10 @@ from evidence_runs import make_run
 from reports import full_run, report_of, section, small_run, texts
 from videos import numbered_frames, write_file_list, write_video
 
-from qray.report.document import Clips, Document, Gallery, Picture, pictures
-from qray.report.plots_accuracy import class_errors
+from qray.judge.judge import read_evidence
+from qray.judge.places import class_errors
 from qray.report.thumbnails import find_video, worst_clips
-from qray.results.judge import read_evidence
+from qray.words.document import Clips, Document, Gallery, Picture, pictures
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_classes_hold_every_clip_once(tmp_path: Path) -> None:
     evidence = read_evidence(make_run(tmp_path))
     assert evidence.reference is not None
     assert evidence.study is not None
-    found = class_errors(evidence.reference, evidence.study.verdict)
+    found = class_errors(evidence.reference.clips, evidence.study.verdict)
     assert [item.name for item in found] == ["< 35", "35 to 40", "40 to 45", "45 to 50", "≥ 50"]
     assert sum(item.n for item in found) == 200
 
@@ -125,7 +125,7 @@ def test_a_class_has_the_error_of_its_own_clips(tmp_path: Path) -> None:
     assert evidence.study is not None
     low = evidence.reference.clips.query("target < 35")
     expected = (low["prediction"] - low["target"]).abs().mean()
-    first = class_errors(evidence.reference, evidence.study.verdict)[0]
+    first = class_errors(evidence.reference.clips, evidence.study.verdict)[0]
     assert first.error is not None
     assert first.error.mae == pytest.approx(expected)
 

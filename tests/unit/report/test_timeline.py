@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from qray.judge.timing import Timing
 from qray.report.timeline import spans, timeline_of, timeline_plot
-from qray.results.timing import Timing
 
 START = 1_000_000.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qray.report.document import Picture
 from qray.report.theme import draw
+from qray.words.document import Picture
 
 NO_TEXT = b"font.size: 30\n\xff\xfe\x00\n"
 LATEX = b"text.usetex: True\nsavefig.dpi: 30\nfont.size: 30\nbackend: TkAgg\n"

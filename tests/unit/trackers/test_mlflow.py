@@ -13,9 +13,9 @@ import pytest
 from evidence_runs import key_of, make_run
 
 from qray.errors import QrayError
-from qray.results.evidence import Evidence
-from qray.results.judge import read_evidence
-from qray.results.row import Row
+from qray.judge.evidence import Evidence
+from qray.judge.judge import read_evidence
+from qray.judge.row import Row
 from qray.trackers import fields
 from qray.trackers import mlflow as tracker
 

@@ -19,15 +19,14 @@ from qray.errors import QrayError
 from qray.graph.runner import lacking
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Result, Unit
+from qray.judge.index import read_index
+from qray.judge.judge import read_evidence
+from qray.judge.outcome import Outcome, outcomes_of
+from qray.judge.row import Row
+from qray.judge.run import read_run
+from qray.judge.table import write_table
 from qray.measure.isa import this_machine
 from qray.model.regressor import build_regressor
-from qray.results.index import read_index
-from qray.results.judge import read_evidence
-from qray.results.outcome import Outcome, outcomes_of
-from qray.results.row import Row
-from qray.results.run import read_run
-from qray.results.show import read_results
-from qray.results.table import write_table
 from qray.study import Study
 from qray.study_files import dump_study
 from qray.units.data_set import load_manifest
@@ -37,6 +36,7 @@ from qray.units.recorder import Recorder
 from qray.variants import registry
 from qray.variants.artifact import BuildRequest
 from qray.variants.registry import build_artifact
+from qray.words.show import read_results
 
 AT = (1, 1)
 #: Who made what is finished; not who writes the table.

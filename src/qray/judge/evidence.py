@@ -1,0 +1,118 @@
+"""What a finished run proves: statistics per variant, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qray.judge.agreement import BlandAltman, Reclassification
+from qray.judge.comparison import Comparison
+from qray.judge.index import At
+from qray.judge.outcome import Outcome
+from qray.judge.ratio import Speed
+from qray.judge.row import Row
+from qray.judge.statistics import Accuracy
+from qray.judge.timing import Timing
+from qray.measure.latency import Latency
+from qray.study import Study
+
+
+@dataclass(frozen=True)
+class AgainstMean:
+    """A variant against the mean predictor on the same clips: the latter's MAE in target units, and the ratio of the
+    variant's MAE to it with its 95 % interval; None where the clips carry none."""
+
+    mae: float
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def beats(self) -> bool | None:
+        """Whether it is better with confidence; None where that is not known."""
+        return None if self.high is None else self.high < 1
+
+
+@dataclass(frozen=True)
+class VariantEvidence:
+    """One variant of a run, or the mean predictor."""
+
+    #: What became of it.
+    outcome: Outcome
+    #: "ok", "skipped" or "failed", with the reason: the outcome's own, or that its predictions carry no accuracy.
+    status: str
+    reason: str | None
+    #: Clips that it and FP32 both predicted: clip, target, prediction, and reference (what FP32 predicted; NaN where
+    #: there is no FP32); None where there are no predictions that can be used.
+    clips: pd.DataFrame | None = None
+    accuracy: Accuracy | None = None
+    against_mean: AgainstMean | None = None
+    #: Bland-Altman of prediction against target, and of prediction against FP32's.
+    against_label: BlandAltman | None = None
+    agreement: BlandAltman | None = None
+    #: Against FP32; None for FP32 itself and wherever it cannot be made.
+    comparison: Comparison | None = None
+    reclassified: tuple[Reclassification, ...] = ()
+    speeds: Mapping[At, Speed] = field(default_factory=dict)
+    #: Sentences that say what could not be concluded, and why.
+    notes: tuple[str, ...] = ()
+    #: Its rows of results.parquet, one for each (threads, batch) measured, or one without.
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name in the study."""
+        return self.outcome.variant
+
+    @property
+    def row(self) -> Row:
+        """Its row at the first (threads, batch) measured."""
+        return self.rows[0]
+
+    @property
+    def speed(self) -> Speed | None:
+        """Its speed at the first (threads, batch) measured."""
+        return self.speeds.get(self.row.point) if self.row.point is not None else None
+
+    def latency(self, at: At | None) -> Latency | None:
+        """Its calls at a (threads, batch); None where it was not timed there."""
+        found = self.outcome.latency.get(at) if at is not None else None
+        return found if found is not None and found.medians is not None else None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run."""
+
+    out: Path
+    study: Study
+    #: In the study's order, FP32 eager first; the skipped and failed among them.
+    variants: tuple[VariantEvidence, ...]
+    #: The mean predictor.
+    baseline: VariantEvidence
+    #: Rows of the trials of the sweep.
+    trials: tuple[Row, ...]
+    #: Clips left out: row, clip, reason.
+    rejected: pd.DataFrame
+    #: Every record of units/, each with its "kind" and "key".
+    units: tuple[Mapping[str, Any], ...]
+    timing: Timing | None
+    #: The records of these units, or None.
+    sensitivity: Mapping[str, Any] | None
+    costs: Mapping[str, Any] | None
+    #: Sentences on what the run as a whole cannot carry (no FP32 row, one clip).
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> VariantEvidence:
+        """FP32 eager, to which the others are compared."""
+        return self.variants[0]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every row of results.parquet."""
+        return [row for one in (*self.variants, self.baseline) for row in one.rows] + list(self.trials)

@@ -1,0 +1,170 @@
+"""Any two variants against each other: of one run, on the same clips and in the same rounds of latency; of two runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from qray.errors import UsageError
+from qray.judge.comparison import MIN_CLIPS
+from qray.judge.evidence import Evidence, VariantEvidence
+from qray.judge.index import At
+from qray.judge.ratio import ratio
+from qray.judge.row import Row
+from qray.judge.statistics import Estimate, bootstrap_means, interval, mean_interval, paired_difference
+from qray.study_verdict import Verdict
+
+#: Two runs are compared pairwise where at least this share of the smaller one's clips is common to both.
+COMMON_SHARE = 0.5
+
+
+def point(at: At) -> str:
+    """A (threads, batch) in words."""
+    return f"{at[0]} thread{'s' if at[0] > 1 else ''}, batch {at[1]}"
+
+
+def measured_points(evidence: Evidence) -> list[At]:
+    """Every (threads, batch) at which the run has rows."""
+    points = {row.point for variant in evidence.variants for row in variant.rows}
+    return sorted(point for point in points if point is not None)
+
+
+def choose_point(evidence: Evidence, threads: int | None = None, batch: int | None = None) -> At | None:
+    """The (threads, batch) to compare at: the first of the run that agrees with what is asked for.
+
+    Returns:
+        None where the run measured nothing and nothing was asked for.
+
+    Raises:
+        UsageError: nothing was measured there; names what was.
+    """
+    points = measured_points(evidence)
+    found = [p for p in points if threads in (None, p[0]) and batch in (None, p[1])]
+    if found:
+        return found[0]
+    if threads is None and batch is None:
+        return None
+    words = " ".join(f"--{n} {v}" for n, v in (("threads", threads), ("batch", batch)) if v is not None)
+    measured = "; ".join(map(point, points)) or "nothing"
+    raise UsageError(f"{words}: not measured in this run, which measured {measured}")
+
+
+class Pairs:
+    """Paired comparisons within one run at one (threads, batch).
+
+    All intervals are at 95 % and for one pair at a time: nothing is corrected for the number of pairs.
+    """
+
+    def __init__(self, evidence: Evidence, at: At | None) -> None:
+        self.evidence, self.at = evidence, at
+        self.variants = {v.name: v for v in evidence.variants}
+        self.settings = evidence.study.verdict
+        frames = {name: _errors(v) for name, v in self.variants.items()}
+        self._errors = {name: None if frame is None else frame["error"] for name, frame in frames.items()}
+        self._replicates: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+        calls = {name: variant.latency(at) for name, variant in self.variants.items()}
+        self._calls = {name: latency for name, latency in calls.items() if latency is not None}
+
+    def row(self, name: str) -> Row:
+        """The variant's row at this (threads, batch), or its first where it has none there, without latency."""
+        variant = self.variants[name]
+        if self.at is None:
+            return variant.row
+        for row in variant.rows:
+            if row.point == self.at:
+                return row
+        return replace(variant.row, latency_p50_ms=None, peak_rss_mb=None, threads=None, batch=None)
+
+    def error(self, name: str, other: str) -> Estimate | None:
+        """MAE of `name` less MAE of `other` on the clips that both predicted, with its paired bootstrap interval.
+
+        Both means are taken over the same resamples (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+        chapter 8), so that what makes a clip hard for both cancels. None where they share no clip; no interval from
+        fewer clips than carry one.
+        """
+        mine, theirs = self._errors[name], self._errors[other]
+        if mine is None or theirs is None:
+            return None
+        common = mine.index.intersection(theirs.index)
+        if len(common) == 0:
+            return None
+        delta = float(mine.loc[common].mean() - theirs.loc[common].mean())
+        if len(common) < MIN_CLIPS:
+            return Estimate(delta)
+        clips = tuple(common)
+        return Estimate(delta, *interval(self._means(name, clips) - self._means(other, clips), len(clips)))
+
+    def _means(self, name: str, clips: tuple[str, ...]) -> np.ndarray:
+        """Replicates of the MAE; the same seed and number of clips draw the same clips for every variant."""
+        if (name, clips) not in self._replicates:
+            errors = self._errors[name]
+            assert errors is not None
+            values = errors.loc[list(clips)].to_numpy()[:, None]
+            means = bootstrap_means(values, self.settings.bootstrap, self.settings.seed)[:, 0]
+            self._replicates[name, clips] = means
+        return self._replicates[name, clips]
+
+    def latency(self, name: str, other: str) -> Estimate | None:
+        """Latency of `name` over latency of `other`, from the rounds in which both were timed (speed.ratio)."""
+        if name not in self._calls or other not in self._calls:
+            return None
+        return ratio(self._calls[name], self._calls[other])
+
+    def p50(self, name: str) -> Estimate | None:
+        """Median latency in ms with a t interval of the rounds' medians on the log scale, which holds the median.
+
+        As in speed.ratio, the round is what is sampled. None where no latency was measured.
+        """
+        value = self.row(name).latency_p50_ms
+        if value is None:
+            return None
+        blocks = [block for block in self._calls[name].blocks_ms if block] if name in self._calls else []
+        if len(blocks) < 2:
+            return Estimate(value)
+        _, low, high = mean_interval(np.log([np.median(block) for block in blocks]))
+        return Estimate(value, min(value, math.exp(low)), max(value, math.exp(high)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the artifact as shipped."""
+        return self.row(name).size_bytes
+
+
+def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> tuple[Estimate | None, bool, int]:
+    """MAE of `b` less MAE of `a`, which are of two runs; whether it is paired; and how many clips of the same name and
+    target both predicted.
+
+    Paired: bootstrap of the differences clip by clip (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 8). Else each run's clips are resampled by themselves (there, section 8.3: two samples), which is wider.
+    The interval is None below 10 clips.
+    """
+    first, second = _errors(a), _errors(b)
+    if first is None or second is None:
+        return None, False, 0
+    common = first.index.intersection(second.index)
+    common = common[np.isclose(first.loc[common, "target"], second.loc[common, "target"], rtol=0, atol=1e-6)]
+    smaller, draws, seed = min(len(first), len(second)), settings.bootstrap, settings.seed
+    paired = len(common) > 0 and len(common) >= COMMON_SHARE * smaller
+    if paired:
+        first, second = first.loc[common], second.loc[common]
+    one, other = first["error"].to_numpy(), second["error"].to_numpy()
+    if (len(common) if paired else smaller) < MIN_CLIPS:
+        return Estimate(float((other - one).mean() if paired else other.mean() - one.mean())), paired, len(common)
+    if paired:
+        value, bounds = paired_difference(other, one, draws, seed)
+        return Estimate(value, *bounds), True, len(common)
+    # Different seeds, because the same would pair clips that have nothing in common.
+    means = bootstrap_means(other[:, None], draws, seed + 1)[:, 0] - bootstrap_means(one[:, None], draws, seed)[:, 0]
+    return Estimate(float(other.mean() - one.mean()), *interval(means, smaller)), False, len(common)
+
+
+def _errors(variant: VariantEvidence) -> pd.DataFrame | None:
+    """Frame indexed by clip with target and absolute error, of the clips with a finite prediction."""
+    if variant.clips is None:
+        return None
+    frame = variant.clips.set_index("clip")
+    frame = pd.DataFrame({"target": frame["target"], "error": (frame["prediction"] - frame["target"]).abs()})
+    frame = frame[np.isfinite(frame["error"])]
+    return frame if len(frame) and frame.index.is_unique else None

@@ -1,0 +1,166 @@
+"""What is asked of finished runs, as the command line has it: report, pick, diff, seeds, card, track."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qray.commands import JsonOption, OutArgument
+from qray.errors import NothingQualifies, QrayError, Regression, UsageError
+from qray.escape import command, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qray.judge.evidence import Evidence
+    from qray.words.document import Document
+
+
+def report_run(
+    out: OutArgument,
+    data: Annotated[Path | None, typer.Option(help="Data set folder, for pictures of clips.")] = None,
+) -> None:
+    """Write what a run proves, for people: OUT/report.html, report.md and report/*.png."""
+    from qray.judge.judge import read_evidence
+
+    if data is not None and not data.is_dir():
+        raise QrayError(f"{data}: no such folder; --data names the data set's folder")
+    document, page = _write_report(read_evidence(out), data)
+    print(visible(f"{document.headline.title}. {document.headline.sentences[0]}\nReport: {page}"))
+
+
+def _write_report(evidence: Evidence, data: Path | None) -> tuple[Document, Path]:
+    """The report and its page; without `data` the pictures come from the study's own data set."""
+    from qray.report.page import write_document
+    from qray.report.sections import compose
+    from qray.units.data_set import data_folder
+
+    document = compose(evidence, data or data_folder(evidence.study.data))
+    return document, write_document(document, evidence.out)
+
+
+def report_finished_run(evidence: Evidence, console: Console) -> str | None:
+    """Write the report at the end of a run; whatever goes wrong is returned as a sentence, since the run is done."""
+    try:
+        _, page = _write_report(evidence, None)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        return f"the report was not written ({why}); `{command('qray', 'report', evidence.out)}` tries again"
+    console.print(f"Report: {page}", markup=False, highlight=False)
+    return None
+
+
+def pick_variant(
+    out: OutArgument,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Most milliseconds per call (median, upper end).")
+    ] = None,
+    max_size_mb: Annotated[float | None, typer.Option(help="Most megabytes of the artifact as shipped.")] = None,
+    max_rss_mb: Annotated[float | None, typer.Option(help="Most megabytes of peak memory.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Another margin than the study declared.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Measured thread count; default: the first.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Measured batch size; default: the first.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the variant to ship, and why; exit code 3 if none qualifies.
+
+    Of the variants that are non-inferior and meet the bounds it is the fastest whose interval separates; ties go to
+    the smallest, then to the lowest MAE.
+    """
+    given = {"max-latency-ms": max_latency_ms, "max-size-mb": max_size_mb, "max-rss-mb": max_rss_mb, "margin": margin}
+    for name, value in given.items():
+        _check(f"--{name}", value)
+    from qray.answers.bounds import Bounds
+    from qray.answers.pick import choose
+    from qray.judge.judge import read_evidence
+    from qray.words.show_answers import choice_json, print_choice
+    from qray.words.terminal import results_console
+
+    evidence = read_evidence(out)
+    choice = choose(evidence, Bounds(max_latency_ms, max_size_mb, max_rss_mb, margin), threads, batch)
+    if as_json:
+        print(choice_json(choice))
+    else:
+        print_choice(choice, evidence.reference.name, results_console())
+    if choice.picked is None:
+        raise NothingQualifies(choice.why)
+
+
+def diff_outs(
+    a: Annotated[Path, typer.Argument(help="Output folder of the run to compare with.")],
+    b: Annotated[Path, typer.Argument(help="Output folder of the newer run.")],
+    tolerance: Annotated[
+        float | None, typer.Option(help="Growth of MAE that is no regression; default: a tenth of A's margin.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what changed from run A to run B; exit code 4 on a regression.
+
+    A regression is a variant lost, a verdict that got worse, an MAE whose growth is over the tolerance with its
+    interval above 0, or an artifact over 5 % larger. Latency never is: two runs are not interleaved.
+    """
+    _check("--tolerance", tolerance, zero=True)
+    from qray.answers.diff import diff_runs
+    from qray.judge.judge import read_evidence
+    from qray.words.show_answers import print_diff
+    from qray.words.terminal import results_console, to_json
+
+    found = diff_runs(read_evidence(a), read_evidence(b), tolerance)
+    if as_json:
+        print(to_json(found))
+    else:
+        print_diff(found, results_console())
+    if found.regressions:
+        more = f", and {len(found.regressions) - 1} more" if len(found.regressions) > 1 else ""
+        raise Regression(f"{b} is worse than {a}: {found.regressions[0]}{more}")
+
+
+def _check(option: str, value: float | None, *, zero: bool = False) -> None:
+    if value is not None and not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        raise UsageError(f"{option} {value:g}: expected a number {'of 0 or more' if zero else 'over 0'}")
+
+
+def show_seeds(
+    outs: Annotated[list[Path], typer.Argument(help="Output folders of runs that differ in their seed.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Put runs of one study with several seeds together: verdicts on the method, not on one training."""
+    from qray.answers.seeds import over_seeds
+    from qray.judge.judge import read_evidence
+    from qray.words.show_answers import print_seeds
+    from qray.words.terminal import results_console, to_json
+
+    found = over_seeds([read_evidence(out) for out in outs])
+    if as_json:
+        print(to_json(found))
+    else:
+        print_seeds(found, results_console())
+
+
+def write_model_cards(
+    out: OutArgument,
+    variants: Annotated[list[str] | None, typer.Argument(help="Default: every variant with an artifact.")] = None,
+) -> None:
+    """Write a model card (Markdown) per artifact: OUT/cards/VARIANT.md."""
+    from qray.judge.judge import read_evidence
+    from qray.words.card import write_cards
+
+    for path in write_cards(read_evidence(out), variants or []):
+        print(visible(str(path)))
+
+
+def track_run(
+    out: OutArgument,
+    tracking_uri: Annotated[str | None, typer.Option(help="Default: MLFLOW_TRACKING_URI, else MLflow's own.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Default: MLFLOW_EXPERIMENT_NAME, else qray.")] = None,
+) -> None:
+    """Write a run to MLflow; the same run again is updated, never doubled."""
+    from qray.judge.judge import read_evidence
+    from qray.trackers.mlflow import track
+
+    done = track(read_evidence(out), tracking_uri, experiment)
+    what = "updated" if done.updated else "made"
+    print(f"MLflow {done.uri}, experiment {done.experiment}: run {done.run_id} {what}, {done.rows} nested runs")

@@ -1,1 +1,0 @@
-"""The table, its statistics, and how it is shown."""
