@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,23 +53,25 @@ def test_silence_ends_in_a_diagnosis(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("holders", [1, 2, 4])
-def test_no_more_run_at_once_than_may_hold_a_slot_and_one_alone_runs_alone(tmp_path: Path, holders: int) -> None:
-    running, most, beside = [], [], []
+def test_as_many_run_at_once_as_may_hold_a_slot_and_one_alone_runs_alone(tmp_path: Path, holders: int) -> None:
+    lock, together = threading.Lock(), threading.Barrier(holders, timeout=60)
+    running: set[str] = set()
+    seen: dict[str, int] = {}
 
-    def work() -> None:
-        running.append(1)
-        most.append(len(running))
-        time.sleep(0.01)
-        running.pop()
+    def work(name: str, meet: bool = True) -> None:
+        with lock:
+            running.add(name)
+            seen[name] = len(running)
+        if meet:
+            together.wait()
+        with lock:
+            seen[name] = max(seen[name], len(running))
+            running.remove(name)
 
-    def alone() -> None:
-        beside.append(len(running))
-        work()
-        beside.append(len(running))
-
-    many = [toy(f"{n}", work) for n in range(6)]
-    run_toys(tmp_path, toy("alone", alone, resources=ALONE), *many, holders=holders)
-    assert (max(most), beside) == (holders, [0, 0])
+    many = [toy(f"{n}", partial(work, f"{n}")) for n in range(8)]
+    alone = toy("alone", partial(work, "alone", meet=False), resources=ALONE)
+    assert set(run_toys(tmp_path, alone, *many, holders=holders).status.values()) == {"ok"}
+    assert (seen.pop("alone"), max(seen.values())) == (1, holders)
 
 
 def test_who_wants_many_slots_leaves_one_to_the_others(tmp_path: Path) -> None:
