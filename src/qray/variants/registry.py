@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +20,6 @@ COMPILERS = ("g++", "clang++", "c++")
 #: The packages of an engine that are not qray's own dependencies, and the extra that brings them.
 PACKAGES = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
-#: Engines whose INT8 convolutions are oneDNN's.
-RACING = ("inductor", "openvino")
 MODULES = {
     "eager": "qray.variants.torch_export",
     "inductor": "qray.variants.inductor",
@@ -77,13 +74,9 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     """
     if request.variant.method == "ptq" and not request.calibration:
         raise QrayError(f"{request.variant.name}: static quantization observes calibration clips, and there are none")
-    from qray.variants.macs import races
-
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         built = _module(request.variant.engine).build(request, temporary)
-        if request.variant.method in INT8_METHODS and request.variant.engine in RACING and races(request.model):
-            built = replace(built, notes=built.notes | {"one_thread": True})
         facts = {**versions(), "cpu_flags": " ".join(sorted(cpu_flags()))}
         write_artifact_json(Artifact(temporary, request.variant, key, request.clip, request.isa, built, facts))
     return read_artifact(folder)
