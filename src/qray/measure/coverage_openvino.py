@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ def _text(info: Any) -> str:
     return str(info.value if hasattr(info, "value") else info)
 
 
-def executed_in(compiled: Any, precisions: set[str]) -> tuple[set[str], int]:
-    """(layers, number of residual adds) that run in one of `precisions`, fused nodes by their original names."""
+def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> tuple[set[str], int]:
+    """(layers of `names`, number of residual adds) that run in one of `precisions`, fused nodes by their original
+    names."""
     layers: set[str] = set()
     adds = 0
     for node in compiled.get_runtime_model().get_ops():
@@ -19,11 +21,11 @@ def executed_in(compiled: Any, precisions: set[str]) -> tuple[set[str], int]:
         kind, precision = _text(info["layerType"]), _text(info["runtimePrecision"]).lower()
         if precision not in precisions:
             continue
-        names = _text(info["originalLayersNames"]).split(",")
+        original = _text(info["originalLayersNames"]).split(",")
         if kind in ("Convolution", "FullyConnected"):
-            layers |= {name for name in names if name.startswith("backbone.")}
+            layers |= set(original).intersection(names)
         if kind in ("Convolution", "Eltwise", "Add"):
-            adds += sum(name.startswith("residual.") for name in names)
+            adds += sum(name.startswith("residual.") for name in original)
     return layers, adds
 
 

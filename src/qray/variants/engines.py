@@ -29,8 +29,6 @@ class Engine:
     changes_process: tuple[str, ...] = ()
     #: Whether all that it builds is compiled for an instruction set, not its INT8 alone.
     compiles: bool = False
-    #: Whether its INT8 convolutions are oneDNN's, whose threads may race (`macs.races`).
-    races: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
 
@@ -54,14 +52,14 @@ ENGINES = {
     "inductor": Engine(
         "qray.variants.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
         # Compiling leaves Inductor with other settings than it had.
-        changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, races=True, weight_bits=(8, 4),
+        changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, weight_bits=(8, 4),
     ),
     "onnxruntime": Engine("qray.variants.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx"),
     "openvino": Engine(
         "qray.variants.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
         extra="openvino", lacks=_no_bf16,
         # NNCF, which quantizes, may replace functions of torch.
-        changes_process=("ptq",), races=True,
+        changes_process=("ptq",),
     ),
 }  # fmt: skip
 

@@ -18,10 +18,10 @@ from qray.measure.isa import INT8_DOT_PRODUCT, ISA_FLAGS
 from qray.scratch import without_blanks
 from qray.study import INT8_METHODS
 from qray.variants.artifact import BuildRequest, Built, Predict
-from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+from qray.variants.layers import LAYERS, check_coverage, export, races, read_layers, resolve_keep_fp32, total_macs
 from qray.variants.parity import parity_notes
 from qray.variants.tail import check_tail
-from qray.variants.torch_export import export, runner, tensor_bytes, to_bf16
+from qray.variants.torch_export import runner, tensor_bytes, to_bf16
 
 MODEL_FILE = "model.pt2"
 
@@ -33,7 +33,6 @@ def build(request: BuildRequest, folder: Path) -> Built:
         QrayError: an INT8 variant whose compiled code runs convolutions or residual adds in FP32.
     """
     variant = request.variant
-    macs = layer_macs(request.model, request.example(1))
     notes: dict[str, object] = {}
     module: nn.Module = request.model
     if variant.method == "bf16":
@@ -42,14 +41,14 @@ def build(request: BuildRequest, folder: Path) -> Built:
         from qray.variants.pt2e import quantized, quantized_in_tail, simulate
 
         module = quantized(request)
-    program = export(module, request, strict=False)
+    program = export(module, request.example(), strict=False)
+    layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
     code = _compile(program, folder / MODEL_FILE, request.isa)
     share, needs = 0.0, compiled_needs(request.isa)
     if variant.method in INT8_METHODS:
-        layers, adds = int8_layers(code, set(macs))
+        executed, adds = int8_layers(code, {layer.name for layer in layers})
         keep = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else variant.keep_fp32
-        kept = resolve_keep_fp32(request.model, tuple(keep))
-        share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
+        share = check_coverage(layers, executed, adds, resolve_keep_fp32(layers, tuple(keep)))
         assert isinstance(module, torch.fx.GraphModule)
         check_tail(quantized_in_tail(module))
         if variant.weight_bits == 8 and not request.reduce_range:
@@ -58,8 +57,9 @@ def build(request: BuildRequest, folder: Path) -> Built:
         deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1)
         notes |= parity_notes(runner(request.model, 1), simulate(module, 1), deployed, request.validation)
         torch.set_num_threads(before)
-        notes |= {"int8_layers": len(layers), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
-    return Built(MODEL_FILE, tensor_bytes(program), share, sum(macs.values()), needs, notes)
+        notes |= {"int8_layers": len(executed), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
+        notes |= {"one_thread": True} if races(layers) else {}
+    return Built(MODEL_FILE, tensor_bytes(program), share, total_macs(layers), needs, notes)
 
 
 #: What g++ may use, and how wide inductor's vectors are, where neither is to be taken from the CPU that compiles.

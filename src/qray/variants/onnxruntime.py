@@ -52,16 +52,14 @@ def _session(path: Path | bytes, threads: int, optimized: Path | None = None, op
 
 
 def _residual_adds(model: Any) -> list[str]:
-    """Names of the Add nodes whose two operands are both activations of convolutions."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    makers = {output: node for node in model.graph.node for output in node.output}
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Add"
-        and not constants & set(node.input)
-        and any(makers[name].op_type == "Conv" for name in node.input if name in makers)
-    ]
+    """Names of the Add nodes whose two operands both depend on the clips."""
+    activations, adds = {INPUT}, []
+    for node in model.graph.node:
+        if activations.intersection(node.input) and node.op_type != "Shape":
+            activations.update(node.output)
+            if node.op_type == "Add" and activations.issuperset(node.input):
+                adds.append(node.name)
+    return adds
 
 
 def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str, ...]) -> None:
@@ -100,32 +98,31 @@ def build(request: BuildRequest, folder: Path) -> Built:
         QrayError: an INT8 variant whose optimized graph runs convolutions or residual adds in FP32.
     """
     from qray.measure.coverage_onnx import executed_int8, initializer_bytes, quantized_after
-    from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+    from qray.variants.layers import check_coverage, resolve_keep_fp32, total_macs
     from qray.variants.onnx_export import export_onnx
     from qray.variants.torch_export import runner
 
-    macs = layer_macs(request.model, request.example(1))
     target = folder / MODEL_FILE
     if request.variant.method == "fp32":
-        export_onnx(request, target)
-        return Built(MODEL_FILE, initializer_bytes(target), 0.0, sum(macs.values()))
-    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
+        layers = export_onnx(request, target)
+        return Built(MODEL_FILE, initializer_bytes(target), 0.0, total_macs(layers))
     with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
         source = Path(scratch) / "fp32.onnx"
-        export_onnx(request, source)
+        layers = export_onnx(request, source)
+        kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
         _quantize(request, source, target, kept)
         optimized = Path(scratch) / "optimized.onnx"
         _session(target, 1, optimized)
-        layers, adds = executed_int8(optimized)
+        executed, adds = executed_int8(optimized)
         check_tail(quantized_after(optimized, PREFIX))
-    share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
+    share = check_coverage(layers, executed, adds, kept)
     deployed = _runner(_session(target, 1))
     notes = {
         **parity_notes(runner(request.model, 1), _simulate(target), deployed, request.validation),
-        "reduce_range": request.reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
+        "reduce_range": request.reduce_range, "int8_layers": len(executed), "int8_residual_adds": adds,
     }  # fmt: skip
     needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
-    return Built(MODEL_FILE, initializer_bytes(target), share, sum(macs.values()), needs, notes)
+    return Built(MODEL_FILE, initializer_bytes(target), share, total_macs(layers), needs, notes)
 
 
 def _simulate(path: Path) -> Simulated:

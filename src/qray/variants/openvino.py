@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,39 +14,46 @@ from qray.variants.artifact import BuildRequest, Built, Predict
 from qray.variants.parity import Outside, Simulated, one_by_one, parity_notes
 from qray.variants.tail import PREFIX, check_tail
 
+if TYPE_CHECKING:
+    # An artifact of this engine loads without PyTorch.
+    from qray.variants.layers import Layers
+
 MODEL_FILE = "model.xml"
 
 
-def _named_model(request: BuildRequest) -> Any:
+def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
     """The model in OpenVINO's form, its convolutions named after their layers, its residual adds and the nodes of the
-    tail numbered."""
+    tail numbered; and the layers."""
     import openvino as ov
 
-    from qray.variants.onnx_export import folded_with_features
-    from qray.variants.torch_export import export
+    from qray.variants.onnx_export import folded
 
-    folded = folded_with_features(request.model)
-    model = ov.convert_model(export(folded, request, strict=False))
+    program, layers = folded(request)
+    model = ov.convert_model(program)
     features = model.get_results()[1]
     for number, node in enumerate(_descendants(features.input_value(0))):
         node.set_friendly_name(f"{PREFIX}{number}")
     model.remove_result(features)
-    weights = {n.removesuffix(".weight"): p.detach().numpy() for n, p in folded.named_parameters() if p.dim() == 4}
-    adds = 0
+    parameters = {name.removesuffix(".weight"): value for name, value in program.named_parameters()}
+    weights = {layer.name: parameters[layer.name].detach().numpy() for layer in layers if layer.name in parameters}
+    adds, activations = 0, {node.get_name() for node in model.get_parameters()}
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "Convolution":
+        sources = [value.get_node().get_name() for value in node.input_values()]
+        if activations.intersection(sources) and node.get_type_name() != "ShapeOf":
+            activations.add(node.get_name())
+        if node.get_type_name() in ("Convolution", "GroupConvolution"):
             constant = node.input_value(1).get_node()
             while constant.get_type_name() != "Constant":
                 constant = constant.input_value(0).get_node()
-            data = constant.get_data()
-            name = next((n for n, w in weights.items() if w.shape == data.shape and np.array_equal(w, data)), None)
+            data = constant.get_data().ravel()
+            name = next((n for n, w in weights.items() if np.array_equal(w.ravel(), data)), None)
             if name is None:
                 raise QrayError(f"OpenVINO's convolution {node.get_friendly_name()} is no layer of the model")
             node.set_friendly_name(name)
-        elif node.get_type_name() == "Add" and _adds_activations(node):
+        elif node.get_type_name() == "Add" and activations.issuperset(sources) and not _in_tail(node):
             node.set_friendly_name(f"residual.{adds}")
             adds += 1
-    return model
+    return model, layers
 
 
 def _descendants(output: Any) -> list[Any]:
@@ -62,11 +69,8 @@ def _descendants(output: Any) -> list[Any]:
     return list(found.values())
 
 
-def _adds_activations(node: Any) -> bool:
-    """Whether an Add sums two feature maps rather than a map and a bias."""
-    sources = [node.input_value(i).get_node() for i in range(2)]
-    return all(s.get_type_name() != "Constant" and s.get_output_partial_shape(0).rank.get_length() == 4
-               for s in sources) and "Convert" not in {s.get_type_name() for s in sources}  # fmt: skip
+def _in_tail(node: Any) -> bool:
+    return node.get_friendly_name().startswith(PREFIX)
 
 
 def _properties(method: str, threads: int) -> dict[str, Any]:
@@ -95,35 +99,36 @@ def build(request: BuildRequest, folder: Path) -> Built:
     import openvino as ov
 
     from qray.measure.coverage_openvino import constant_bytes, executed_in, fused_before_adds, quantized_after
-    from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+    from qray.variants.layers import check_coverage, races, resolve_keep_fp32, total_macs
     from qray.variants.torch_export import runner
 
     method = request.variant.method
-    macs = layer_macs(request.model, request.example(1))
-    model = _named_model(request)
+    model, layers = _named_model(request)
+    names, macs = {layer.name for layer in layers}, total_macs(layers)
     path = folder / MODEL_FILE
     if method != "ptq":
         ov.save_model(model, path, compress_to_fp16=method == "bf16")
         if method == "bf16":
-            layers, _ = executed_in(_compile(model, method, 1), {"bf16"})
-            if not layers:
+            executed, _ = executed_in(_compile(model, method, 1), {"bf16"}, names)
+            if not executed:
                 raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
         needs = (BF16,) if method == "bf16" else ()
-        return Built(MODEL_FILE, constant_bytes(path), 0.0, sum(macs.values()), needs)
-    kept = resolve_keep_fp32(request.model, request.variant.keep_fp32)
+        return Built(MODEL_FILE, constant_bytes(path), 0.0, macs, needs)
+    kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
     quantized = _quantize(request, model, kept)
     ov.save_model(quantized, path, compress_to_fp16=False)
     compiled = _compile(quantized, method, 1)
-    layers, adds = executed_in(compiled, {"i8", "u8"})
-    share = check_coverage(macs, layers, adds, residual_adds(request.model), kept)
+    executed, adds = executed_in(compiled, {"i8", "u8"}, names)
+    share = check_coverage(layers, executed, adds, kept)
     check_tail(quantized_after(compiled, PREFIX))
     simulated = _simulate(quantized, fused_before_adds(compiled))
     notes: dict[str, Any] = {
         **parity_notes(runner(request.model, 1), simulated, _runner(compiled), request.validation),
-        "reduce_range": request.reduce_range, "int8_layers": len(layers), "int8_residual_adds": adds,
+        "reduce_range": request.reduce_range, "int8_layers": len(executed), "int8_residual_adds": adds,
+        **({"one_thread": True} if races(layers) else {}),
     }  # fmt: skip
     needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
-    return Built(MODEL_FILE, constant_bytes(path), share, sum(macs.values()), needs, notes)
+    return Built(MODEL_FILE, constant_bytes(path), share, macs, needs, notes)
 
 
 def _simulate(quantized: Any, fused: set[str]) -> Simulated:
@@ -178,7 +183,7 @@ def _quantize(request: BuildRequest, model: Any, kept: tuple[str, ...]) -> Any:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     fix = OverflowFix.ENABLE if request.reduce_range else OverflowFix.DISABLE
     batches = [batch.numpy() for batch in request.calibration]
-    tail = [name for n in model.get_ordered_ops() if (name := n.get_friendly_name()).startswith(PREFIX)]
+    tail = [node.get_friendly_name() for node in model.get_ordered_ops() if _in_tail(node)]
     return nncf.quantize(
         model.clone(),
         nncf.Dataset(batches),

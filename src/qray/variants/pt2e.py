@@ -32,11 +32,11 @@ from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.study_verdict import Section
 from qray.variants.artifact import BuildRequest, Predict
-from qray.variants.macs import resolve_keep_fp32
+from qray.variants.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
 from qray.variants.parity import Outside, Simulated
 from qray.variants.qat_patterns import check_folded, few_patterns
 from qray.variants.tail import tail_nodes
-from qray.variants.torch_export import export, runner
+from qray.variants.torch_export import runner
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
 SCALE_EPSILON = 2**-12
@@ -82,9 +82,9 @@ def _config(weight_bits: int, reduce_range: bool, activation: Any, weight: Any, 
     return QuantizationConfig(inputs, inputs, weights, None, qat)
 
 
-def _quantizer(model: VideoRegressor, config: QuantizationConfig, keep_fp32: tuple[str, ...]) -> X86InductorQuantizer:
+def _quantizer(layers: Layers, config: QuantizationConfig, keep_fp32: tuple[str, ...]) -> X86InductorQuantizer:
     quantizer = TailInFloat().set_global(config)
-    for name in resolve_keep_fp32(model, keep_fp32):
+    for name in resolve_keep_fp32(layers, keep_fp32):
         quantizer.set_module_name_qconfig(name, None)
     return quantizer
 
@@ -97,7 +97,8 @@ def _quietly(function: Any, *arguments: Any, **named: Any) -> Any:
 
 
 def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
-    """The network with batch-norm folded and observers in place, which have seen the calibration clips."""
+    """The network with batch-norm folded and observers in place, which have seen the calibration clips; its FP32
+    `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
     variant = request.variant
     observer = HistogramObserver if variant.observer == "histogram" else MinMaxObserver
     config = _config(
@@ -107,8 +108,10 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
         PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
         qat=False,
     )
-    module = export(request.model, request).module()
-    prepared = _quietly(prepare_pt2e, module, _quantizer(request.model, config, variant.keep_fp32))
+    program = export(request.model, request.example())
+    layers = read_layers(program)
+    prepared = _quietly(prepare_pt2e, program.module(), _quantizer(layers, config, variant.keep_fp32))
+    prepared.meta[LAYERS] = layers
     with torch.no_grad():
         for clips in request.calibration:
             prepared(clips)
@@ -124,7 +127,7 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     """A module with fake-quantization in place: uint8 clips in, target units out, gradients through all of it.
 
     `example`: uint8 (2, T, H, W, 3). The module is in training mode; switch with `set_training`. Its state_dict loads
-    into any other module prepared with the same settings.
+    into any other module prepared with the same settings; `meta[LAYERS]` is as in `observe_static`.
     """
     # "minmax" keeps the extremes of all batches; "moving_average" follows them with a constant of 0.01.
     activation_observer = MovingAverageMinMaxObserver if settings.observer == "moving_average" else MinMaxObserver
@@ -147,9 +150,11 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
         warnings.simplefilter("ignore")
         batch = {0: torch.export.Dim.DYNAMIC}
         program = torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
-    quantizer = _quantizer(model, config, settings.keep_fp32)
+    layers = read_layers(program)
+    quantizer = _quantizer(layers, config, settings.keep_fp32)
     with few_patterns():
         prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
+    prepared.meta[LAYERS] = layers
     # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start. The example is
     # no clip of the data set, so its activations must not count as seen.
     _switch(prepared, False)

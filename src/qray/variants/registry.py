@@ -4,7 +4,6 @@ torch, since a driver asks it too."""
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -57,13 +56,9 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     """
     if request.variant.method == "ptq" and not request.calibration:
         raise QrayError(f"{request.variant.name}: static quantization observes calibration clips, and there are none")
-    from qray.variants.macs import races
-
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         built = _module(request.variant.engine).build(request, temporary)
-        if request.variant.method in INT8_METHODS and ENGINES[request.variant.engine].races and races(request.model):
-            built = replace(built, notes=built.notes | {"one_thread": True})
         facts = {**versions(), "cpu_flags": " ".join(sorted(cpu_flags()))}
         write_artifact_json(Artifact(temporary, request.variant, key, request.clip, request.isa, built, facts))
     return read_artifact(folder)

@@ -13,8 +13,7 @@ from torchao.quantization.pt2e import ObserverBase
 
 from qray.errors import QrayError
 from qray.variants.artifact import BuildRequest
-from qray.variants.layers import AVERAGE_POOL, layer_names
-from qray.variants.macs import layer_macs
+from qray.variants.layers import LAYERS, quantizable
 from qray.variants.pt2e import observe_static
 
 #: Clips that go through the network at once: every activation of both whole passes is kept while they do.
@@ -85,12 +84,13 @@ class LayeredNetwork:
     """A calibrated network whose layers can be quantized one by one.
 
     switches: of each layer of `layer_names`. macs: multiply-accumulates of each layer for one clip, 0 for what only
-    adds or pools.
+    adds or pools. features: the head's input.
     """
 
     module: fx.GraphModule
     switches: dict[str, list[Switch]]
     macs: dict[str, int]
+    features: fx.Node
     _after: dict[str, set[fx.Node]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,10 +98,6 @@ class LayeredNetwork:
         for node in self.module.graph.nodes:
             if node.op == "call_module" and (layer := owners.get(id(self.module.get_submodule(node.target)))):
                 self._after.setdefault(layer, set()).update(_descendants(node))
-        heads = [node for node in self.module.graph.nodes if node.target == torch.ops.aten.linear.default]
-        if len(heads) != 1:
-            raise QrayError(f"the exported network has {len(heads)} linear layers, expected one, its head")
-        self._features = heads[0].args[0]
 
     def quantize(self, layers: Iterable[str], on: bool = True) -> None:
         """Switch the quantization of layers on or off."""
@@ -113,13 +109,13 @@ class LayeredNetwork:
         """Every value of a pass, its predictions (B,) and pooled features (B, features)."""
         run = fx.Interpreter(self.module, garbage_collect_values=False)
         predictions = run.run(clips)
-        return run.env, predictions, run.env[self._features]
+        return run.env, predictions, run.env[self.features]
 
     def after(self, layer: str, values: Mapping[fx.Node, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Predictions and features of a pass that differs from the one of `values` in this layer: what does not
         depend on the layer is not computed again."""
         changed = self._after[layer]
-        run = _Remembering(self.module, self._features)
+        run = _Remembering(self.module, self.features)
         predictions = run.run(None, initial_env={node: value for node, value in values.items() if node not in changed})
         return predictions, run.remembered
 
@@ -148,36 +144,36 @@ def _descendants(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _layer_of(user: fx.Node) -> str | None:
+def _layer_of(user: fx.Node, value: fx.Node, owners: Mapping[str, str]) -> str | None:
     """The layer that an operator's quantized input belongs to; None where quantizing it changes nothing."""
-    if user.target == torch.ops.aten.conv2d.default:
-        # With batch-norm folded in, every convolution has a bias, which carries the layer's name.
-        return str(user.args[2].target).removeprefix("backbone.").removesuffix(".weight_bias")  # type: ignore[union-attr]
-    if user.target in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor):
-        accumulated = next(a for a in user.args if isinstance(a, fx.Node) and a.target == torch.ops.aten.conv2d.default)
-        return f"{str(_layer_of(accumulated)).rpartition('.')[0]}.add"
-    if user.target == torch.ops.aten.max_pool2d.default:
+    if str(user.target).startswith("aten.max_pool"):
         # Quantization is monotone, so it commutes with the maximum, and the pool's output is quantized alike.
         return None
-    if user.target in (torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten.flatten.using_ints):
-        return AVERAGE_POOL
-    raise QrayError(f"the quantizer put an observer before {user.target}, which is no layer that sensitivity knows")
+    # What an average pool gives is quantized too, for whatever reads it.
+    found = owners.get(user.name) or owners.get(value.name)
+    if found is None:
+        raise QrayError(f"the quantizer put an observer before {user.target}, which is no layer that sensitivity knows")
+    return found
 
 
 def layered(request: BuildRequest) -> LayeredNetwork:
     """Calibrate as PTQ does and give every layer switches of its own, all of them off.
 
     Raises:
-        QrayError: there are no calibration clips, or the quantizer left out or added a layer.
+        QrayError: there are no calibration clips, the quantizer left out or added a layer, or the network has not one
+            linear layer after its backbone.
     """
     if not request.calibration:
         raise QrayError("sensitivity: static quantization observes calibration clips, and there are none")
     module = observe_static(request)
-    switches: dict[str, list[Switch]] = {name: [] for name in layer_names(request.model)}
+    layers = quantizable(module.meta[LAYERS])
+    owners = {node: layer.short for layer in layers for node in layer.nodes}
+    switches: dict[str, list[Switch]] = {layer.short: [] for layer in layers}
     for node in list(module.graph.nodes):
         if node.op == "call_module" and isinstance(observer := module.get_submodule(node.target), ObserverBase):
             for user in list(node.users):
-                layer, value = _layer_of(user), node.args[0]
+                value = node.args[0]
+                layer = _layer_of(user, value, owners)
                 if layer is not None:
                     name = f"switch_{sum(map(len, switches.values()))}"
                     switch = Switch(observer)
@@ -193,8 +189,11 @@ def layered(request: BuildRequest) -> LayeredNetwork:
     unquantized = [name for name, found in switches.items() if not found]
     if unquantized:
         raise QrayError(f"the quantizer left out {', '.join(unquantized)}")
-    macs = layer_macs(request.model, request.example(1))
-    return LayeredNetwork(module, switches, {name: macs.get(f"backbone.{name}", 0) for name in switches})
+    linear = {node for layer in module.meta[LAYERS] if layer.tail and layer.weighted for node in layer.nodes}
+    heads = [node for node in module.graph.nodes if node.name in linear]
+    if len(heads) != 1:
+        raise QrayError(f"the exported network has {len(heads)} linear layers after its backbone, expected its head")
+    return LayeredNetwork(module, switches, {layer.short: layer.macs for layer in layers}, heads[0].args[0])
 
 
 def measure_layers(

@@ -25,12 +25,13 @@ def tail_nodes(graph: fx.Graph) -> list[fx.Node]:
     """Nodes of an exported graph that lie outside the backbone and depend on it, in order."""
     depends: dict[fx.Node, bool] = {}
     for node in graph.nodes:
-        if not _in_backbone(node):
-            depends[node] = any(depends.get(source) or _in_backbone(source) for source in node.all_input_nodes)
+        if not in_backbone(node):
+            depends[node] = any(depends.get(source) or in_backbone(source) for source in node.all_input_nodes)
     return [node for node, does in depends.items() if does and node.op == "call_function"]
 
 
-def _in_backbone(node: fx.Node) -> bool:
+def in_backbone(node: fx.Node) -> bool:
+    """Whether a node of an exported graph is computed by the backbone."""
     paths = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
     return any(BACKBONE in path.split(".") for path in paths)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from qray.variants.artifact import BuildRequest, Built, Predict
-from qray.variants.macs import layer_macs
+from qray.variants.layers import export, read_layers, total_macs
 
 if TYPE_CHECKING:
     # An artifact loads without the code that trained it.
@@ -49,15 +48,6 @@ def quantize_linear_dynamic(model: VideoRegressor) -> VideoRegressor:
     return model
 
 
-def export(model: nn.Module, request: BuildRequest, strict: bool = True) -> torch.export.ExportedProgram:
-    """Export with a dynamic batch. strict: by Dynamo, which takes twice as long, and without which pt2e finds shared
-    ReLU modules as one partition."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        batch = {0: torch.export.Dim.DYNAMIC}
-        return torch.export.export(model, (request.example().clone(),), dynamic_shapes=(batch,), strict=strict)
-
-
 def tensor_bytes(program: torch.export.ExportedProgram) -> int:
     """Bytes of a program's parameters and buffers, by the storage that a tensor subclass really has."""
     tensors = [*program.state_dict.values(), *program.constants.values()]
@@ -73,21 +63,21 @@ def _stored(tensor: torch.Tensor) -> int:
 
 def build(request: BuildRequest, folder: Path) -> Built:
     """Write `model.pt2`."""
-    macs = layer_macs(request.model, request.example(1))
-    method, int8 = request.variant.method, 0
+    method, example = request.variant.method, request.example()
     if method == "dynamic":
         from torchao.utils import unwrap_tensor_subclass
 
         # Dynamo cannot trace torchao's Int8Tensor.
-        program = export(unwrap_tensor_subclass(quantize_linear_dynamic(request.model)), request, strict=False)
-        if any("_int_mm" in str(node.target) for node in program.graph.nodes):
-            int8 = macs["head"]
+        program = export(unwrap_tensor_subclass(quantize_linear_dynamic(request.model)), example, strict=False)
     else:
-        program = export(to_bf16(request.model) if method == "bf16" else request.model, request)
+        program = export(to_bf16(request.model) if method == "bf16" else request.model, example)
+    layers = read_layers(program)
+    int8 = sum(layer.macs for layer in layers if any("_int_mm" in node for node in layer.nodes))
     torch.export.save(program, folder / MODEL_FILE)
     # torchao's operators must be registered before a program that calls them is read.
     notes = {"imports": "torchao"} if method == "dynamic" else {}
-    return Built(MODEL_FILE, tensor_bytes(program), int8 / sum(macs.values()), sum(macs.values()), (), notes)
+    macs = total_macs(layers)
+    return Built(MODEL_FILE, tensor_bytes(program), int8 / macs, macs, (), notes)
 
 
 def runner(module: Any, threads: int) -> Predict:

@@ -5,23 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from networks import realistic_model, request
+from networks import TINY_CLIP, request
 from shelf import KEPT, STATIC, VARIANTS, WHOLE, Shelf
 
 from qray.errors import QrayError
 from qray.measure.coverage_onnx import executed_int8
-from qray.study import Model
+from qray.model.regressor import VideoRegressor
+from qray.study import ClipSpec, Model
 from qray.variants import inductor, pt2e
-from qray.variants.macs import check_coverage, layer_macs, residual_adds, resolve_keep_fp32
+from qray.variants.layers import Layers, check_coverage, layers_of, resolve_keep_fp32
 
 FLOAT = tuple(name for name, v in VARIANTS.items() if v.method in ("fp32", "bf16"))
 KEPT_FULL_NAME = f"backbone.{KEPT}"
 
 
 @pytest.fixture(scope="module")
-def macs(shelf: Shelf) -> dict[str, int]:
-    return layer_macs(shelf.model, shelf.request("fp32").example(1))
+def layers(shelf: Shelf) -> Layers:
+    return layers_of(shelf.model, TINY_CLIP)
+
+
+@pytest.fixture(scope="module")
+def macs(layers: Layers) -> dict[str, int]:
+    return {layer.name: layer.macs for layer in layers if layer.macs}
 
 
 @pytest.mark.parametrize("name", FLOAT)
@@ -61,9 +66,8 @@ def test_dynamic_counts_the_linear_layer_alone(shelf: Shelf, macs: dict[str, int
 
 def test_macs_are_those_of_the_paper() -> None:
     """1.81 GMAC for 224 px; torchvision's table says 1.814."""
-    model = realistic_model(Model(width=64), passes=1, batch=1)
-    macs = layer_macs(model, torch.zeros((1, 1, 224, 224, 3), dtype=torch.uint8))
-    backbone = sum(n for name, n in macs.items() if name.startswith("backbone."))
+    layers = layers_of(VideoRegressor(Model(width=64)), ClipSpec(frames=1, image_size=224))
+    backbone = sum(layer.macs for layer in layers if not layer.tail)
     assert backbone == pytest.approx(1.814e9, rel=1e-3)
 
 
@@ -71,49 +75,47 @@ def convolutions(macs: dict[str, int]) -> set[str]:
     return {name for name in macs if name.startswith("backbone.")}
 
 
-def test_the_check_fails_for_the_smallest_convolution(macs: dict[str, int]) -> None:
+def test_the_check_fails_for_the_smallest_convolution(layers: Layers, macs: dict[str, int]) -> None:
     smallest = min(convolutions(macs), key=lambda name: macs[name])
     with pytest.raises(QrayError, match=f"1 of 20 convolutions in FP32: {smallest}"):
-        check_coverage(macs, convolutions(macs) - {smallest}, 8, 8, ())
+        check_coverage(layers, convolutions(macs) - {smallest}, 8, ())
 
 
-def test_the_check_fails_for_one_residual_add(macs: dict[str, int]) -> None:
+def test_the_check_fails_for_one_residual_add(layers: Layers, macs: dict[str, int]) -> None:
     with pytest.raises(QrayError, match="1 of 8 residual adds in FP32"):
-        check_coverage(macs, convolutions(macs), 7, 8, ())
+        check_coverage(layers, convolutions(macs), 7, ())
 
 
-def test_the_check_fails_for_a_kept_layer_that_ran_in_int8(macs: dict[str, int]) -> None:
+def test_the_check_fails_for_a_kept_layer_that_ran_in_int8(layers: Layers, macs: dict[str, int]) -> None:
     with pytest.raises(QrayError, match=f"keep_fp32 names: {KEPT_FULL_NAME}"):
-        check_coverage(macs, convolutions(macs), 8, 8, (KEPT_FULL_NAME,))
+        check_coverage(layers, convolutions(macs), 8, (KEPT_FULL_NAME,))
 
 
-def test_an_fp32_session_fails_the_check(shelf: Shelf, macs: dict[str, int], tmp_path: Path) -> None:
+def test_an_fp32_session_fails_the_check(shelf: Shelf, layers: Layers, tmp_path: Path) -> None:
     from qray.variants import onnxruntime
 
     optimized = tmp_path / "optimized.onnx"
     onnxruntime._session(shelf["fp32-onnxruntime"].folder / "model.onnx", 1, optimized)
     with pytest.raises(QrayError, match="20 of 20 convolutions in FP32"):
-        check_coverage(macs, *executed_int8(optimized), residual_adds(shelf.model), ())
+        check_coverage(layers, *executed_int8(optimized), ())
 
 
-def test_a_layer_kept_without_being_asked_for_fails_the_check(
-    shelf: Shelf, macs: dict[str, int], tmp_path: Path
-) -> None:
+def test_a_layer_kept_without_being_asked_for_fails_the_check(shelf: Shelf, layers: Layers, tmp_path: Path) -> None:
     from qray.variants import onnxruntime
 
     optimized = tmp_path / "optimized.onnx"
     onnxruntime._session(shelf["ptq-onnxruntime-minmax"].folder / "model.onnx", 1, optimized)
     with pytest.raises(QrayError, match=f"1 of 20 convolutions in FP32: {KEPT_FULL_NAME}"):
-        check_coverage(macs, *executed_int8(optimized), residual_adds(shelf.model), ())
+        check_coverage(layers, *executed_int8(optimized), ())
 
 
-def test_an_fp32_openvino_model_fails_the_check(shelf: Shelf, macs: dict[str, int]) -> None:
+def test_an_fp32_openvino_model_fails_the_check(shelf: Shelf, layers: Layers) -> None:
     from qray.measure.coverage_openvino import executed_in
     from qray.variants import openvino
 
     compiled = openvino._compile(str(shelf["fp32-openvino"].folder / "model.xml"), "fp32", 1)
     with pytest.raises(QrayError, match="20 of 20 convolutions in FP32"):
-        check_coverage(macs, *executed_in(compiled, {"i8", "u8"}), residual_adds(shelf.model), ())
+        check_coverage(layers, *executed_in(compiled, {"i8", "u8"}, {layer.name for layer in layers}), ())
 
 
 def test_a_compiled_call_without_int8_counts_for_nothing() -> None:
@@ -127,9 +129,9 @@ def test_an_int8_call_belongs_to_the_layer_it_names() -> None:
     assert inductor.int8_layers(call, {"backbone.conv1"}) == ({"backbone.conv1"}, 0)
 
 
-def test_a_layer_that_the_model_has_not_cannot_be_kept(shelf: Shelf) -> None:
+def test_a_layer_that_the_model_has_not_cannot_be_kept(layers: Layers) -> None:
     with pytest.raises(QrayError, match=r"no layer layer9\.conv; the model has conv1, layer1\.0\.conv1"):
-        resolve_keep_fp32(shelf.model, ("layer9.conv",))
+        resolve_keep_fp32(layers, ("layer9.conv",))
 
 
 @pytest.mark.slow

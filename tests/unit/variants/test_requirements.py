@@ -17,7 +17,7 @@ from qray.model.regressor import VideoRegressor
 from qray.study import Model, Variant
 from qray.variants import registry
 from qray.variants.artifact import read_artifact, write_artifact_json
-from qray.variants.macs import races
+from qray.variants.layers import layers_of, races
 from qray.variants.registry import load_artifact, missing_requirement
 
 
@@ -97,4 +97,4 @@ def test_engines_and_precisions_that_do_not_race_take_as_many_threads_as_they_ar
 
 @pytest.mark.parametrize(("width", "racing"), [(4, True), (8, True), (16, False), (20, True), (64, False)])
 def test_whole_blocks_of_channels_do_not_race(width: int, racing: bool) -> None:
-    assert races(VideoRegressor(Model(width=width))) is racing
+    assert races(layers_of(VideoRegressor(Model(width=width)))) is racing

@@ -17,9 +17,9 @@ from qray.measure.coverage_onnx import quantized_after
 from qray.study import Model
 from qray.variants import onnxruntime, pt2e
 from qray.variants.artifact import BuildRequest
+from qray.variants.layers import export
 from qray.variants.registry import load_artifact
 from qray.variants.tail import PREFIX, check_tail, tail_nodes
-from qray.variants.torch_export import export
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_predictions_are_as_many_as_clips(shelf: Shelf, name: str, unusual: np.n
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "max_min"])
 def test_the_tail_begins_at_pooling_over_time(pooling: str) -> None:
     model = realistic_model(Model.model_validate({"width": 4, "pooling": pooling}), passes=1)
-    graph = export(model, request(VARIANTS["fp32"], model)).module().graph
+    graph = export(model, request(VARIANTS["fp32"], model).example()).module().graph
     names = [str(node.target) for node in tail_nodes(graph)]
     assert names[0] == "aten.view.default"
     assert "aten.linear.default" in names
