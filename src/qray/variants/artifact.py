@@ -51,13 +51,13 @@ class BuildRequest:
         """Whether 8-bit weights keep to half their range, so that no CPU of this instruction set overflows."""
         return range_is_reduced(self.isa, self.variant.weight_bits)
 
-    def example(self, batch: int = 2) -> torch.Tensor:
-        """A clip batch to trace with: uint8 (batch, T, H, W, 3), seeded noise."""
+    def example(self) -> torch.Tensor:
+        """A clip batch to trace with: uint8 (2, T, H, W, 3), seeded noise."""
         import torch
 
         generator = torch.Generator().manual_seed(0)
         size = self.clip.image_size
-        return torch.randint(0, 256, (batch, self.clip.frames, size, size, 3), dtype=torch.uint8, generator=generator)
+        return torch.randint(0, 256, (2, self.clip.frames, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,7 @@ PRODUCTS = {
     aten.scaled_dot_product_attention: 0,
 }  # fmt: skip
 ADDS = (aten.add, aten.add_)
-AVERAGE_POOLS = (
-    aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_avg_pool3d,
-    aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d,
-)  # fmt: skip
+AVERAGE_POOLS = tuple(getattr(aten, f"{kind}avg_pool{rank}d") for kind in ("", "adaptive_") for rank in (1, 2, 3))
 #: Channels that oneDNN computes together.
 CHANNEL_BLOCK = 16
 #: Where `pt2e` leaves the layers of the network in the `meta` of what it makes of it.

@@ -11,6 +11,7 @@ from shelf import VARIANTS, Shelf
 
 from qray.study import Variant
 from qray.variants import torch_export
+from qray.variants.layers import export
 
 
 def openvino_precisions(shelf: Shelf, name: str) -> set[str]:
@@ -47,7 +48,7 @@ def test_the_eager_bf16_artifact_holds_bf16(shelf: Shelf) -> None:
 
 def test_the_program_that_is_compiled_as_bf16_computes_bf16(shelf: Shelf) -> None:
     build = request(Variant(name="bf16-inductor", method="bf16", engine="inductor"), shelf.model)
-    program = torch_export.export(torch_export.to_bf16(shelf.model), build)
+    program = export(torch_export.to_bf16(shelf.model), build.example())
     outputs = {n.meta["val"].dtype for n in program.graph.nodes if "conv2d" in str(n.target)}
     assert outputs == {torch.bfloat16}
 
