@@ -157,9 +157,7 @@ def _over(
         if n > 1:
             _, (delta_low, delta_high) = two_level(difference, *draws)
         word = _verdict(name, [v for _, v in found], n, (delta_low, delta_high), settings.margin, notes)
-    broken = tuple(
-        f"seed {s}: {one.words}" for s, v in found if v.comparison is not None for one in v.comparison.broken
-    )
+    broken = tuple(f"seed {s}: {one.words}" for s, v in found for one in v.broken)
     return OverSeeds(
         name, tuple(s for s, _ in found), n, float(own.mean()), low, high, delta, delta_low, delta_high, spread, deltas,
         word, broken,
@@ -172,7 +170,7 @@ def _verdict(
 ) -> VerdictWord | None:  # fmt: skip
     """The verdict over seeds, where each seed and their number can carry one."""
     low, high = bounds
-    without = next((v for v in found if v.comparison is None or v.comparison.verdict is None), None)
+    without = next((v for v in found if v.verdict is None), None)
     if without is not None:
         why = without.notes[0] if without.notes else "one of its runs has none"
         notes.append(f"{name}: no verdict: {why}")
