@@ -28,8 +28,8 @@ run_app.command("table")(commands.write_table_anew)
 data_app.command("synth")(commands.make_data)
 data_app.command("check")(commands.check_data)
 COMMANDS: dict[str, Callable[..., None]] = {
-    "show": commands.show_results,
-    "columns": commands.print_columns,
+    "show": questions.show_results,
+    "columns": questions.print_columns,
     "report": questions.report_run,
     "pick": questions.pick_variant,
     "diff": questions.diff_outs,

@@ -41,8 +41,7 @@ STAGES = {
 }
 #: Folders and files of OUT that --fresh removes; anything else in there is not ours.
 OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet", "run.json", "report.html", "report.md", "report",
-                "cards")  # fmt: skip
+                "rejected.parquet", "run.json", "report.html", "report.md", "report", "cards")  # fmt: skip
 
 
 def _clear(out: Path) -> None:
@@ -108,8 +107,7 @@ def run_stage(
     began, started = time.monotonic(), time.time()
     # JSON is YAML, and quotes whatever a path may contain.
     located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
-    given = [*settings, *located]
-    study = load_study(study_name, given)
+    study = load_study(study_name, [*settings, *located])
     if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
         # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
@@ -244,39 +242,6 @@ def check_data(
     check_manifest(manifest, read_as)
 
 
-def show_results(out: OutArgument, as_json: JsonOption = False) -> None:
-    """Print the table of a run."""
-    from qray.judge.index import FILE
-    from qray.judge.run import read_run
-    from qray.words.show import print_results, read_results, results_json
-    from qray.words.show_run import print_sensitivity, print_times
-    from qray.words.terminal import results_console
-
-    table = read_results(out)
-    if as_json:
-        print(results_json(table))
-        return
-    console = results_console()
-    print_results(table, console)
-    # A table that was copied without its run is shown all the same.
-    if (out / FILE).is_file():
-        run = read_run(out)
-        print_sensitivity(run.shared("sensitivity"), console)
-        print_times(run.shared("costs"), run.timing, console)
-
-
-def print_columns(as_json: JsonOption = False) -> None:
-    """Say what each column of results.parquet means, and in which unit."""
-    from qray.judge.row import COLUMNS
-    from qray.words.show import legend
-    from qray.words.terminal import results_console, table_of, to_json
-
-    if as_json:
-        print(to_json({name: {"meaning": c.meaning, "unit": c.unit} for name, c in COLUMNS.items()}))
-    else:
-        results_console().print(table_of(legend(), folding={2}))
-
-
 def predict_files(
     artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
     videos: Annotated[list[Path], typer.Argument(help="Video files.")],
@@ -332,8 +297,8 @@ def submit_job(
     """Run `qray run all` as a job on a cluster. Sends qray and the study, and no data."""
     from qray.submit import Request, submit
 
-    more = ["--fresh"] * fresh + ["--json"] * as_json
-    status = submit(address, Request(study, data, out, tuple(settings or ()), tuple(more)), wait)
+    more = ("--fresh",) * fresh + ("--json",) * as_json
+    status = submit(address, Request(study, data, out, tuple(settings or ()), more), wait)
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()

@@ -28,17 +28,14 @@ def visible(text: str) -> str:
 def markdown(text: str, within: bool = False) -> str:
     """One line of text as Markdown that reads as the text does; what stands between backticks stays code.
 
-    within: a line, where no list or heading can begin (a cell of a table).
-
     Code cannot be escaped, so that backticks around a sign that Markdown or HTML may act on are shown as backticks.
+    within: a line, where no list or heading can begin (a cell of a table).
     """
     parts = _CODE.split(" ".join(visible(text).split("\n")))
     told = "".join(part if number % 2 else _MARKS.sub(r"\\\g<0>", part) for number, part in enumerate(parts))
-    return (
-        told
-        if within
-        else _FIRST.sub(lambda found: f"\\{found[0]}" if not found[0].isdigit() else f"{found[0]}\\", told)
-    )
+    if within:
+        return told
+    return _FIRST.sub(lambda found: f"\\{found[0]}" if not found[0].isdigit() else f"{found[0]}\\", told)
 
 
 def command(*words: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of finished runs, as the command line has it: report, pick, diff, seeds, card, track."""
+"""What is asked of finished runs, as the command line has it; typer calls these functions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,39 @@ if TYPE_CHECKING:
 
     from qray.judge.evidence import Evidence
     from qray.words.document import Document
+
+
+def show_results(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Print the table of a run."""
+    from qray.judge.index import FILE
+    from qray.judge.run import read_run
+    from qray.words.show import print_results, read_results, results_json
+    from qray.words.show_run import print_sensitivity, print_times
+    from qray.words.terminal import results_console
+
+    table = read_results(out)
+    if as_json:
+        print(results_json(table))
+        return
+    console = results_console()
+    print_results(table, console)
+    # A table that was copied without its run is shown all the same.
+    if (out / FILE).is_file():
+        run = read_run(out)
+        print_sensitivity(run.shared("sensitivity"), console)
+        print_times(run.shared("costs"), run.timing, console)
+
+
+def print_columns(as_json: JsonOption = False) -> None:
+    """Say what each column of results.parquet means, and in which unit."""
+    from qray.judge.row import COLUMNS
+    from qray.words.show import legend
+    from qray.words.terminal import results_console, table_of, to_json
+
+    if as_json:
+        print(to_json({name: {"meaning": c.meaning, "unit": c.unit} for name, c in COLUMNS.items()}))
+    else:
+        results_console().print(table_of(legend(), folding={2}))
 
 
 def report_run(

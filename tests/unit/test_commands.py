@@ -9,8 +9,9 @@ import pytest
 from evidence_runs import VARIANTS, make_run
 from videos import numbered_frames, write_file_list, write_video
 
-from qray.commands import check_data, run_stage, show_results, write_table_anew
+from qray.commands import check_data, run_stage, write_table_anew
 from qray.errors import QrayError, UsageError
+from qray.questions import show_results
 
 FEW = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
 

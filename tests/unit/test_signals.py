@@ -8,11 +8,12 @@ import subprocess
 import sys
 
 MAIN = (
-    "import os, signal, sys, time, qray.words.show, qray.cli\n"
+    "import os, signal, sys, time, qray.submit, qray.cli\n"
     "def command(*_):\n"
     "    print('begun', flush=True)\n"
     "    {body}\n"
-    "qray.words.show.read_results = command\n"
+    "    sys.exit()\n"
+    "qray.submit.submit = command\n"
     "qray.cli.main()"
 )
 
@@ -20,7 +21,7 @@ MAIN = (
 def run(body: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """A command that does `body`, in a process whose hang-ups end it unless `before` says otherwise."""
     code = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n{before}\n{MAIN.format(body=body)}"
-    return subprocess.run([sys.executable, "-c", code, "show", "."], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code, "submit"], capture_output=True, text=True, check=False)
 
 
 def test_under_nohup_a_hangup_ends_nothing() -> None:
@@ -51,7 +52,7 @@ def test_a_terminal_that_is_gone_is_not_written_to() -> None:
         os.setsid()
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-    process = subprocess.Popen([sys.executable, "-c", code, "show", "."], stdin=slave, stdout=slave, stderr=slave,
+    process = subprocess.Popen([sys.executable, "-c", code, "submit"], stdin=slave, stdout=slave, stderr=slave,
                                preexec_fn=take_terminal)  # fmt: skip
     os.close(slave)
     assert b"begun" in os.read(master, 100)

@@ -124,12 +124,11 @@ def _variant(
 def _side(variant: VariantEvidence | None) -> Side | None:
     if variant is None:
         return None
-    row, accuracy, compared = variant.row, variant.accuracy, variant.comparison
+    row, own = variant.row, variant.accuracy
     return Side(
         status=row.status, reason=row.reason,
-        mae=accuracy.mae if accuracy else None, mae_low=accuracy.mae_low if accuracy else None,
-        mae_high=accuracy.mae_high if accuracy else None, verdict=compared.verdict if compared else None,
-        size_bytes=row.size_bytes, latency_ms=row.latency_p50_ms, host=row.host,
+        mae=own.mae if own else None, mae_low=own.mae_low if own else None, mae_high=own.mae_high if own else None,
+        verdict=variant.verdict, size_bytes=row.size_bytes, latency_ms=row.latency_p50_ms, host=row.host,
     )  # fmt: skip
 
 

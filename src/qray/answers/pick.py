@@ -120,7 +120,7 @@ def _multiplicity(evidence: Evidence, picked: Candidate, bounds: Bounds) -> list
     compared = next(v.comparison for v in evidence.variants if v.name == picked.name)
     if compared is None or bounds.margin is not None or compared.verdict_holm in (None, compared.verdict):
         return []
-    tested = sum(v.comparison is not None and v.comparison.verdict is not None for v in evidence.variants)
+    tested = sum(v.verdict is not None for v in evidence.variants)
     return [
         f"{picked.name} is {compared.verdict} by itself, but {compared.verdict_holm} once Holm's correction for the "
         f"{tested} variants compared is applied"
@@ -158,9 +158,8 @@ def _unfit(variant: VariantEvidence, own: Candidate, evidence: Evidence, margin:
         return "no verdict: " + (_first_note(variant) or "it was not compared to FP32")
     if own.verdict != "non-inferior":
         return f"{own.verdict}: {_delta(own)} against a margin of {margin:g}{_settle(variant, evidence, margin)}"
-    broken = sentences(variant.comparison.broken) if variant.comparison is not None else None
-    if broken:
-        return f"not to be shipped, though its mean is {own.verdict}: {broken}"
+    if variant.broken:
+        return f"not to be shipped, though its mean is {own.verdict}: {sentences(variant.broken)}"
     if row.beats_baseline is False:
         return "does not beat the mean predictor, so that to be as good as FP32 is no merit"
     if timed and own.latency_ms is None:

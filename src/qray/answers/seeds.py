@@ -14,6 +14,7 @@ from qray.judge.comparison import MIN_CLIPS
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.statistics import VerdictWord, verdict
 from qray.judge.two_level import two_level
+from qray.study_verdict import Verdict
 
 #: Settings that may differ between the runs of a study with several seeds.
 FREE = ("name", "seed", "measure", "evaluation")
@@ -82,9 +83,14 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
         missing = [str(s) for s in seeds if s not in [own for own, _ in usable]]
         if missing:
             notes.append(f"{name}: nothing from seed {', '.join(missing)}")
-        one = _over(name, usable, study.verdict.margin, study.verdict.bootstrap, study.verdict.seed, notes)
-        if one is not None:
-            variants.append(one)
+        clips = _common([variant for _, variant in usable])
+        most = max(len(variant.clips) for _, variant in usable if variant.clips is not None)
+        if not clips:
+            notes.append(f"{name}: its runs share no clip")
+            continue
+        if len(clips) < most:
+            notes.append(f"{name}: {len(clips)} of {most} clips are common to its runs")
+        variants.append(_over(name, usable, clips, study.verdict, notes))
     return SeedEvidence(tuple(run.out for run in runs), seeds, study.verdict.margin, tuple(variants), tuple(notes))
 
 
@@ -133,41 +139,29 @@ def _common(variants: Sequence[VariantEvidence]) -> list[str]:
 
 
 def _over(
-    name: str, found: Sequence[tuple[int, VariantEvidence]], margin: float, replicates: int, seed: int,
-    notes: list[str],
-) -> OverSeeds | None:  # fmt: skip
-    if not found:
-        return None
-    clips = _common([variant for _, variant in found])
-    if not clips:
-        notes.append(f"{name}: its runs share no clip")
-        return None
-    most = max(len(variant.clips) for _, variant in found if variant.clips is not None)
-    if len(clips) < most:
-        notes.append(f"{name}: {len(clips)} of {most} clips are common to its runs")
+    name: str, found: Sequence[tuple[int, VariantEvidence]], clips: list[str], settings: Verdict, notes: list[str]
+) -> OverSeeds:
     frames = [variant.clips.set_index("clip").loc[clips] for _, variant in found if variant.clips is not None]
     own = np.stack([(f["prediction"] - f["target"]).abs().to_numpy() for f in frames])
     base = np.stack([(f["reference"] - f["target"]).abs().to_numpy() for f in frames])
-    seeds = tuple(s for s, _ in found)
-    n = len(clips)
+    n, draws = len(clips), (settings.bootstrap, settings.seed)
     low = high = delta = delta_low = delta_high = spread = word = None
     deltas: tuple[float, ...] = ()
     if n > 1:
-        _, (low, high) = two_level(own, replicates, seed)
+        _, (low, high) = two_level(own, *draws)
     if found[0][1].comparison is not None:
         difference = own - base
         deltas = tuple(float(d) for d in difference.mean(1))
         delta = float(difference.mean())
         spread = float(np.std(deltas, ddof=1)) if len(deltas) > 1 else None
         if n > 1:
-            _, (delta_low, delta_high) = two_level(difference, replicates, seed)
-        word = _verdict(name, [v for _, v in found], n, (delta_low, delta_high), margin, notes)
-    broken = tuple(
-        f"seed {s}: {one.words}" for s, v in found if v.comparison is not None for one in v.comparison.broken
-    )
+            _, (delta_low, delta_high) = two_level(difference, *draws)
+        word = _verdict(name, [v for _, v in found], n, (delta_low, delta_high), settings.margin, notes)
+    broken = tuple(f"seed {s}: {one.words}" for s, v in found for one in v.broken)
     return OverSeeds(
-        name, seeds, n, float(own.mean()), low, high, delta, delta_low, delta_high, spread, deltas, word, broken
-    )
+        name, tuple(s for s, _ in found), n, float(own.mean()), low, high, delta, delta_low, delta_high, spread, deltas,
+        word, broken,
+    )  # fmt: skip
 
 
 def _verdict(
@@ -176,7 +170,7 @@ def _verdict(
 ) -> VerdictWord | None:  # fmt: skip
     """The verdict over seeds, where each seed and their number can carry one."""
     low, high = bounds
-    without = next((v for v in found if v.comparison is None or v.comparison.verdict is None), None)
+    without = next((v for v in found if v.verdict is None), None)
     if without is not None:
         why = without.notes[0] if without.notes else "one of its runs has none"
         notes.append(f"{name}: no verdict: {why}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qray.judge.statistics import LEVEL, share_interval
+from qray.judge.statistics import LEVEL, check_clips, share_interval
 
 #: Limits of agreement hold 95 % of normal differences.
 LIMIT_Z = 1.96
@@ -71,12 +71,8 @@ def bland_altman(first: np.ndarray, second: np.ndarray) -> BlandAltman:
     """
     from scipy import stats
 
-    n = len(first)
-    if n == 0:
-        raise ValueError("no clip was predicted by both")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("some predictions are not finite")
-    difference = first - second
+    check_clips(first, second)
+    n, difference = len(first), first - second
     bias = float(difference.mean())
     if n < 2:
         return BlandAltman(n, bias, *[None] * 11)
@@ -118,19 +114,9 @@ def reclassify(
             continue
         up, down = int((other & ~own).sum()), int((own & ~other).sum())
         low, high = share_interval(up + down, len(target))
-        found.append(
-            Reclassification(
-                threshold=threshold,
-                n=len(target),
-                up=up,
-                down=down,
-                share=(up + down) / len(target),
-                share_low=low,
-                share_high=high,
-                sensitivity=_share(own, label),
-                specificity=_share(~own, ~label),
-                reference_sensitivity=_share(other, label),
-                reference_specificity=_share(~other, ~label),
-            )
-        )
+        found.append(Reclassification(
+            threshold=threshold, n=len(target), up=up, down=down, share=(up + down) / len(target), share_low=low,
+            share_high=high, sensitivity=_share(own, label), specificity=_share(~own, ~label),
+            reference_sensitivity=_share(other, label), reference_specificity=_share(~other, ~label),
+        ))  # fmt: skip
     return tuple(found)

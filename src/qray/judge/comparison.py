@@ -15,6 +15,7 @@ from qray.judge.statistics import (
     Estimate,
     VerdictWord,
     bootstrap_means,
+    check_clips,
     interval,
     share_interval,
     tail_probability,
@@ -50,21 +51,21 @@ class Comparison:
     n: int
     margin: float
     delta: float
-    delta_low: float | None
-    delta_high: float | None
-    verdict: VerdictWord | None
-    p_noninferior: float | None
-    p_inferior: float | None
-    p_holm: float | None
-    verdict_holm: VerdictWord | None
-    equivalent: bool | None
-    p_equivalent: float | None
-    clips_to_settle: int | None
     moved: float
     moved_share: float
     moved_low: float
     moved_high: float
     max_moved: float
+    delta_low: float | None = None
+    delta_high: float | None = None
+    verdict: VerdictWord | None = None
+    p_noninferior: float | None = None
+    p_inferior: float | None = None
+    p_holm: float | None = None
+    verdict_holm: VerdictWord | None = None
+    equivalent: bool | None = None
+    p_equivalent: float | None = None
+    clips_to_settle: int | None = None
     notes: tuple[str, ...] = ()
     guardrails: tuple[Guardrail, ...] = ()
 
@@ -105,20 +106,13 @@ def compare(target: np.ndarray, predicted: np.ndarray, reference: np.ndarray, se
     Raises:
         ValueError: no clip, or a prediction that is not finite.
     """
-    n = len(target)
-    if n == 0:
-        raise ValueError("no clip was predicted by both")
-    if not (np.isfinite(predicted).all() and np.isfinite(reference).all() and np.isfinite(target).all()):
-        raise ValueError("some predictions are not finite")
-    difference = np.abs(predicted - target) - np.abs(reference - target)
+    check_clips(target, predicted, reference)
+    n, difference = len(target), np.abs(predicted - target) - np.abs(reference - target)
     distance = np.abs(predicted - reference)
     gone = int((distance > settings.moved).sum())
-    low, high = share_interval(gone, n)
     found = Comparison(
-        n=n, margin=settings.margin, delta=float(difference.mean()), delta_low=None, delta_high=None, verdict=None,
-        p_noninferior=None, p_inferior=None, p_holm=None, verdict_holm=None, equivalent=None, p_equivalent=None,
-        clips_to_settle=None, moved=settings.moved, moved_share=gone / n, moved_low=low, moved_high=high,
-        max_moved=float(distance.max()),
+        n, settings.margin, float(difference.mean()), settings.moved, gone / n, *share_interval(gone, n),
+        float(distance.max()),
     )  # fmt: skip
     if n < 2:
         return replace(found, notes=("one clip: it tells nothing of how clips differ, so there is no verdict",))

@@ -11,11 +11,12 @@ import pandas as pd
 
 from qray.judge.agreement import BlandAltman, Reclassification
 from qray.judge.comparison import Comparison
+from qray.judge.guardrails import Guardrail
 from qray.judge.index import At
 from qray.judge.outcome import Outcome
 from qray.judge.ratio import Speed
 from qray.judge.row import Row
-from qray.judge.statistics import Accuracy
+from qray.judge.statistics import Accuracy, VerdictWord
 from qray.judge.timing import Timing
 from qray.measure.latency import Latency
 from qray.study import Study
@@ -67,6 +68,16 @@ class VariantEvidence:
     def name(self) -> str:
         """Its name in the study."""
         return self.outcome.variant
+
+    @property
+    def verdict(self) -> VerdictWord | None:
+        """Of its comparison with FP32; None where that carries none."""
+        return self.comparison.verdict if self.comparison is not None else None
+
+    @property
+    def broken(self) -> tuple[Guardrail, ...]:
+        """The guardrails that it breaks."""
+        return self.comparison.broken if self.comparison is not None else ()
 
     @property
     def row(self) -> Row:

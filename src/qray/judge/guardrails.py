@@ -95,11 +95,8 @@ def worst_class(
     lost = [one for one in found if one[0] > limit and one[1] > LOST * limit]
     value, low, high, group = max(lost or found, key=lambda one: one[0])
     words = f"the MAE of {group.name} changes by {_span(value, low, high)}"
-    if lost:
-        return Guardrail(name, value, low, high, limit, False, f"{words}, and {limit:.3g} is put up with")
-    if all(one[2] < limit for one in found):
-        return Guardrail(name, value, low, high, limit, True, f"{words}, within {limit:.3g}")
-    return Guardrail(name, value, low, high, limit, None, f"{words}: whether it is within {limit:.3g} is not settled")
+    ok = False if lost else True if all(one[2] < limit for one in found) else None
+    return _of_class(name, (value, low, high), limit, ok, words, "whether it is within {} is not settled")
 
 
 def class_shift(
@@ -122,11 +119,16 @@ def class_shift(
     ]  # fmt: skip
     value, low, high, group = max(shifted or found, key=lambda one: abs(one[0]))
     words = f"{group.name} move by {_span(value, low, high)} on average"
-    if shifted:
-        return Guardrail(name, value, low, high, limit, False, f"{words}, and {limit:.3g} is put up with")
-    if all(max(-one[1], one[2]) < limit for one in found):
-        return Guardrail(name, value, low, high, limit, True, f"{words}, within {limit:.3g}")
-    return Guardrail(name, value, low, high, limit, None, f"{words}: not evidently more than {limit:.3g}, or better so")
+    ok = False if shifted else True if all(max(-one[1], one[2]) < limit for one in found) else None
+    return _of_class(name, (value, low, high), limit, ok, words, "not evidently more than {}, or better so")
+
+
+def _of_class(
+    name: str, found: tuple[float, float, float], limit: float, ok: bool | None, words: str, unsettled: str
+) -> Guardrail:
+    least = f"{limit:.3g}"
+    ending = {True: f", within {least}", False: f", and {least} is put up with", None: f": {unsettled.format(least)}"}
+    return Guardrail(name, *found, limit, ok, f"{words}{ending[ok]}")
 
 
 def local_move(distance: np.ndarray, groups: Sequence[Group], settings: Verdict) -> Guardrail:

@@ -143,7 +143,7 @@ def _run_notes(study: Study, variants: Sequence[VariantEvidence]) -> list[str]:
             notes.append(f"{clips} in TEST: a verdict takes {MIN_CLIPS} or more")
         if reference.against_mean is not None and reference.against_mean.beats is False:
             notes.append("FP32 does not beat the mean predictor: to be as good as it is no merit")
-    tested = sum(v.comparison is not None and v.comparison.verdict is not None for v in variants)
+    tested = sum(v.verdict is not None for v in variants)
     if tested >= ONE_SIDED * (study.verdict.bootstrap + 1):
         notes.append(
             f"{study.verdict.bootstrap} replicates cannot show a p-value that holds for {tested} variants at once: "

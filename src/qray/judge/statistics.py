@@ -145,6 +145,14 @@ def share_interval(hits: int, n: int) -> Interval:
     return float(found.low), float(found.high)
 
 
+def check_clips(*values: np.ndarray) -> None:
+    """Raise ValueError where float64 (n,) of the same clips cannot be compared: no clip, or what is not finite."""
+    if len(values[0]) == 0:
+        raise ValueError("no clip was predicted by both")
+    if not all(np.isfinite(one).all() for one in values):
+        raise ValueError("some predictions are not finite")
+
+
 def accuracy(target: np.ndarray, predicted: np.ndarray, replicates: int, seed: int) -> Accuracy:
     """MAE, RMSE, and R2 = 1 - SSE/SST (None where all targets are the same), each with its interval.
 

@@ -92,7 +92,7 @@ def _size(picked: Candidate) -> str:
 
 
 def _judged(evidence: Evidence) -> list[VariantEvidence]:
-    return [v for v in evidence.variants if v.comparison is not None and v.comparison.verdict is not None]
+    return [v for v in evidence.variants if v.verdict is not None]
 
 
 def _counted(evidence: Evidence) -> list[str]:

@@ -14,8 +14,8 @@ from qray.report.sections_tradeoff import guardrails_section, speed_section, tab
 from qray.report.thumbnails import worst_clips
 from qray.report.timeline import spans, timeline_of, timeline_plot
 from qray.study_files import dump_study
-from qray.words.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
-from qray.words.figures import number
+from qray.words.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section, figures_grid
+from qray.words.figures import counted, figure, number
 
 
 def compose(evidence: Evidence, data: Path | None = None) -> Document:
@@ -95,19 +95,12 @@ def _timeline_section(evidence: Evidence) -> Section:
     )
     if timeline.earlier:
         words += f" {timeline.earlier} more units are from earlier runs into this folder and are not drawn."
-    rows = tuple(
-        (Cell(word), Cell(str(count), order=count), Cell(f"{seconds:.1f}", order=seconds))
-        for word, count, seconds in spans(timeline)
-    )
-    blocks: list[Block] = [
-        Paragraph(words),
-        timeline_plot(timeline),
-        Grid(("what", "units", "seconds"), rows, "Seconds by kind of work", frozenset({1, 2})),
-    ]
-    timing = evidence.timing
-    if timing is not None:
-        phases = tuple((Cell(name), Cell(f"{s:.1f}", order=s)) for name, s in timing.phases.items())
-        blocks.append(Fold("Phases of the run", (Grid(("phase", "seconds"), phases, "Phases", frozenset({1})),)))
+    rows = ((Cell(word), figure(count, 0), figure(seconds, 1)) for word, count, seconds in spans(timeline))
+    grid = figures_grid(("what", "units", "seconds"), rows, "Seconds by kind of work")
+    blocks: list[Block] = [Paragraph(words), timeline_plot(timeline), grid]
+    if evidence.timing is not None:
+        phases = ((Cell(name), figure(seconds, 1)) for name, seconds in evidence.timing.phases.items())
+        blocks.append(Fold("Phases of the run", (figures_grid(("phase", "seconds"), phases, "Phases"),)))
     return Section("timeline", title, tuple(blocks))
 
 
@@ -128,7 +121,7 @@ def _rejected_section(evidence: Evidence) -> Section:
         for row in rejected.to_dict("records")
     )
     grid = Grid(("line", "clip", "reason"), rows, "Rejected clips", frozenset({0}))
-    words = f"{len(rows)} row{'s' * (len(rows) > 1)} of the file list could not be used, each for its own reason."
+    words = f"{counted(len(rows), 'row')} of the file list could not be used, each for its own reason."
     shown: Block = grid if len(rows) <= 20 else Fold(f"All {len(rows)}", (grid,))
     return Section("rejected", "Rejected clips", (Paragraph(words), shown))
 

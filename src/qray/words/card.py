@@ -210,11 +210,11 @@ def _ethics(data: DataFacts) -> str:
 
 
 def _caveats(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> list[str | None]:
-    status, reason, compared = variant.row.status, variant.row.reason, variant.comparison
+    status, reason = variant.row.status, variant.row.reason
     # The table's reason may hold a note word for word.
     told = reason is None or any(note in reason for note in variant.notes)
     return [
-        *(f"{capital(not_to_ship(one.words))}." for one in (compared.broken if compared is not None else ())),
+        *(f"{capital(not_to_ship(one.words))}." for one in variant.broken),
         *variant.notes, *evidence.notes, None if told else state_words(status, reason),
         None if artifact else "artifact.json could not be read, so what it says of the build is missing here.",
         "One training, one seed: how much another seed would change is not in the intervals, which are over clips.",

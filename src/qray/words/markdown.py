@@ -55,11 +55,8 @@ def _image(picture: Picture, folder: str) -> str:
 def _grid(grid: Grid) -> str:
     rules = ["---:" if number in grid.numeric else "---" for number in range(len(grid.header))]
     rows = [
-        [
-            f"**{told}**" if number in grid.strong and told else told
-            for told in (markdown(cell.text, True) for cell in row)
-        ]
-        for number, row in enumerate(grid.rows)
+        [f"**{text}**" if at in grid.strong and text else text for text in (markdown(cell.text, True) for cell in row)]
+        for at, row in enumerate(grid.rows)
     ]
     head = [markdown(title, True) for title in grid.header]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rules, *rows])

@@ -21,20 +21,17 @@ TONES: Mapping[str | None, Tone] = {"non-inferior": "good", "inferior": "bad", "
 
 def verdict_word(variant: VariantEvidence) -> str:
     """The verdict as a page for people has it; of what did not come out, its status."""
-    found = variant.comparison
     if variant.row.status != "ok":
         return variant.row.status
-    if found is None or found.verdict is None:
-        return NOT_MEASURED
-    return NOT_TO_SHIP if found.refused else found.verdict
+    refused = variant.verdict == "non-inferior" and variant.broken
+    return NOT_TO_SHIP if refused else variant.verdict or NOT_MEASURED
 
 
 def tone_of(variant: VariantEvidence) -> Tone:
     """The colour of a variant's verdict."""
     if variant.row.status != "ok":
         return "dim"
-    found = variant.comparison
-    return "bad" if found is not None and found.broken else TONES.get(found.verdict if found else None, "")
+    return "bad" if variant.broken else TONES.get(variant.verdict, "")
 
 
 def state_words(status: str, reason: str | None) -> str:

@@ -15,9 +15,9 @@ import pytest
 from outcomes import baseline, fp32, latency, outcome, predictions, table, trial
 from rich.console import Console
 
-from qray.commands import print_columns
 from qray.errors import QrayError
 from qray.measure.latency import Latency
+from qray.questions import print_columns
 from qray.words.show import print_results, read_results, render, results_json, sorted_rows
 from qray.words.terminal import results_console
 
