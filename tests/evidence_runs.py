@@ -252,5 +252,5 @@ def _write_units(folder: Path, made: Mapping[str, Made], latency: Mapping[str, L
     by_key = {key_of("build", name): asdict(value) for name, value in latency.items()}
     unit("measure", "latency", 260.0, 20.0, latency=by_key)
     phases = {"check the videos": 8.0, "start Ray": 4.0, "train, build and evaluate": 245.0,
-              "measure latency and memory": 30.0, "write the table": 3.0}  # fmt: skip
+              "measure latency and costs": 30.0, "write the table": 3.0}  # fmt: skip
     write_phases(folder, phases, sum(phases.values()), BEGAN)

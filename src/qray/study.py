@@ -220,7 +220,7 @@ class Parity(Section):
 
 
 class Measure(Section):
-    """Latency and memory, alone on the node: every variant at each (threads, batch), interleaved in blocks."""
+    """Every variant at each (threads, batch): latency alone on the node, interleaved in blocks; and memory."""
 
     threads: tuple[PositiveInt, ...] = (1,)
     batches: tuple[PositiveInt, ...] = (1,)

@@ -13,10 +13,11 @@ PHASES_FILE = "phases.json"
 #: The phase in which units run side by side, and the phase that each kind of unit belongs to. A kind that is not here
 #: stands in the phase in which it began.
 PARALLEL_PHASE = "train, build and evaluate"
-MEASURING_PHASE = "measure latency and memory"
+MEASURING_PHASE = "measure latency and costs"
 KINDS = dict.fromkeys(
-    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "layers", "sensitivity"), PARALLEL_PHASE
-) | dict.fromkeys(("measure", "memory", "costs"), MEASURING_PHASE)
+    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "memory", "layers", "sensitivity"),
+    PARALLEL_PHASE,
+) | dict.fromkeys(("measure", "costs"), MEASURING_PHASE)
 
 
 @dataclass(frozen=True)

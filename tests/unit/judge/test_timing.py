@@ -14,7 +14,7 @@ from qray.judge.timing import Timing, read_timing, write_phases
 from qray.words.show_run import render_timing
 
 BEGAN = 1_800_000_000.0
-PHASES = {"load qray": 3.0, "start Ray": 5.0, "train, build and evaluate": 60.0, "measure latency and memory": 30.0,
+PHASES = {"load qray": 3.0, "start Ray": 5.0, "train, build and evaluate": 60.0, "measure latency and costs": 30.0,
           "write the table": 2.0}  # fmt: skip
 
 
@@ -68,9 +68,7 @@ def test_a_sweep_and_its_trials_are_not_counted_twice(out: Path) -> None:
     assert timing(out).overlap() == pytest.approx((120 + 50) / 60)
 
 
-@pytest.mark.parametrize(
-    ("after", "phase"), [(20.0, "train, build and evaluate"), (70.0, "measure latency and memory")]
-)
+@pytest.mark.parametrize(("after", "phase"), [(20.0, "train, build and evaluate"), (70.0, "measure latency and costs")])
 def test_a_kind_that_nobody_knows_stands_in_the_phase_in_which_it_began(out: Path, after: float, phase: str) -> None:
     unit(out, "of_tomorrow-x", 5.0, after=after)
     assert [p for p in PHASES if "of_tomorrow" in timing(out).kinds(p)] == [phase]
