@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from qray.model.backbones import BACKBONES
 from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
 from qray.variants.engines import ENGINES, engines_of
 
@@ -17,6 +16,11 @@ Observer = Literal["minmax", "histogram"]
 Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
 
 INT8_METHODS = ("ptq", "qat")
+#: A class for each: made with the width (channels of the first stage), it maps normalised frames, float32 (N, 3, H, W),
+#: to float32 (N, `channels`), whose number it has as an attribute; `load_imagenet()` gives it weights.
+BACKBONES = {
+    "resnet18": "qray.model.resnet:WidthResNet",
+}
 
 
 class Synthetic(Section):

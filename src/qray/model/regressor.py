@@ -7,8 +7,7 @@ from pkgutil import resolve_name
 import torch
 from torch import Tensor, nn
 
-from qray.model.backbones import BACKBONES
-from qray.study import Model
+from qray.study import BACKBONES, Model
 
 # Channel statistics of ImageNet (torchvision's preset), for every backbone, so that `weights` may change freely.
 CHANNEL_MEAN = (0.485, 0.456, 0.406)
