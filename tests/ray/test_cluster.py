@@ -51,7 +51,8 @@ def cluster() -> Iterator[Cluster]:
     head = {"num_cpus": 0, "dashboard_port": free_port(), "_system_config": {"metrics_report_interval_ms": 1000}}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=2, num_gpus=1)
-    cluster.add_node(num_cpus=2)
+    # Enough for all that runs at once: what finds no room on it goes to the other.
+    cluster.add_node(num_cpus=4)
     try:
         yield cluster
     finally:
