@@ -63,10 +63,6 @@ class LocalBackend:
             handle.items.put((over, item))
             self._anything.notify()
 
-    def put(self, value: Any) -> Any:
-        """The value itself."""
-        return value
-
     def done(self, value: Any = None) -> _Handle:
         """The handle of work that the caller has done itself."""
         handle = _Handle()

@@ -84,10 +84,6 @@ class RayBackend:
         ref = _remote(work, resources.fresh_process).options(name=name, **options).remote(*arguments)
         return _Handle(ref, streaming=inspect.isgeneratorfunction(work))
 
-    def put(self, value: Any) -> Any:
-        """A reference to a value."""
-        return ray.put(value)
-
     def done(self, value: Any = None) -> _Handle:
         """The handle of work that the driver has done itself."""
         return _Handle(ray.put(value))

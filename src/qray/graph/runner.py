@@ -30,6 +30,13 @@ class Backend(Protocol):
     def holders(self) -> int:
         """Slots that may be held at once, as things are now."""
 
+    def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> Any:
+        """Start work of a unit (a function, one that yields, or a class whose objects have a `run()`) where a CPU has
+        `needs`; returns its handle."""
+
+    def done(self, value: Any = None) -> Any:
+        """The handle of work that the driver has done itself."""
+
     def wait(self, handles: Collection[Any], timeout_s: float) -> Collection[Any]:
         """Handles that have something to take; none when the time is over."""
 
@@ -124,7 +131,14 @@ class Runner:
 
     def busy(self, kind: str) -> bool:
         """Whether a unit of a kind runs or waits."""
-        return any(unit.kind == kind for unit in [*self._waiting, *(running.unit for running in self._running)])
+        return any(unit.kind == kind for unit in self._pending())
+
+    def _pending(self) -> set[Unit]:
+        return {*self._waiting, *(running.unit for running in self._running)}
+
+    def _waits(self, unit: Unit) -> bool:
+        """Whether something has yet to end that it needs, or that it waits for to settle."""
+        return not self._pending().isdisjoint((*unit.needs, *unit.settled))
 
     def run(self, units: Collection[Unit]) -> None:
         """Run units, and what is added meanwhile. Ctrl-C leaves finished units on disk and ends what runs."""
@@ -158,9 +172,8 @@ class Runner:
 
     def _end_settled(self) -> None:
         """End units that need not be run: finished already, or without what they need."""
-        pending = {*self._waiting, *(running.unit for running in self._running)}
         for unit in list(self._waiting):
-            if any(other in pending for other in (*unit.settled, *unit.needs)):
+            if self._waits(unit):
                 continue
             ends = [self._ended(other) or UNPLANNED for other in unit.needs]
             broken = next((end for end in ends if end.status != "ok"), None)
@@ -168,7 +181,6 @@ class Runner:
                 if broken is None:
                     continue
                 self.results[self.store.key(unit)] = Result(broken.status, reason=broken.reason)
-            pending.discard(unit)
             self._waiting.remove(unit)
             self.on_end()
 
@@ -181,8 +193,7 @@ class Runner:
     def _start_ready(self) -> None:
         free = self.backend.holders - sum(running.slots for running in self._running)
         for unit in list(self._waiting):
-            pending = {*self._waiting, *(running.unit for running in self._running)}
-            if any(other in pending for other in (*unit.needs, *unit.settled)):
+            if self._waits(unit):
                 continue
             slots, key = self._slots(unit), self.store.key(unit)
             if (slots > free and self._running) or any(running.key == key for running in self._running):

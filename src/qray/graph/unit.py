@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,7 +41,7 @@ class Resources:
     here: bool = False
 
 
-class Task:
+class Task(ABC):
     """How units of a kind are done. All of this happens in the driver; `start` hands the work to the backend.
 
     `run` is whatever the runner was given as context.
@@ -56,9 +57,9 @@ class Task:
         """Why this machine cannot do it, where that is known without starting anything."""
         return None
 
+    @abstractmethod
     def start(self, unit: Unit, run: Any) -> Any:
         """Hand the work over; returns the backend's handle."""
-        raise NotImplementedError
 
     def heard(self, unit: Unit, run: Any, item: Any) -> None:
         """An item of work that yields them; the last one goes to `finish` as well."""
@@ -66,6 +67,7 @@ class Task:
     def poll(self, unit: Unit, run: Any) -> None:
         """Called at every turn of the loop while the work goes on."""
 
+    @abstractmethod
     def finish(self, unit: Unit, run: Any, value: Any) -> dict[str, Any] | None:
         """Write the unit's files; returns its record, with "files" (relative to OUT) that it is not finished without.
 
@@ -75,7 +77,6 @@ class Task:
         Raises:
             Skipped: it cannot be had here. QrayError: it failed.
         """
-        raise NotImplementedError
 
 
 def _named(value: Any) -> Any:
