@@ -61,10 +61,10 @@ class Task(ABC):
     def start(self, unit: Unit, run: Any) -> Any:
         """Hand the work over; returns the backend's handle."""
 
-    def heard(self, unit: Unit, run: Any, item: Any) -> None:
+    def heard(self, unit: Unit, run: Any, item: Any) -> None:  # noqa: B027
         """An item of work that yields them; the last one goes to `finish` as well."""
 
-    def poll(self, unit: Unit, run: Any) -> None:
+    def poll(self, unit: Unit, run: Any) -> None:  # noqa: B027
         """Called at every turn of the loop while the work goes on."""
 
     @abstractmethod
