@@ -32,7 +32,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByRoom(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((room for room in ("tests/ray/", "tests/unit/variants/") if nodeid.startswith(room)),
+            return next((room for room in ("tests/ray/", "tests/unit/engines/") if nodeid.startswith(room)),
                         nodeid.partition("::")[0])  # fmt: skip
 
     config.option.loadscopereorder = False
@@ -42,7 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic EchoNet-like set of 24 TRAIN, 8 VAL and 12 TEST clips. Read-only: copy it to change it."""
-    from qray.data.synth import synthesize
+    from qray.synthetic.generate import synthesize
 
     root = tmp_path_factory.mktemp("echo") / "set"
     synthesize(root, TINY_COUNTS, seed=0, workers=2)

@@ -201,7 +201,7 @@ def make_data(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
 ) -> None:
     """Make the synthetic apical four-chamber data set, in the EchoNet-Dynamic layout."""
-    from qray.data.synth import synthesize
+    from qray.synthetic.generate import synthesize
 
     synthesize(folder, {"TRAIN": train, "VAL": val, "TEST": test}, seed, workers)
     typer.echo(f"Data set: {folder}")

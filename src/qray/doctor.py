@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qray.engines.catalog import ENGINES
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, usable_cpus, versions
 from qray.ray_token import dashboard_words
 from qray.reasons import reason_of
 from qray.study import Variant
-from qray.variants.engines import ENGINES
 
 State = Literal["ok", "partly", "missing", "broken"]
 STYLE: dict[str, str] = {"ok": "green", "partly": "yellow", "missing": "yellow", "broken": "red"}
@@ -164,7 +164,7 @@ def _video() -> Finding:
 
 
 def _variants(engine: str) -> Finding:
-    from qray.variants.registry import missing_requirement
+    from qray.engines.registry import missing_requirement
 
     good: list[str] = []
     reasons: dict[str, list[str]] = {}

@@ -10,9 +10,9 @@ import numpy as np
 
 from qray.data.decode import ClipError, decode_frames, evaluation_indices
 from qray.data.probe import probe
+from qray.engines.artifact import read_artifact
+from qray.engines.registry import load_artifact
 from qray.errors import QrayError
-from qray.variants.artifact import read_artifact
-from qray.variants.registry import load_artifact
 
 
 def predict_videos(

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from qray.engines.catalog import ENGINES, engines_of
 from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
-from qray.variants.engines import ENGINES, engines_of
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
 Split = Literal["TRAIN", "VAL", "TEST"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from networks import FULL, FULL_CLIP, realistic_model, request
-from shelf import build_in_own_process
+from support.networks import FULL, FULL_CLIP, realistic_model, request
+from support.shelf import build_in_own_process
 
+from qray.engines.registry import build_artifact
 from qray.measure.host import cpu_flags
 from qray.measure.latency import Latency, measure_latency
 from qray.study import Measure, Variant
-from qray.variants.registry import build_artifact
 
 VARIANTS = (
     ("fp32", "fp32", "eager"),

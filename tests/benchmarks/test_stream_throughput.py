@@ -19,9 +19,9 @@ import ray
 
 from qray.data.decode import decode_frames, training_indices
 from qray.data.stream import StreamPlan, clip_dataset, put_clips, stream_batches
-from qray.data.synth import synthesize
 from qray.graph.session import Slots
 from qray.study import ClipSpec
+from qray.synthetic.generate import synthesize
 
 LEAST_SHARE = 0.85
 ROUNDS, CLIPS, EPOCHS, BATCH = 3, 240, 40, 16

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reports import full_run, report_of
+from support.reports import full_run, report_of
 
 from qray.report.page import write_document
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from graphs import sweep_of
+from support.graphs import sweep_of
 
 from qray.data.manifest import Manifest, digest_of
 from qray.judge.row import RESULTS

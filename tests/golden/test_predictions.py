@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from qray.engines.artifact import BuildRequest
+from qray.engines.registry import build_artifact, load_artifact
 from qray.model.regressor import VideoRegressor
 from qray.study import ClipSpec, Model, Variant
-from qray.variants.artifact import BuildRequest
-from qray.variants.registry import build_artifact, load_artifact
 
 Pooling = Literal["mean", "mean_std", "max_min"]
 GOLDEN = Path(__file__).with_name("predictions.json")

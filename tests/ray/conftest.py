@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from runs import Finished, run_tiny
+from support.runs import Finished, run_tiny
 
 Begin = Callable[..., None]
 WholeRun = Callable[[int], tuple[Path, Finished]]

@@ -23,7 +23,7 @@ import ray
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
-from runs import FP32_ALONE, RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
+from support.runs import FP32_ALONE, RUN_TIMEOUT_S, TINY, environment, qray, results, run_tiny, start, wait_until
 
 from qray.errors import Unavailable
 from qray.graph.placement import placement, quiet_node

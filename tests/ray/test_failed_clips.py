@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pandas as pd
 import pytest
-from videos import numbered_frames, write_video
+from support.videos import numbered_frames, write_video
 
 from qray.data.stream import StreamPlan, put_clips
 from qray.errors import QrayError

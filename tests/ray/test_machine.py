@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from runs import environment, qray
+from support.runs import environment, qray
 
 
 def doctor(**changes: str) -> dict[str, dict[str, str]]:

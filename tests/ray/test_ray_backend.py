@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import ray
-import toys
 from ray import cloudpickle
 from rich.console import Console
-from toys import Toy, counts, fails
+from support import toys
+from support.toys import Toy, counts, fails
 
 from qray.graph.ray_backend import RayBackend
 from qray.graph.runner import Runner

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from runs import END_TIMEOUT_S, Finished, predictions, results, run_tiny, start, unit_times, wait_until
-from runs import TINY as STUDY
+from support.runs import END_TIMEOUT_S, Finished, predictions, results, run_tiny, start, unit_times, wait_until
+from support.runs import TINY as STUDY
 
 COMMON = ("--num-cpus", 2)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from runs import Finished, here, lines_with, results, tiny_here, unit_times
+from support.runs import Finished, here, lines_with, results, tiny_here, unit_times
 
 from qray.errors import QrayError
 from qray.judge.index import unit_files

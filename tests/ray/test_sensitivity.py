@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import TINY, Finished, here, kill, lines_with, run_tiny, start, tiny_here, unit_times, wait_until
+from support.runs import TINY, Finished, here, kill, lines_with, run_tiny, start, tiny_here, unit_times, wait_until
 
 SETTINGS = ("--set", "sensitivity.clips=6")
 WholeRun = Callable[[int], tuple[Path, Finished]]

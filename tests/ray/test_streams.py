@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import ray
 from ray._private.internal_api import memory_summary
-from videos import number_of, numbered_frames, write_video
+from support.videos import number_of, numbered_frames, write_video
 
 from qray.data.stream import StreamPlan, StreamStalled, clip_dataset, put_clips, stream_batches
 from qray.study import ClipSpec

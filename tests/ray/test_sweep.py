@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import only, sweep_of
 from rich.console import Console
-from runs import unit_times
+from support.graphs import only, sweep_of
+from support.runs import unit_times
 
 from qray.data.manifest import Manifest, read_manifest
 from qray.data.stream import put_clips

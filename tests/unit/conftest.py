@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shelf import Shelf
+from support.shelf import Shelf
 
 
 @pytest.fixture(scope="session")

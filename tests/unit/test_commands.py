@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from evidence_runs import VARIANTS, make_run
-from videos import numbered_frames, write_file_list, write_video
+from support.evidence_runs import VARIANTS, make_run
+from support.videos import numbered_frames, write_file_list, write_video
 
 from qray.commands import check_data, run_stage, write_table_anew
 from qray.errors import QrayError, UsageError

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from qray import commands, doctor
 from qray.doctor import Finding, diagnose, print_findings
+from qray.engines.catalog import ENGINES
 from qray.errors import QrayError
-from qray.variants.engines import ENGINES
 
 GOOD = [Finding("packages", "ok", "torch 2"), Finding("engine openvino", "missing", "not installed")]
 BROKEN = [*GOOD, Finding("Ray", "broken", "it did not start")]
@@ -76,7 +76,7 @@ def test_a_check_that_raises_is_a_broken_finding() -> None:
 def test_an_engine_that_lacks_one_method_says_which_work_and_why_the_other_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qray.variants.registry.missing_requirement",
+    monkeypatch.setattr("qray.engines.registry.missing_requirement",
                         lambda variant: "no bf16 in this CPU" if variant.method == "bf16" else None)  # fmt: skip
     found = doctor._variants("openvino")
     assert found.state == "partly"
@@ -85,7 +85,7 @@ def test_an_engine_that_lacks_one_method_says_which_work_and_why_the_other_does_
 
 
 def test_an_engine_that_is_not_there_is_missing_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qray.variants.registry.missing_requirement", lambda variant: "not installed")
+    monkeypatch.setattr("qray.engines.registry.missing_requirement", lambda variant: "not installed")
     found = doctor._variants("openvino")
     assert (found.state, found.detail.count("not installed")) == ("missing", 1)
 

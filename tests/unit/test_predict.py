@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from avi import drop_frames
-from videos import numbered_frames, write_video
+from support.avi import drop_frames
+from support.videos import numbered_frames, write_video
 
 from qray.commands import predict_files
 from qray.data.decode import decode_frames, evaluation_indices
+from qray.engines.artifact import BuildRequest
+from qray.engines.registry import build_artifact
 from qray.errors import QrayError
 from qray.model.regressor import build_regressor
 from qray.predict import predict_videos
 from qray.study import ClipSpec, Model, Variant
-from qray.variants.artifact import BuildRequest
-from qray.variants.registry import build_artifact
 
 CLIP = ClipSpec(frames=4, image_size=32, stride=2, eval_windows=2)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from evidence_runs import VARIANTS, make_run
+from support.evidence_runs import VARIANTS, make_run
 
 FEW = {name: VARIANTS[name] for name in ("fp32", "bf16-openvino", "ptq-openvino", "ptq-onnxruntime")}
 

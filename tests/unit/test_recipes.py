@@ -52,7 +52,7 @@ def test_a_column_is_in_the_table_the_terminal_the_report_and_the_legend(tmp_pat
     code = """
 import sys
 from pathlib import Path
-from evidence_runs import make_run
+from support.evidence_runs import make_run
 from qray.cli import app
 import pyarrow.parquet as pq
 
@@ -76,10 +76,10 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from networks import realistic_model, request, smooth_clips
+from support.networks import realistic_model, request, smooth_clips
 from qray.doctor import ENGINES
 from qray.study import Study
-from qray.variants.registry import build_artifact, load_artifact, missing_requirement
+from qray.engines.registry import build_artifact, load_artifact, missing_requirement
 
 listed = [{"name": engine, "method": "fp32", "engine": engine} for engine in ("eager", "by-clip")]
 variant = Study.model_validate({"name": "s", "variants": listed}).variants[1]
@@ -98,10 +98,10 @@ def test_a_backbone_is_quantized_like_any_other(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from networks import request, smooth_clips
+from support.networks import request, smooth_clips
 from qray.model.regressor import build_regressor
 from qray.study import Model, Variant
-from qray.variants.registry import build_artifact, load_artifact
+from qray.engines.registry import build_artifact, load_artifact
 
 model = build_regressor(Model(backbone="two-layers", width=16), 55.0, 12.0, seed=0).eval()
 for method, engine in (("fp32", "eager"), ("ptq", "onnxruntime"), ("ptq", "inductor")):
@@ -121,8 +121,8 @@ def test_a_kind_of_unit_is_planned_keyed_and_wanted_by_its_stage(tmp_path: Path)
     code = """
 import sys
 from pathlib import Path
-from graphs import manifest_of, only
-from networks import realistic_model
+from support.graphs import manifest_of, only
+from support.networks import realistic_model
 from qray.graph.runner import lacking
 from qray.graph.store import Store
 from qray.model.training import dump_checkpoint

@@ -67,7 +67,7 @@ def test_without_any_folder_the_sentence_names_the_variable(blank: Path, monkeyp
 @pytest.mark.slow
 def test_aotinductor_compiles_where_tmpdir_has_a_blank(blank: Path) -> None:
     code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom qray.variants import inductor\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom qray.engines import inductor\n"
         "class Double(torch.nn.Module):\n    def forward(self, x): return x * 2\n"
         "program = torch.export.export(Double(), (torch.zeros(4, 8),))\n"
         "inductor._compile(program, Path(sys.argv[1]))"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from videos import numbered_frames, write_video
+from support.videos import numbered_frames, write_video
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from qray.engines.parity import kernel_fault
 from qray.graph.unit import Result
 from qray.judge.index import At, TrialState
 from qray.judge.run import Run, read_predictions
 from qray.measure.latency import Latency
 from qray.study import Variant
-from qray.variants.parity import kernel_fault
 
 NOT_FINISHED = "not finished; run the same command again"
 #: Of a `Provenance`.

@@ -21,7 +21,7 @@ from qray.study import Study
 
 #: Columns by name.
 Columns = dict[str, Any]
-#: Columns that are taken as they are from the notes of an artifact (`qray.variants.parity`).
+#: Columns that are taken as they are from the notes of an artifact (`qray.engines.parity`).
 PARITY = ("parity_max_abs", "kernel_rms", "quantization_rms", "outside_share")
 
 

@@ -104,8 +104,8 @@ def interleave(
 
 def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
     """Body of the subprocess: load every artifact, then time them."""
-    from qray.variants.artifact import read_artifact
-    from qray.variants.registry import load_artifact
+    from qray.engines.artifact import read_artifact
+    from qray.engines.registry import load_artifact
 
     threads, batch = int(request["threads"]), int(request["batch"])
     settings = Measure.model_validate(request["measure"])

@@ -40,7 +40,7 @@ def measure_memory(folder: Path, threads: int, batch: int, timeout_s: float) -> 
 
 
 def _main(folder: Path, threads: int, batch: int) -> float:
-    from qray.variants.registry import load_artifact
+    from qray.engines.registry import load_artifact
 
     record = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["clip"]
     predict = load_artifact(folder, threads=threads)

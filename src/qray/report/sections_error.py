@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from qray.engines.parity import kernel_share
 from qray.judge.evidence import Evidence
 from qray.judge.sensitivity import by_harm
 from qray.report.plots_layers import parity_plot, ranges_plot, sensitivity_plot
 from qray.report.plots_tradeoff import trials_plot
-from qray.variants.parity import kernel_share
 from qray.words.document import Block, Cell, Fold, Gallery, Grid, Paragraph, Section, figures_grid
 from qray.words.figures import estimate, figure, number, share, with_interval
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qray.engines.artifact import read_artifact
+from qray.engines.registry import build_needs, changes_process, depends_on_isa, missing_requirement
 from qray.errors import Unavailable
 from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder
@@ -16,8 +18,6 @@ from qray.graph.unit import Resources, Skipped, Task, Unit
 from qray.study import INT8_METHODS, ClipSpec, Model, Study, Variant
 from qray.units.clips import SplitClips, calibration_clips, named_failures, parity_clips
 from qray.units.context import RunContext
-from qray.variants.artifact import read_artifact
-from qray.variants.registry import build_needs, changes_process, depends_on_isa, missing_requirement
 
 
 def build_unit(
@@ -103,10 +103,10 @@ def build(job: BuildJob, weights: bytes, clips: dict[str, SplitClips], qat_weigh
     """
     import torch
 
+    from qray.engines import registry
+    from qray.engines.artifact import BuildRequest
     from qray.model.training import load_checkpoint
     from qray.units.work import fixed_batches, model_from_state
-    from qray.variants import registry
-    from qray.variants.artifact import BuildRequest
 
     started = time.time()
     # Ray may run this in a process that has trained: AOTInductor's code and float sums depend on the count it left.

@@ -10,9 +10,9 @@ from qray.atomic import write_json
 from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
 from qray.data.probe import Probe
 from qray.data.splits import SPLITS
-from qray.data.synth import is_complete, synthesize
 from qray.graph.store import Store
 from qray.study import Data
+from qray.synthetic.generate import is_complete, synthesize
 
 
 def data_folder(data: Data) -> Path:

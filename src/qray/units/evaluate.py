@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qray.data.stream import Batch, StreamPlan, stream_batches
+from qray.engines.artifact import read_artifact
 from qray.errors import Diverged
 from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
@@ -20,7 +21,6 @@ from qray.graph.unit import Resources, Task, Unit
 from qray.study import Study, Variant
 from qray.units.clips import SplitClips, named_failures
 from qray.units.context import RunContext
-from qray.variants.artifact import read_artifact
 
 BASELINE = "mean-predictor"
 
@@ -83,7 +83,7 @@ class Evaluator:
     """An actor that predicts the clips of a split with one artifact, loaded from its files."""
 
     def __init__(self, job: EvaluateJob, files: dict[str, bytes], clips: SplitClips) -> None:
-        from qray.variants.registry import load_artifact
+        from qray.engines.registry import load_artifact
 
         self.job, self.clips = job, clips
         self._folder = tempfile.TemporaryDirectory(prefix="qray-evaluate-")

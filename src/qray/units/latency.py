@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qray.engines.artifact import read_artifact
 from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
@@ -15,7 +16,6 @@ from qray.judge.index import At
 from qray.measure.latency import measure_latency
 from qray.study import Measure
 from qray.units.context import RunContext
-from qray.variants.artifact import read_artifact
 
 #: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
 SECONDS_PER_ARTIFACT = 60.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qray.engines.artifact import read_artifact
 from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Task, Unit
@@ -14,7 +15,6 @@ from qray.judge.index import At
 from qray.measure.memory import measure_memory
 from qray.units.context import RunContext
 from qray.units.latency import SECONDS_PER_ARTIFACT, where
-from qray.variants.artifact import read_artifact
 
 
 def memory_unit(at: At, build: Unit) -> Unit:

@@ -118,11 +118,11 @@ def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val:
     """What `variants.sensitivity.measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
     import torch
 
+    from qray.engines.artifact import BuildRequest
+    from qray.engines.layers import layer_names
+    from qray.engines.sensitivity import layered
+    from qray.engines.sensitivity import measure_layers as measure
     from qray.units.work import fixed_batches, model_from_state
-    from qray.variants.artifact import BuildRequest
-    from qray.variants.layers import layer_names
-    from qray.variants.sensitivity import layered
-    from qray.variants.sensitivity import measure_layers as measure
 
     torch.set_num_threads(1)
     variant = Variant(

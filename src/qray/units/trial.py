@@ -33,7 +33,7 @@ def train_qat(
     (the `QatSettings` that its state_dict fits), failed_clips, and the whereabouts. A trial that diverges ends with a
     record of status "failed", without a checkpoint.
     """
-    from qray.variants import pt2e
+    from qray.engines import pt2e
 
     started, settings = time.time(), trial["settings"]
     torch.set_num_threads(training_threads(job.max_concurrent))

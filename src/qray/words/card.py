@@ -227,7 +227,7 @@ def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
     clip = artifact.get("clip") or evidence.study.clip.model_dump()
     frames, size = clip.get("frames", "T"), clip.get("image_size", "H")
     python = f"""from pathlib import Path
-from qray.variants.registry import load_artifact
+from qray.engines.registry import load_artifact
 predictions = load_artifact(Path({json.dumps(path)}), threads=1)(clips)"""
     return [
         Paragraph("From the run's folder, for video files (sampled as in the evaluation):"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_runs import VARIANTS, make_run
+from support.evidence_runs import VARIANTS, make_run
 
 from qray.answers.diff import RunDiff, VariantDiff, diff_runs
 from qray.judge.evidence import Evidence

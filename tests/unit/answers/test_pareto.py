@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evidence_runs import VARIANTS, Made, make_run
+from support.evidence_runs import VARIANTS, Made, make_run
 
 from qray.answers.pareto import (
     Axis,

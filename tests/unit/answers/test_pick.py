@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evidence_runs import VARIANTS, key_of, make_run
+from support.evidence_runs import VARIANTS, key_of, make_run
 
 from qray.answers.bounds import Bounds
 from qray.answers.pick import Choice, choose

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evidence_runs import Made, make_run
+from support.evidence_runs import Made, make_run
 
 from qray.answers.seeds import OverSeeds, SeedEvidence, over_seeds
 from qray.errors import QrayError, UsageError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from videos import numbered_frames, write_file_list, write_video
+from support.videos import numbered_frames, write_file_list, write_video
 
 from qray.data.manifest import Manifest, read_manifest
 from qray.study import Data

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import number_of, numbered_frames, write_video
+from support.videos import number_of, numbered_frames, write_video
 
 from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
 from qray.data.probe import probe

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from avi import drop_frames, frames_of
-from videos import number_of, numbered_frames, write_video
+from support.avi import drop_frames, frames_of
+from support.videos import number_of, numbered_frames, write_video
 
 from qray.data.decode import all_frames, decode_frames, open_video
 from qray.data.probe import probe

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import numbered_frames, write_video
+from support.videos import numbered_frames, write_video
 
 from qray.data.decode import ClipError, decode_frames
 from qray.data.probe import probe

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from videos import write_video
+from support.videos import write_video
 
 from qray.data.decode import ClipError, decode_frames
 from qray.data.probe import probe

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import counts, fails, never, run_toys, toy
+from support.toys import counts, fails, never, run_toys, toy
 
 from qray.graph.runner import impossible
 from qray.graph.store import Store

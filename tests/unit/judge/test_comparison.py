@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from evidence_runs import standard_noise
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
+from support.evidence_runs import standard_noise
 
 from qray.judge.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare, holm, pair, tost
 from qray.judge.statistics import share_interval

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from evidence_runs import standard_noise
+from support.evidence_runs import standard_noise
 
 from qray.answers.seeds import MIN_SEEDS
 from qray.judge.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evidence_runs import RIGHT, VARIANTS, key_of, make_run
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from support.evidence_runs import RIGHT, VARIANTS, key_of, make_run
 
 from qray.errors import QrayError
 from qray.judge.evidence import Evidence, VariantEvidence

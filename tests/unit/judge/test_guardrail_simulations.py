@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from doctored_runs import Change, bfloat16, clamped, echo, heavy, noise, shifted, shuffled
+from support.doctored_runs import Change, bfloat16, clamped, echo, heavy, noise, shifted, shuffled
 
 from qray.judge.guardrails import guard
 from qray.study_verdict import Verdict

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doctored_runs import (
+from support.doctored_runs import (
     FEW,
     Change,
     bfloat16,
@@ -24,7 +24,7 @@ from doctored_runs import (
     shifted,
     shuffled,
 )
-from evidence_runs import make_run
+from support.evidence_runs import make_run
 
 from qray.answers.bounds import Bounds
 from qray.answers.pick import Choice, choose

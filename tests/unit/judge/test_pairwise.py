@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evidence_runs import VARIANTS, key_of, make_latency, make_run
+from support.evidence_runs import VARIANTS, key_of, make_latency, make_run
 
 from qray.atomic import write_json
 from qray.errors import UsageError

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evidence_runs import VARIANTS, key_of, make_latency, make_run
 from scipy import stats
+from support.evidence_runs import VARIANTS, key_of, make_latency, make_run
 
 from qray.judge.judge import read_evidence
 from qray.judge.ratio import Speed, Timed, ratio, settled, speed_of

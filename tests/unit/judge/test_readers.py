@@ -10,7 +10,7 @@ import pandas as pd
 import polars
 import pyarrow.parquet as pq
 import pytest
-from outcomes import baseline, fp32, outcome, table
+from support.outcomes import baseline, fp32, outcome, table
 
 from qray.atomic import write_parquet
 

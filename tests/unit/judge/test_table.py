@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outcomes import CLIPS, NOISE, TARGET, baseline, fp32, latency, outcome, predictions, row, table, trial
+from support.outcomes import CLIPS, NOISE, TARGET, baseline, fp32, latency, outcome, predictions, row, table, trial
 
 DESIGN = (
     "variant,key,method,engine,backbone,seed,device,threads,batch,frames,image_size,status,reason,split,n_clips,mae,"

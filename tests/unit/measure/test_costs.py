@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from networks import realistic_model, smooth_clips
+from support.networks import realistic_model, smooth_clips
 
 from qray.measure.costs import PARTS, in_turn, network_parts, time_parts
 from qray.model.regressor import VideoRegressor

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shelf import Shelf
+from support.shelf import Shelf
 
 from qray.errors import QrayError
 from qray.measure.host import host_name

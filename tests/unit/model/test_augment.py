@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from networks import smooth_clips
+from support.networks import smooth_clips
 
 from qray.model.training import augment_clips
 from qray.study import Augment

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
-from networks import TARGET_MEAN, TARGET_STD, TINY, TINY_CLIP, realistic_model, smooth_clips
+from support.networks import TARGET_MEAN, TARGET_STD, TINY, TINY_CLIP, realistic_model, smooth_clips
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 

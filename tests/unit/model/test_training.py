@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from networks import TARGET_MEAN, TARGET_STD, TINY, realistic_model, smooth_clips, toy_batches
+from support.networks import TARGET_MEAN, TARGET_STD, TINY, realistic_model, smooth_clips, toy_batches
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from reports import full_run, report_of, small_run
 from rich.console import Console
+from support.reports import full_run, report_of, small_run
 from typer.testing import CliRunner
 
 from qray.cli import app

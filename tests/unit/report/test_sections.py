@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evidence_runs import make_run
-from reports import full_run, report_of, section, small_run, texts
-from videos import numbered_frames, write_file_list, write_video
+from support.evidence_runs import make_run
+from support.reports import full_run, report_of, section, small_run, texts
+from support.videos import numbered_frames, write_file_list, write_video
 
 from qray.judge.judge import read_evidence
 from qray.judge.places import class_errors

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from evidence_runs import key_of, make_run
+from support.evidence_runs import key_of, make_run
 
 from qray.errors import QrayError
 from qray.judge.evidence import Evidence

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qray.engines import registry
 from qray.study import ClipSpec, Model, Variant
 from qray.units.build import BuildJob, build
-from qray.variants import registry
 
 
 def test_a_build_computes_with_as_many_threads_after_a_training_as_in_a_fresh_process(

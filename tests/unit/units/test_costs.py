@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import manifest_of, only
-from networks import TINY, realistic_model
-from videos import numbered_frames, write_video
+from support.graphs import manifest_of, only
+from support.networks import TINY, realistic_model
+from support.videos import numbered_frames, write_video
 
 from qray.errors import QrayError
 from qray.measure.costs import PARTS

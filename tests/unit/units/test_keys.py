@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from graphs import keys_of, manifest_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from support.graphs import keys_of, manifest_of
 
 from qray.measure.isa import Machine
 from qray.study import Study

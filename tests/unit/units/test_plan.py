@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from graphs import keys_of, only, sweep_of
+from support.graphs import keys_of, only, sweep_of
 
 from qray.data.manifest import Manifest, digest_of
 from qray.graph.unit import Graph, unit_key

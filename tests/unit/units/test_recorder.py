@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import only, sweep_of
+from support.graphs import only, sweep_of
 
 from qray.atomic import write_json, write_text
 from qray.commands import write_table_anew
 from qray.data.manifest import Manifest, read_manifest
+from qray.engines import registry
+from qray.engines.artifact import BuildRequest
+from qray.engines.registry import build_artifact
 from qray.errors import QrayError
 from qray.graph.runner import lacking
 from qray.graph.store import Store
@@ -33,9 +36,6 @@ from qray.units.data_set import load_manifest
 from qray.units.latency import where
 from qray.units.plan import study_units, units_of_stage
 from qray.units.recorder import Recorder
-from qray.variants import registry
-from qray.variants.artifact import BuildRequest
-from qray.variants.registry import build_artifact
 from qray.words.show import read_results
 
 AT = (1, 1)

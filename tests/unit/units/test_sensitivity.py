@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import manifest_of, only
+from support.graphs import manifest_of, only
 
 from qray.commands import run_stage
 from qray.errors import UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import manifest_of, only, sweep_of
 from rich.console import Console
+from support.graphs import manifest_of, only, sweep_of
 
 from qray.errors import QrayError
 from qray.graph.local_backend import LocalBackend

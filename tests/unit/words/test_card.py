@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from evidence_runs import VARIANTS, key_of, make_run
 from markdown_it import MarkdownIt
+from support.evidence_runs import VARIANTS, key_of, make_run
 
 from qray.atomic import write_json
 from qray.errors import QrayError, UsageError

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from doctored_runs import FEW, clamped, doctored_run, noise, predictions_file, rewrite
-from evidence_runs import make_run
-from outcomes import NOISE, STUDY, TARGET, baseline, fp32, outcome, predictions, table
 from rich.console import Console
+from support.doctored_runs import FEW, clamped, doctored_run, noise, predictions_file, rewrite
+from support.evidence_runs import make_run
+from support.outcomes import NOISE, STUDY, TARGET, baseline, fp32, outcome, predictions, table
 
 from qray.answers.diff import diff_runs
 from qray.answers.pareto import pareto_front

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from outcomes import baseline, fp32, latency, outcome, predictions, table, trial
 from rich.console import Console
+from support.outcomes import baseline, fp32, latency, outcome, predictions, table, trial
 
 from qray.errors import QrayError
 from qray.measure.latency import Latency

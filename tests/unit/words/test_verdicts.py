@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_runs import VARIANTS, make_run
-from reports import report_of, small_run, texts
 from rich.console import Console
+from support.evidence_runs import VARIANTS, make_run
+from support.reports import report_of, small_run, texts
 
 from qray.answers.diff import diff_runs
 from qray.answers.pick import choose

@@ -1,0 +1,69 @@
+"""The engines: what each offers, and what a machine must have for it. Told without importing one, or torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from qray.measure.host import has_native_bf16
+
+COMPILERS = ("g++", "clang++", "c++")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One entry of the catalog; its module builds, loads and proves."""
+
+    #: Has `build(request, folder) -> Built`, which raises where the engine does not execute what the method says, and
+    #: `load(folder, built, threads) -> Predict`.
+    module: str
+    #: What it offers, and what each method needs of packages that are not qray's own. A method that is not here is a
+    #: bad study, not a skipped row.
+    methods: dict[str, tuple[str, ...]]
+    #: The extra that brings those packages.
+    extra: str | None = None
+    #: Why this machine cannot do a method, packages aside.
+    lacks: Callable[[str], str | None] = field(default=lambda method: None)
+    #: Methods whose builds leave torch changed, so that their process is not used again.
+    changes_process: tuple[str, ...] = ()
+    #: Whether all that it builds is compiled for an instruction set, not its INT8 alone.
+    compiles: bool = False
+    #: Widths of INT8 weights.
+    weight_bits: tuple[int, ...] = (8,)
+
+
+def _no_compiler(method: str) -> str | None:
+    if any(shutil.which(name) for name in COMPILERS):
+        return None
+    return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH; install one, for example Debian's package g++"
+
+
+def _no_bf16(method: str) -> str | None:
+    if method != "bf16" or has_native_bf16():
+        return None
+    return "this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16), so OpenVINO would run FP32 instead"
+
+
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+#: In the order in which they are listed to people.
+ENGINES = {
+    "eager": Engine("qray.engines.torch_export", dict.fromkeys(("fp32", "finetune", "bf16", "dynamic"), ())),
+    "inductor": Engine(
+        "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
+        # Compiling leaves Inductor with other settings than it had.
+        changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, weight_bits=(8, 4),
+    ),
+    "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx"),
+    "openvino": Engine(
+        "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
+        extra="openvino", lacks=_no_bf16,
+        # NNCF, which quantizes, may replace functions of torch.
+        changes_process=("ptq",),
+    ),
+}  # fmt: skip
+
+
+def engines_of(method: str) -> tuple[str, ...]:
+    """Engines that offer a method."""
+    return tuple(name for name, engine in ENGINES.items() if method in engine.methods)

@@ -1,0 +1,150 @@
+"""AOTInductor packages: compiled ahead of time, loaded without a compiler. FP32, bf16, and INT8 from pt2e."""
+
+from __future__ import annotations
+
+import platform
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qray.atomic import atomic_path
+from qray.engines.artifact import BuildRequest, Built, Predict
+from qray.engines.layers import LAYERS, check_coverage, export, races, read_layers, resolve_keep_fp32, total_macs
+from qray.engines.parity import parity_notes
+from qray.engines.tail import check_tail
+from qray.engines.torch_export import runner, tensor_bytes, to_bf16
+from qray.errors import QrayError
+from qray.measure.host import cpu_flags
+from qray.measure.isa import INT8_DOT_PRODUCT, ISA_FLAGS
+from qray.scratch import without_blanks
+from qray.study import INT8_METHODS
+
+MODEL_FILE = "model.pt2"
+
+
+def build(request: BuildRequest, folder: Path) -> Built:
+    """Write `model.pt2`, an AOTInductor package.
+
+    Raises:
+        QrayError: an INT8 variant whose compiled code runs convolutions or residual adds in FP32.
+    """
+    variant = request.variant
+    notes: dict[str, object] = {}
+    module: nn.Module = request.model
+    if variant.method == "bf16":
+        module = to_bf16(request.model)
+    elif variant.method in INT8_METHODS:
+        from qray.engines.pt2e import quantized, quantized_in_tail, simulate
+
+        module = quantized(request)
+    program = export(module, request.example(), strict=False)
+    layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
+    code = _compile(program, folder / MODEL_FILE, request.isa)
+    share, needs = 0.0, compiled_needs(request.isa)
+    if variant.method in INT8_METHODS:
+        executed, adds = int8_layers(code, {layer.name for layer in layers})
+        keep = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else variant.keep_fp32
+        share = check_coverage(layers, executed, adds, resolve_keep_fp32(layers, tuple(keep)))
+        assert isinstance(module, torch.fx.GraphModule)
+        check_tail(quantized_in_tail(module))
+        if variant.weight_bits == 8 and not request.reduce_range:
+            needs = (*needs, INT8_DOT_PRODUCT)
+        before = torch.get_num_threads()
+        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1)
+        notes |= parity_notes(runner(request.model, 1), simulate(module, 1), deployed, request.validation)
+        torch.set_num_threads(before)
+        notes |= {"int8_layers": len(executed), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
+        notes |= {"one_thread": True} if races(layers) else {}
+    return Built(MODEL_FILE, tensor_bytes(program), share, total_macs(layers), needs, notes)
+
+
+#: What g++ may use, and how wide inductor's vectors are, where neither is to be taken from the CPU that compiles.
+MARCH = {"any": "x86-64-v3", "avx2": "x86-64-v3", "avx-vnni": "x86-64-v3"} | dict.fromkeys(
+    ("avx512", "avx512-vnni", "amx"), "x86-64-v4"
+)
+SIMD_BITS = {"x86-64-v3": 256, "x86-64-v4": 512}
+
+
+def compiled_needs(isa: str) -> tuple[str, ...]:
+    """CPU flags without which code compiled for an instruction set dies."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return tuple(sorted(cpu_flags()))
+    return ISA_FLAGS["avx2" if isa == "any" else isa]
+
+
+def _compiler_settings(isa: str) -> dict[str, object]:
+    march = MARCH.get(isa) if platform.machine().lower() in ("x86_64", "amd64") else None
+    return {} if march is None else {"cpp.march": march, "cpp.simdlen": SIMD_BITS[march]}
+
+
+def _compile(program: torch.export.ExportedProgram, path: Path, isa: str) -> str:
+    """Compile into a package at `path`; return the C++ that was compiled, which the package as shipped leaves out."""
+    from torch._inductor import aoti_compile_and_package
+
+    # Inductor hands paths to the compiler unquoted.
+    with (
+        without_blanks("TORCHINDUCTOR_CACHE_DIR") as moved,
+        tempfile.TemporaryDirectory(prefix="qray-aoti-") as scratch,
+        torch.no_grad(),
+    ):
+        package = Path(scratch) / "model.pt2"
+        # Freezing is what packs weights and turns quantize/dequantize pairs into INT8 kernels; without no_grad it is
+        # silently left out.
+        # Constants of up to 8 elements would be inlined namelessly, and a narrow layer could not be told from its
+        # neighbours in the compiled code.
+        configs = {"freezing": True, "always_keep_tensor_constants": True, **_compiler_settings(isa)}
+        if moved:
+            # The folder of precompiled headers was fixed when Inductor was imported.
+            configs["aot_inductor.precompile_headers"] = False
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=configs)
+        return _ship(package, path)
+
+
+def _ship(package: Path, path: Path) -> str:
+    """Copy a package without its C++ sources, which nothing reads at run time."""
+    code = ""
+    with (
+        zipfile.ZipFile(package) as source,
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as shipped,
+    ):
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename.endswith(".wrapper.cpp"):
+                code += data.decode()
+            elif not entry.filename.endswith(".cpp"):
+                shipped.writestr(entry, data)
+    if not code:
+        raise QrayError("the AOTInductor package holds no wrapper source, so what it executes cannot be read")
+    return code
+
+
+def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
+    """Layers that compiled code runs as INT8 kernels, and how many of those add an INT8 residual.
+
+    Read from the kernel calls of the generated C++: each names the layer's constants, and the binary form takes the
+    residual as its uint8 accumulator.
+    """
+    mangled = {re.sub(r"\W", "_", name): name for name in names}
+    found: set[str] = set()
+    adds = 0
+    for call in re.finditer(r"aoti_torch_cpu__(qconv\w*|qlinear\w*)\((.*)", code):
+        words = set(re.findall(r"\w+", call.group(2).split("temporary_reference", 1)[-1][:200]))
+        for word in words:
+            layer = mangled.get(re.sub(r"_(weight_bias|weight|bias)$", "", word))
+            if layer:
+                found.add(layer)
+                adds += "binary" in call.group(1)
+                break
+    return found, adds
+
+
+def load(folder: Path, built: Built, threads: int) -> Predict:
+    """Run a package. Neither torchao nor a compiler is needed."""
+    from torch._inductor import aoti_load_package
+
+    return runner(aoti_load_package(str(folder / built.model_file)), threads)

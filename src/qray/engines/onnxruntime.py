@@ -1,0 +1,206 @@
+"""ONNX Runtime on the CPU: FP32, and static INT8 in QDQ form with per-channel weights."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qray.engines.artifact import BuildRequest, Built, Predict
+from qray.engines.parity import Outside, Simulated, one_by_one, parity_notes
+from qray.engines.tail import PREFIX, check_tail
+from qray.measure.isa import INT8_DOT_PRODUCT
+
+MODEL_FILE = "model.onnx"
+INPUT, OUTPUT = "clips", "prediction"
+#: Share of activations that the percentile calibrator keeps in range.
+PERCENTILE = 99.999
+
+
+class _OneClipAtATime:
+    """Calibration reader: single clips, because ONNX Runtime holds every activation of what it is handed."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._clips = iter([clip[None] for batch in batches for clip in batch.numpy()])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        clip = next(self._clips, None)
+        return None if clip is None else {INPUT: clip}
+
+
+def _session(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Threads that spin between calls would slow whatever is measured next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    model = path if isinstance(path, bytes) else str(path)
+    # This one quantizes the weights of a convolution that stands between two quantized ones: what keep_fp32 names.
+    without = ["WeightBiasQuantization"]
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without)
+
+
+def _residual_adds(model: Any) -> list[str]:
+    """Names of the Add nodes whose two operands both depend on the clips."""
+    activations, adds = {INPUT}, []
+    for node in model.graph.node:
+        if activations.intersection(node.input) and node.op_type != "Shape":
+            activations.update(node.output)
+            if node.op_type == "Add" and activations.issuperset(node.input):
+                adds.append(node.name)
+    return adds
+
+
+def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str, ...]) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    logging.getLogger().setLevel(logging.ERROR)
+    prepared = source.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    model = onnx.load(str(prepared))
+    convolutions = {node.name: layer_of(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
+    wanted = [name for name, layer in convolutions.items() if layer not in kept]
+    # What stands between convolutions: left out, each costs a conversion to FP32 and back.
+    between = [node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool")]
+    minmax = request.variant.observer == "minmax"
+    quantize_static(
+        str(prepared), str(target), _OneClipAtATime(request.calibration),
+        quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=request.reduce_range,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        nodes_to_quantize=[n for n in wanted + _residual_adds(model) + between if not n.startswith(PREFIX)],
+        calibrate_method=CalibrationMethod.MinMax if minmax else CalibrationMethod.Percentile,
+        extra_options={} if minmax else {"CalibPercentile": PERCENTILE},
+    )  # fmt: skip
+
+
+def layer_of(initializer: str) -> str:
+    """Layer that a weight in the graph belongs to."""
+    return initializer.split(".weight")[0]
+
+
+def build(request: BuildRequest, folder: Path) -> Built:
+    """Write `model.onnx`.
+
+    Raises:
+        QrayError: an INT8 variant whose optimized graph runs convolutions or residual adds in FP32.
+    """
+    from qray.engines.layers import check_coverage, resolve_keep_fp32, total_macs
+    from qray.engines.onnx_export import export_onnx
+    from qray.engines.torch_export import runner
+
+    target = folder / MODEL_FILE
+    if request.variant.method == "fp32":
+        layers = export_onnx(request, target)
+        return Built(MODEL_FILE, initializer_bytes(target), 0.0, total_macs(layers))
+    with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
+        source = Path(scratch) / "fp32.onnx"
+        layers = export_onnx(request, source)
+        kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
+        _quantize(request, source, target, kept)
+        optimized = Path(scratch) / "optimized.onnx"
+        _session(target, 1, optimized)
+        executed, adds = executed_int8(optimized)
+        check_tail(quantized_after(optimized, PREFIX))
+    share = check_coverage(layers, executed, adds, kept)
+    deployed = _runner(_session(target, 1))
+    notes = {
+        **parity_notes(runner(request.model, 1), _simulate(target), deployed, request.validation),
+        "reduce_range": request.reduce_range, "int8_layers": len(executed), "int8_residual_adds": adds,
+    }  # fmt: skip
+    needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
+    return Built(MODEL_FILE, initializer_bytes(target), share, total_macs(layers), needs, notes)
+
+
+def _simulate(path: Path) -> Simulated:
+    """The quantized model in float: unoptimized, its graph computes in FP32 between its quantize/dequantize pairs."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    watched = []
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+            scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+            limits = np.iinfo(zero.dtype)
+            low, high = ((int(end) - int(zero)) * float(scale) for end in (limits.min, limits.max))
+            # A range from 0 stands for the ReLU that the quantizer took out: what it cuts off below is meant.
+            watched.append((node.input[0], low if low < 0 else -np.inf, high, (high - low) / 255))
+    known = {value.name for value in model.graph.output}
+    names = list(dict.fromkeys(name for name, *_ in watched if name not in {INPUT, *known}))
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session, outside = _session(model.SerializeToString(), 1, optimize=False), Outside()
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        predictions = []
+        for clip in one_by_one(clips):
+            prediction, *values = session.run([OUTPUT, *names], {INPUT: clip})
+            activations = dict(zip(names, values, strict=True))
+            for name, *bounds in watched:
+                if name in activations:
+                    outside.see(name, activations[name], *bounds)
+            predictions.append(prediction)
+        return np.concatenate(predictions)
+
+    return Simulated(predict, outside)
+
+
+def load(folder: Path, built: Built, threads: int) -> Predict:
+    """Run the model with `threads` intra-op threads."""
+    return _runner(_session(folder / built.model_file, threads))
+
+
+def _runner(session: Any) -> Predict:
+    def predict(clips: np.ndarray) -> np.ndarray:
+        return session.run([OUTPUT], {INPUT: clips})[0]
+
+    return predict
+
+
+def executed_int8(optimized: Path) -> tuple[set[str], int]:
+    """(layers run as INT8 convolutions or matrix products, number of INT8 additions) of an optimized graph."""
+    graph = _graph(optimized)
+    layers = {node.input[3].split(".weight")[0] for node in graph.node if node.op_type in ("QLinearConv", "QGemm")}
+    adds = sum(node.op_type == "QLinearAdd" for node in graph.node)
+    return layers, adds
+
+
+def quantized_after(optimized: Path, prefix: str) -> list[str] | None:
+    """Quantizing or quantized nodes that depend on a value whose name begins with `prefix`; None if there is no such
+    value, or if the output does not depend on one."""
+    graph = _graph(optimized)
+    reached = {name for node in graph.node for name in node.output if name.startswith(prefix)}
+    found = []
+    for node in graph.node:
+        if reached.intersection(node.input) or reached.intersection(node.output):
+            reached.update(node.output)
+            # QLinearConv, QGemm, QuantizeLinear, DequantizeLinear, ConvInteger, DynamicQuantizeLinear, ...
+            if node.op_type.startswith("Q") or "Quantize" in node.op_type or node.op_type.endswith("Integer"):
+                found.append(node.name or node.op_type)
+    return found if reached.issuperset(value.name for value in graph.output) else None
+
+
+def initializer_bytes(model: Path) -> int:
+    """Bytes of the parameters in a model file: codes, scales, zero points and biases."""
+    from onnx import numpy_helper
+
+    return sum(numpy_helper.to_array(tensor).nbytes for tensor in _graph(model).initializer)
+
+
+def _graph(path: Path) -> Any:
+    import onnx
+
+    return onnx.load(str(path)).graph

@@ -1,0 +1,87 @@
+"""Building, loading and refusing artifacts of any engine; and what a machine must have for a variant, told without
+torch, since a driver asks it too."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from qray.atomic import atomic_path
+from qray.engines.artifact import Artifact, BuildRequest, Predict, read_artifact, write_artifact_json
+from qray.engines.catalog import ENGINES
+from qray.errors import QrayError
+from qray.measure.host import cpu_flags, versions
+from qray.measure.isa import ISA_FLAGS, capabilities
+from qray.study import INT8_METHODS, Variant
+
+
+def _module(engine: str) -> ModuleType:
+    return importlib.import_module(ENGINES[engine].module)
+
+
+def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
+    """Why this variant cannot be built for an instruction set on this machine, in a sentence, or None."""
+    lacking = sorted(set(build_needs(variant, isa)) - cpu_flags())
+    if lacking:
+        return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
+    engine = ENGINES[variant.engine]
+    missing = [name for name in engine.methods[variant.method] if find_spec(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed: pip install 'qray[{engine.extra}]'"
+    return engine.lacks(variant.method)
+
+
+def changes_process(variant: Variant) -> bool:
+    """Whether the process that built it is not to be used again."""
+    return variant.method in ENGINES[variant.engine].changes_process
+
+
+def depends_on_isa(variant: Variant) -> bool:
+    """Whether what is built depends on the instruction set: INT8 by its range, compiled code by the compiler's."""
+    return variant.method in INT8_METHODS or ENGINES[variant.engine].compiles
+
+
+def build_needs(variant: Variant, isa: str) -> tuple[str, ...]:
+    """CPU flags of a machine that can build a variant, and try what it built."""
+    return ISA_FLAGS[isa] if depends_on_isa(variant) else ()
+
+
+def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
+    """Build into `folder`, which appears complete or not at all.
+
+    Raises:
+        QrayError: what came out is not what the variant's name says. Unavailable: the engine cannot be had here.
+    """
+    if request.variant.method == "ptq" and not request.calibration:
+        raise QrayError(f"{request.variant.name}: static quantization observes calibration clips, and there are none")
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        built = _module(request.variant.engine).build(request, temporary)
+        facts = {**versions(), "cpu_flags": " ".join(sorted(cpu_flags()))}
+        write_artifact_json(Artifact(temporary, request.variant, key, request.clip, request.isa, built, facts))
+    return read_artifact(folder)
+
+
+def load_artifact(artifact: Path | Artifact, threads: int = 1) -> Predict:
+    """Load a finished artifact: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
+
+    Raises:
+        QrayError: this CPU lacks what the artifact was built for, or its kernels are right on one thread alone, so that
+            it would compute something else, or nothing.
+    """
+    if isinstance(artifact, Path):
+        artifact = read_artifact(artifact)
+    if threads > 1 and artifact.built.notes.get("one_thread"):
+        raise QrayError(
+            f"{artifact.folder}: on several threads the INT8 kernels of {artifact.variant.engine} give other "
+            "predictions in each call for layers whose channels are no multiple of 16; load it with threads=1"
+        )
+    lacking = sorted(set(artifact.built.needs) - capabilities())
+    if lacking:
+        raise QrayError(
+            f"{artifact.folder}: built for {artifact.isa}, and this CPU lacks {', '.join(lacking)}; build it here, or "
+            "for every CPU with --set target.isa=any"
+        )
+    return _module(artifact.variant.engine).load(artifact.folder, artifact.built, threads)

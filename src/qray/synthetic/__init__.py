@@ -1,0 +1,1 @@
+"""The synthetic data set: a phantom heart whose ejection fraction is exact, seen by a phantom scanner."""

@@ -1,0 +1,71 @@
+"""Small networks with realistic activations, and clips for them: what variants, measuring and golden tests share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import nn
+
+from qray.engines.artifact import BuildRequest
+from qray.model.regressor import VideoRegressor, build_regressor
+from qray.model.training import TrainBatch
+from qray.study import ClipSpec, Model, Variant
+
+TINY = Model(width=8, pooling="mean_std")
+TINY_CLIP = ClipSpec(frames=4, image_size=48, sampling="uniform")
+FULL = Model(width=64, pooling="mean_std")
+FULL_CLIP = ClipSpec(frames=8, image_size=112, sampling="uniform")
+TARGET_MEAN, TARGET_STD = 55.0, 12.0
+
+
+def smooth_clips(n: int, clip: ClipSpec = TINY_CLIP, seed: int = 0) -> torch.Tensor:
+    """Blurred random motion, uint8 (n, T, H, W, 3): unlike white noise, clips differ from one another to a network."""
+    generator = torch.Generator().manual_seed(seed)
+    size = clip.image_size
+    coarse = torch.rand((n, 3, clip.frames, 6, 6), generator=generator)
+    fine = nn.functional.interpolate(coarse, size=(clip.frames, size, size), mode="trilinear", align_corners=False)
+    contrast = 0.3 + torch.rand((n, 1, 1, 1, 1), generator=generator)
+    return ((fine - 0.5) * contrast + 0.5).mul(255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def realistic_model(
+    config: Model = TINY, clip: ClipSpec = TINY_CLIP, seed: int = 0, passes: int = 8, batch: int = 8
+) -> VideoRegressor:
+    """Random weights, batch-norm statistics of real passes, and predictions that spread as the target does. A copy of
+    its own for every caller."""
+    return copy.deepcopy(_realistic_model(config, clip, seed, passes, batch))
+
+
+@cache
+def _realistic_model(config: Model, clip: ClipSpec, seed: int, passes: int, batch: int) -> VideoRegressor:
+    model = build_regressor(config, TARGET_MEAN, TARGET_STD, seed)
+    with torch.no_grad():
+        model.train()
+        for step in range(passes):
+            model(smooth_clips(batch, clip, seed=100 + step))
+        model.eval()
+        standardised = (model(smooth_clips(2 * batch, clip, seed=99)) - TARGET_MEAN) / TARGET_STD
+        spread = float(standardised.std())
+        model.head.bias.sub_(standardised.mean()).div_(spread)
+        model.head.weight.div_(spread)
+    return model
+
+
+def request(variant: Variant, model: VideoRegressor, clip: ClipSpec = TINY_CLIP, batches: int = 4) -> BuildRequest:
+    """A build request that calibrates on `batches` batches of 4 clips where its method observes any, and compares what
+    it deploys on others."""
+    calibration = [smooth_clips(4, clip, seed=200 + i) for i in range(batches)] if variant.method == "ptq" else []
+    validation = [smooth_clips(4, clip, seed=300 + i) for i in range(2)] if variant.method in ("ptq", "qat") else []
+    return BuildRequest(variant, model, clip, calibration, validation=validation)
+
+
+def toy_batches(steps: int, batch: int = 8, clip: ClipSpec = TINY_CLIP, seed: int = 0) -> Iterator[TrainBatch]:
+    """Clips whose target is their brightness: 55 +- 12 or so, learnable in a few steps."""
+    for step in range(steps):
+        clips = smooth_clips(batch, clip, seed=seed * 10_000 + step)
+        brightness = torch.linspace(-1, 1, batch)
+        shifted = (clips.float() + 60 * brightness.view(-1, 1, 1, 1, 1)).clamp(0, 255).to(torch.uint8)
+        yield TrainBatch(shifted, TARGET_MEAN + 20 * brightness, torch.ones(batch))

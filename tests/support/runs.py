@@ -1,0 +1,136 @@
+"""Run qray as its users do, in a process of its own, and read what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from typer.testing import CliRunner
+
+STUDIES = Path(__file__).parents[1] / "studies"
+TINY = STUDIES / "tiny.yaml"
+#: Of the tiny study the least that a run can be.
+FP32_ALONE = ("--set", "variants=[{name: fp32, method: fp32, engine: eager}]", "--set", "sweep=null",
+              "--set", "training.epochs=1", "--set", "measure.batches=[1]")  # fmt: skip
+#: The known hang of Ray Data lasts for ever; a busy machine is only slow.
+RUN_TIMEOUT_S = 900.0
+END_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of `qray ARGUMENTS`."""
+    return [sys.executable, "-m", "qray", *map(str, arguments)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, in which qray starts a Ray of its own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | changes
+
+
+def qray(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout_s: float = RUN_TIMEOUT_S
+) -> Finished:
+    """Run a command to its end; one that does not end fails with what it had printed."""
+    process = start(*arguments, cwd=cwd, env=env)
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"qray {arguments} did not end in {timeout_s:.0f} s:\n{out}\n{err}") from None
+    return Finished(process.returncode, out, err)
+
+
+def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, which Ctrl-C and a hang-up reach even if the tests run in the
+    background or under nohup."""
+
+    def heed() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command(*arguments), cwd=cwd, env=dict(env or environment()), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        preexec_fn=heed,
+    )  # fmt: skip
+
+
+def run_tiny(stage: str, data: Path, out: Path, *more: object, **options: Any) -> Finished:
+    """`qray run STAGE` of the tiny study."""
+    return qray("run", stage, "--study", TINY, "--data", data, "--out", out, *more, **options)
+
+
+def here(*arguments: object) -> Finished:
+    """A command that starts no Ray, in this process: what it takes is the command's own time, not that of imports."""
+    from qray.cli import app
+
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    return Finished(done.exit_code, done.stdout, done.stderr)
+
+
+def tiny_here(stage: str, data: Path, out: Path, *more: object) -> Finished:
+    """`qray run STAGE` of the tiny study, where everything is done already."""
+    done = here("run", stage, "--study", TINY, "--data", data, "--out", out, *more)
+    assert "Ray dashboard" not in done.stderr, "there was work left"
+    return done
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = RUN_TIMEOUT_S, every_s: float = 0.1) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(every_s)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """What `kill -9` does to the command alone: its Ray notices by itself."""
+    process.kill()
+    process.communicate(timeout=END_TIMEOUT_S)
+
+
+def results(out: Path) -> pd.DataFrame:
+    """results.parquet of a run."""
+    return pd.read_parquet(out / "results.parquet")
+
+
+def predictions(out: Path, variant: str) -> pd.Series:
+    """TEST predictions of a variant, by clip."""
+    files = sorted((out / "predictions").glob("variant=*/test.parquet"))
+    keys = {file.parent.name.removeprefix("variant="): file for file in files}
+    rows = results(out)
+    units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (out / "units").glob("evaluate-*.json")]
+    wanted = next(unit["files"][0] for unit in units if unit["label"] == f"evaluate {variant}")
+    assert keys, f"{out} holds no predictions"
+    assert variant in set(rows["variant"]), f"{variant} is no row of {out}"
+    return pd.read_parquet(out / wanted).set_index("clip")["prediction"]
+
+
+def unit_times(out: Path) -> dict[str, int]:
+    """When each unit was written, in nanoseconds, by file name."""
+    return {unit.name: unit.stat().st_mtime_ns for unit in sorted((out / "units").glob("*-*.json"))}
+
+
+def lines_with(text: str, word: str) -> Sequence[str]:
+    """The lines of a log that hold a word."""
+    return [line for line in text.splitlines() if word in line]

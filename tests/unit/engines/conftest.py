@@ -1,0 +1,29 @@
+"""What the tests of variants share beside the shelf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from qray.engines import pt2e
+from qray.model.regressor import VideoRegressor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_network_is_exported_once() -> Iterator[None]:
+    """PTQ of one network starts from one program again and again, as long as nobody changes its weights."""
+    made: dict[tuple[VideoRegressor, torch.Size, bool], torch.export.ExportedProgram] = {}
+    export = pt2e.export
+
+    def once(model: VideoRegressor, example: torch.Tensor, strict: bool = True) -> torch.export.ExportedProgram:
+        assert not model.training
+        key = (model, example.shape, strict)
+        if key not in made:
+            made[key] = export(model, example, strict)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pt2e, "export", once)
+        yield
