@@ -21,7 +21,7 @@ DECISIONS = GITHUB / "decisions"
 FORMS = ("bug", "wrong_figure", "engine")
 SECTIONS = ["Context", "Decision", "What it costs", "What would change it"]
 RECORDS = sorted(path.name for path in DECISIONS.glob("[0-9]*.md"))
-WRITTEN = [ROOT / ".pre-commit-config.yaml", *sorted(path for path in GITHUB.rglob("*") if path.is_file())]
+WRITTEN = [ROOT / ".pre-commit-config.yaml", *sorted(p for p in GITHUB.rglob("*") if p.suffix in (".md", ".yml"))]
 #: Attributes that GitHub takes, by the type of a field; those in capitals it asks for.
 ATTRIBUTES = {
     "markdown": {"VALUE"},
