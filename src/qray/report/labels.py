@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from qray.report.theme import MUTED
@@ -11,7 +12,6 @@ from qray.report.theme import MUTED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Box = tuple[float, float, float, float]
 #: Width of an average character, and height of a line, in units of the font's size.
 CHARACTER, LINE = 0.63, 1.15
 #: Distances tried, in points, and directions (dx, dy) at each.
@@ -40,34 +40,27 @@ def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> Non
 
     The axes' limits must be set before.
     """
-    figure = axes.get_figure()
+    from matplotlib.transforms import Affine2D, Bbox
+
+    figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # type: ignore[union-attr]
-    points_per_pixel = 72 / figure.dpi
-    frame = axes.get_window_extent().get_points() * points_per_pixel
-    inside: Box = (frame[0][0], frame[0][1], frame[1][0], frame[1][1])
-    places = [axes.transData.transform((label.x, label.y)) * points_per_pixel for label in labels]
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    figure.draw_without_rendering()
+    # In points, where distances and the sizes of letters are known.
+    to_points = axes.transData + Affine2D().scale(72 / figure.dpi)
+    frame = axes.get_window_extent().transformed(Affine2D().scale(72 / figure.dpi))
+    places = [to_points.transform((label.x, label.y)) for label in labels]
+    dots = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    taken = list(dots)
     for label in labels:
         if label.low is not None and label.high is not None:
-            ends = axes.transData.transform([(label.x, label.low), (label.x, label.high)]) * points_per_pixel
-            taken.append((ends[0][0] - 1, ends[0][1], ends[0][0] + 1, ends[1][1]))
-    for number, (label, (x, y)) in enumerate(zip(labels, places, strict=True)):
+            taken.append(Bbox(to_points.transform([(label.x, label.low), (label.x, label.high)])).padded(1, 0))
+    for label, (x, y), dot in zip(labels, places, dots, strict=True):
         width, height = CHARACTER * size_pt * len(label.text), LINE * size_pt
-        own = taken[number]
-        for reach in REACH:
-            found = next(
-                (
-                    (dx, dy, box)
-                    for dx, dy in DIRECTIONS
-                    if (box := _box(x + reach * dx, y + reach * dy, width, height, dx)) is not None
-                    and _within(box, inside)
-                    and not any(_overlap(box, other) for other in taken if other is not own)
-                ),
-                None,
-            )
-            if found is not None:
-                dx, dy, box = found
+        for reach, (dx, dy) in product(REACH, DIRECTIONS):
+            left = x + reach * dx - width * (0 if dx > 0 else 1 if dx < 0 else 0.5)
+            box = Bbox.from_bounds(left, y + reach * dy - height / 2, width, height)
+            covered = any(box.overlaps(other) for other in taken if other is not dot)
+            if frame.contains(*box.min) and frame.contains(*box.max) and not covered:
                 taken.append(box)
                 axes.annotate(
                     label.text, (label.x, label.y), (reach * dx, reach * dy), textcoords="offset points",
@@ -78,16 +71,3 @@ def place_labels(axes: Axes, labels: Sequence[Label], size_pt: float = 9) -> Non
                     if reach > REACH[0] else None,
                 )  # fmt: skip
                 break
-
-
-def _box(x: float, y: float, width: float, height: float, dx: float) -> Box:
-    left = x if dx > 0 else x - width if dx < 0 else x - width / 2
-    return left, y - height / 2, left + width, y + height / 2
-
-
-def _within(box: Box, frame: Box) -> bool:
-    return box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

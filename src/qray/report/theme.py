@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qray.words.document import Picture
+from qray.words.document import Block, Gallery, Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +32,8 @@ VIOLET, TEAL, GREY, WASH = LIGHT["violet"], LIGHT["teal"], LIGHT["grey"], LIGHT[
 WIDTH_IN, SMALL_IN = 4.7, 3.3
 #: Margins of small plots: a tick label of eight characters fits on the left, a label of the axis does not.
 LEFT_IN, RIGHT_IN, BOTTOM_IN, TOP_IN = 0.62, 0.1, 0.5, 0.28
+#: Of a row of a plot with a name a row.
+ROW_IN = 0.27
 PNG_DPI = 160
 
 STYLE: dict[str, Any] = {
@@ -103,7 +106,7 @@ def inline(svg: str, name: str, alt: str) -> str:
     body = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style type=\"text/css\">.*?</style>", "", body, flags=re.S)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
     assert box is not None, "matplotlib writes a viewBox"
-    opening = f'<svg viewBox="{box[0][9:-1]}" role="img" aria-label="{_attribute(alt)}" class="plot">'
+    opening = f'<svg viewBox="{box[0][9:-1]}" role="img" aria-label="{html.escape(alt)}" class="plot">'
     # In tags alone: words between them are those of the plot, whatever they look like.
     return opening + re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), re.sub(r"^<svg[^>]*>", "", body))
 
@@ -119,23 +122,7 @@ def _tag(body: str, name: str) -> str:
     return re.sub(r'\b(d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), body)
 
 
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-
-
-def dots(axes: Any, x: Any, y: Any, colour: str, size_pt: float = 3.2, alpha: float = 0.55) -> None:
-    """Points as one path: thousands of markers would make the page megabytes. The axes' limits must be set before.
-
-    A dot is a dash too short to be seen, with round ends.
-    """
-    import numpy as np
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    low, high = axes.get_xlim()
-    dash = (high - low) * 1e-3
-    corners = np.stack([np.stack([x, y], 1), np.stack([np.asarray(x) + dash, y], 1)], 1).reshape(-1, 2)
-    codes = np.tile([Path.MOVETO, Path.LINETO], len(x))
-    patch = PathPatch(Path(corners, codes), fill=False, edgecolor=colour, linewidth=size_pt, capstyle="round",
-                      alpha=alpha)  # fmt: skip
-    axes.add_patch(patch)
+def gallery(*drawn: Picture | None, wide: bool = False) -> list[Block]:
+    """The plots that there are, side by side; nothing where there is none."""
+    plots = tuple(plot for plot in drawn if plot is not None)
+    return [Gallery(plots, wide)] if plots else []

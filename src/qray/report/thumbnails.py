@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from qray.errors import QrayError
-from qray.judge.evidence import VariantEvidence
+from qray.judge.evidence import Evidence, VariantEvidence
 from qray.study import Study
 from qray.words.document import Block, ClipCard, Clips, Paragraph
 from qray.words.figures import listed, number, signed
@@ -21,11 +21,19 @@ WORST, FRAMES, SIZE_PX, QUALITY = 4, 3, 112, 80
 MOST_FRAMES = 600
 
 
+def worst(evidence: Evidence, leaders: Sequence[VariantEvidence], data: Path | None) -> list[Block]:
+    """The worst clips of the first leader after FP32 that has predictions, or else of FP32."""
+    predicted = [v for v in leaders if v.clips is not None and not v.clips.empty]
+    if not predicted:
+        return [Paragraph("There are no predictions to choose clips by.")]
+    shown = next((v for v in predicted if v is not evidence.reference), predicted[0])
+    return worst_clips(shown, evidence.study, data)
+
+
 def worst_clips(variant: VariantEvidence, study: Study, data: Path | None) -> list[Block]:
     """Cards of the largest errors, and of the largest moves from FP32; data: the folder of the data set, if known."""
     clips = variant.clips
-    if clips is None or clips.empty:
-        return [Paragraph(f"{variant.name} has no predictions to look at.")]
+    assert clips is not None
     table = clips.assign(
         error=(clips["prediction"] - clips["target"]).abs(), move=(clips["prediction"] - clips["reference"]).abs()
     )

@@ -17,7 +17,7 @@ from qray.answers.pick import choose
 from qray.judge.evidence import Evidence
 from qray.judge.judge import read_evidence
 from qray.report.headline import choice_of, headline
-from qray.report.sections_tradeoff import table_section
+from qray.report.table import table as table_blocks
 from qray.words.card import model_card
 from qray.words.document import Grid, Headline
 from qray.words.markdown import to_markdown
@@ -39,7 +39,7 @@ def told(evidence: Evidence) -> Headline:
 
 
 def table(evidence: Evidence) -> str:
-    return texts(table_section(evidence, choice_of(evidence)).blocks)
+    return texts(tuple(table_blocks(evidence, None)))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_run_without_a_verdict_says_why(tmp_path: Path, switches: dict[str, An
 @pytest.mark.parametrize("switches", [switches for switches, _ in BROKEN.values()], ids=BROKEN)
 def test_a_run_without_a_verdict_claims_none_in_its_table(tmp_path: Path, switches: dict[str, Any]) -> None:
     evidence = read_evidence(small_run(tmp_path, **switches))
-    grid = table_section(evidence, choice_of(evidence)).blocks[0]
+    grid = table_blocks(evidence, None)[0]
     assert isinstance(grid, Grid)
     words = {cell.text for row in grid.rows for cell in row}
     assert not words & {"non-inferior", "inferior", "inconclusive", "yes"}
