@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from qray.errors import QrayError
@@ -22,10 +21,8 @@ EXPERIMENT = "qray"
 DIGEST, HOST, ROW, POINT = "qray.digest", "qray.latency_host", "qray.variant", "qray.point"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
-#: MLflow's REST API takes at most this many parameters or tags in one request.
-BATCH = 100
-#: MLflow's databases take parameters and tags of up to this many characters.
-LONGEST = 5000
+#: MLflow gives no more runs at once; a run has some dozens of rows.
+MOST_RUNS = 50_000
 #: Files of OUT that belong to the run as a whole, where they are there.
 FILES = ("study.yaml", "results.parquet", "rejected.parquet", "report.html", "report.md")
 STATUS = {"ok": "FINISHED", "failed": "FAILED", "skipped": "KILLED"}
@@ -114,21 +111,12 @@ class _Tracker:
         run = found.get(host) or found.get("")
         if run is not None:
             return str(run.info.run_id), True
-        timing = self.evidence.timing
+        timing, tags = self.evidence.timing, {DIGEST: self.digest, HOST: host}
         start = int(1000 * timing.started) if timing else fields.time_ms(rows[0])
-        name = self.evidence.study.name
-        tags = {DIGEST: self.digest, HOST: host}
-        created = self.client.create_run(self.experiment_id, start_time=start, run_name=name, tags=tags)
-        return str(created.info.run_id), False
+        return str(self.client.create_run(self.experiment_id, start, tags, self.evidence.study.name).info.run_id), False
 
-    def _search(self, where: str) -> Iterator[Run]:
-        token: str | None = None
-        while True:
-            page = self.client.search_runs([self.experiment_id], where, max_results=500, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+    def _search(self, where: str) -> list[Run]:
+        return list(self.client.search_runs([self.experiment_id], where, max_results=MOST_RUNS))
 
     def _run_tags(self, rows: Sequence[Row]) -> dict[str, str]:
         from qray import __version__
@@ -141,11 +129,9 @@ class _Tracker:
 
     def _nested(self, parent: str, rows: Sequence[Row]) -> None:
         """One run per row. What is there for this row is written over, and what belongs to no row any more goes."""
-        there: dict[tuple[str, str], Run] = {}
-        for run in self._search(f"tags.`{PARENT}` = '{parent}'"):
-            there[run.data.tags.get(ROW, ""), run.data.tags.get(POINT, "")] = run
-        shipped: set[str] = set()
-        for row in rows:
+        children = self._search(f"tags.`{PARENT}` = '{parent}'")
+        there = {(run.data.tags.get(ROW, ""), run.data.tags.get(POINT, "")): run for run in children}
+        for at, row in enumerate(rows):
             name, point, metrics = str(row.variant), fields.point(row), fields.metrics(row)
             run = there.pop((name, point), None) or there.pop((name, ""), None)
             if run is not None and not set(run.data.metrics) <= set(metrics):
@@ -153,16 +139,12 @@ class _Tracker:
                 self.client.delete_run(run.info.run_id)
                 run = None
             if run is None:
-                label = f"{name} {point}".rstrip()
                 tags = {PARENT: parent, ROW: name, POINT: point}
-                run = self.client.create_run(
-                    self.experiment_id, start_time=fields.time_ms(row), run_name=label, tags=tags
-                )
+                run = self.client.create_run(self.experiment_id, fields.time_ms(row), tags, f"{name} {point}".rstrip())
             run_id = str(run.info.run_id)
             params = {name: str(value) for name in fields.PARAMS if (value := getattr(row, name)) is not None}
             self._log(run_id, params, {POINT: point} | fields.row_tags(row), metrics, fields.time_ms(row))
-            if name not in shipped:
-                shipped.add(name)
+            if name not in {earlier.variant for earlier in rows[:at]}:
                 self._ship(run_id, row)
             self.client.set_terminated(run_id, STATUS.get(row.status, "FINISHED"), end_time=fields.time_ms(row))
         for run in there.values():
@@ -184,17 +166,9 @@ class _Tracker:
     ) -> None:  # fmt: skip
         from mlflow.entities import Metric, Param, RunTag
 
-        for part in _chunks(params):
-            self.client.log_batch(run_id, params=[Param(name, value[:LONGEST]) for name, value in part.items()])
-        for part in _chunks(tags):
-            self.client.log_batch(run_id, tags=[RunTag(name, value[:LONGEST]) for name, value in part.items()])
-        # The time is the table's own, so that writing the same table again adds nothing to a metric's history.
-        values = [Metric(name, value, at_ms, 0) for name, value in (metrics or {}).items()]
-        if values:
-            self.client.log_batch(run_id, metrics=values)
-
-
-def _chunks(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    items = iter(values.items())
-    while part := dict(islice(items, BATCH)):
-        yield part
+        # MLflow splits what is too much for one request, and cuts off what is too long for its database. The time is
+        # the table's own, so that writing the same table again adds nothing to a metric's history.
+        self.client.log_batch(
+            run_id, [Metric(name, value, at_ms, 0) for name, value in (metrics or {}).items()],
+            [Param(*item) for item in params.items()], [RunTag(*item) for item in tags.items()],
+        )  # fmt: skip
