@@ -1,4 +1,5 @@
-"""Studies as YAML: find one by name or path, apply --set, and name the key and line of what is wrong."""
+"""Studies as YAML: find one by name or path, apply --set, and name the key and line of what is wrong; no key stands
+there twice, of which YAML itself would silently take the last."""
 
 from __future__ import annotations
 
@@ -11,7 +12,59 @@ from pydantic import ValidationError
 
 from qray.errors import UsageError
 from qray.study import Study
-from qray.yaml_lines import KeyPath, parse_yaml
+
+KeyPath = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Words that look like dates are words: a study has no dates, and one that does not exist is an error without a
+    line."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _parse(text: str) -> tuple[Any, dict[KeyPath, int]]:
+    """The value of a YAML document, and the line (from 1) of each of its keys and items.
+
+    Raises:
+        yaml.YAMLError: not YAML. ValueError: a mapping names a key twice, or an alias stands inside of what it names; a
+            line per fault, with its place.
+    """
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    lines: dict[KeyPath, int] = {}
+    faults: list[str] = []
+
+    def walk(node: yaml.Node, at: KeyPath, above: tuple[yaml.Node, ...]) -> None:
+        line = node.start_mark.line + 1
+        if any(node is outer for outer in above):
+            faults.append(f"line {line}: {_dotted(at)}: an alias of what it stands in")
+            return
+        lines.setdefault(at, line)
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                walk(item, (*at, index), (*above, node))
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            here, line = (*at, str(key.value)), key.start_mark.line + 1
+            if here in lines:
+                faults.append(f"line {line}: {_dotted(here)}: stands in line {lines[here]} already")
+            else:
+                lines[here] = line
+                walk(value, here, (*above, node))
+
+    if node is None:
+        return None, lines
+    walk(node, (), ())
+    if faults:
+        raise ValueError("\n".join(faults))
+    return loader.construct_document(node), lines
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
 
 
 def workflow_folder() -> Path:
@@ -45,7 +98,7 @@ def _apply(tree: dict[str, Any], setting: str) -> KeyPath:
     if not separator or not key:
         raise UsageError(f"--set {setting!r}: expected key=value, for example --set training.epochs=3")
     try:
-        value, _ = parse_yaml(text)
+        value, _ = _parse(text)
     except yaml.YAMLError:
         raise UsageError(f"--set {setting!r}: the value is not YAML") from None
     except ValueError as error:
@@ -53,9 +106,12 @@ def _apply(tree: dict[str, Any], setting: str) -> KeyPath:
     node: Any = tree
     path: list[str | int] = []
     for part in key.split("."):
+        if path:
+            # A section that the study leaves out, or sets to null, starts empty.
+            if isinstance(node, dict) and node.get(path[-1]) is None:
+                node[path[-1]] = {}
+            node = node[path[-1]]
         path.append(_step(node, part, key))
-        if len(path) < key.count(".") + 1:
-            node = _section(node, path[-1])
     node[path[-1]] = value
     return tuple(path)
 
@@ -71,13 +127,6 @@ def _step(node: Any, part: str, key: str) -> str | int:
     return part
 
 
-def _section(node: Any, part: str | int) -> Any:
-    """What lies under a key; a section that the study leaves out, or sets to null, starts empty."""
-    if isinstance(node, dict) and node.get(str(part)) is None:
-        node[str(part)] = {}
-    return node[part]
-
-
 def _sentence(error: Any, lines: dict[KeyPath, int], origin: str, overrides: set[KeyPath]) -> str:
     where: KeyPath = tuple(error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -87,23 +136,15 @@ def _sentence(error: Any, lines: dict[KeyPath, int], origin: str, overrides: set
         message = "is required"
     elif "input" in error and not isinstance(error["input"], dict | list | tuple):
         message += f" (found {error['input']!r})"
-    key = ".".join(str(part) for part in where) or "the study"
+    key = _dotted(where) or "the study"
     if any(where[: len(path)] == path for path in overrides):
         return f"--set {key}: {message}"
     # What is wrong may be in the file, or come of a key that --set changed below.
-    changed = [".".join(map(str, path)) for path in sorted(overrides, key=str) if path[: len(where)] == where]
+    changed = [_dotted(path) for path in sorted(overrides, key=str) if path[: len(where)] == where]
     if changed:
         message += f" (after --set {', '.join(changed)})"
-    nearest = where
-    while nearest not in lines and nearest:
-        nearest = nearest[:-1]
-    return f"{origin}, line {lines.get(nearest, 1)}: {key}: {message}"
-
-
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f", line {error.problem_mark.line + 1}: not valid YAML: {error.problem}"
-    return f": not valid YAML: {str(error).splitlines()[0]}"
+    line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1)
+    return f"{origin}, line {line}: {key}: {message}"
 
 
 def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
@@ -113,9 +154,12 @@ def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
         UsageError: with one line per fault, each naming key and line (or the --set that caused it).
     """
     try:
-        tree, lines = parse_yaml(text)
+        tree, lines = _parse(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise UsageError(f"{origin}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"{origin}{_yaml_fault(error)}") from None
+        raise UsageError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
     except ValueError as error:
         raise UsageError("\n".join(f"{origin}, {fault}" for fault in str(error).splitlines())) from None
     if tree is None:
