@@ -15,7 +15,7 @@ from qray.errors import QrayError, UsageError
 PROBE_TIMEOUT_S = 5.0
 #: A call that every Ray head answers, or refuses for want of a token.
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
-HEAD_PORT, DASHBOARD_PORT, CLIENT_PORT = 6379, 8265, 10001
+HEAD_PORT, DASHBOARD_PORT = 6379, 8265
 #: A host name, an IPv4 address, or an IPv6 address in brackets; and a port.
 HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+):(?P<port>[0-9]{1,5})")
 

@@ -77,20 +77,19 @@ def provide_token(root: Path) -> None:
                 "to a file of yours, or unset it"
             ) from None
         return
-    home = default_token_path()
-    if home is not None:
-        try:
-            _make_token(home)
-            if "HOME" in os.environ:
-                return
-        except OSError:
-            home = None
-    if home is None:
+    path = default_token_path()
+    try:
+        if path is None:
+            raise FileNotFoundError
+        _make_token(path)
+        if "HOME" in os.environ:
+            return
+    except OSError:
         folder = tempfile.mkdtemp(prefix="qray-token-", dir=root)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        home = Path(folder) / "auth_token"
-        _make_token(home)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(home)
+        path = Path(folder) / "auth_token"
+        _make_token(path)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
 def _make_token(path: Path) -> None:
