@@ -23,7 +23,7 @@ app.add_typer(run_app, name="run")
 app.add_typer(data_app, name="data")
 
 for _stage, _help in commands.STAGES.items():
-    run_app.command(_stage, help=_help)(commands.stage(_stage))
+    run_app.command(_stage, help=_help)(commands.run_stage)
 run_app.command("table")(commands.write_table_anew)
 data_app.command("synth")(commands.make_data)
 data_app.command("check")(commands.check_data)

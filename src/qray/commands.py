@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,35 +78,25 @@ def _check_ray_address(out: Path) -> None:
     use_token_if_asked()
 
 
-def stage(name: str) -> Callable[..., None]:
-    """`qray run NAME`."""
-
-    def run(
-        study: StudyOption = "quickstart",
-        data: DataOption = None,
-        out: OutOption = None,
-        settings: SetOption = None,
-        fresh: FreshOption = False,
-        as_json: JsonOption = False,
-        num_cpus: CpusOption = None,
-    ) -> None:
-        run_stage(name, study, data, out, settings or [], fresh, as_json, num_cpus)
-
-    return run
-
-
 def run_stage(
-    stage: str, study_name: str, data: Path | None, out: Path | None, settings: Sequence[str], fresh: bool,
-    as_json: bool, num_cpus: int | None,
-) -> None:  # fmt: skip
-    """Run a stage of a study, with what it needs of the stages before, and say what came of it."""
+    context: typer.Context,
+    name: StudyOption = "quickstart",
+    data: DataOption = None,
+    out: OutOption = None,
+    settings: SetOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    num_cpus: CpusOption = None,
+) -> None:
+    """Run the stage that the command is called by, with what it needs of those before, and say what came of it."""
     from qray.study_files import load_study
     from qray.terminal import open_console
 
+    stage = str(context.info_name)
     began, started = time.monotonic(), time.time()
     # JSON is YAML, and quotes whatever a path may contain.
     located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
-    study = load_study(study_name, [*settings, *located])
+    study = load_study(name, [*(settings or []), *located])
     if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
         # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
@@ -117,7 +106,7 @@ def run_stage(
         _clear(folder)
     # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
     progress = open_console(stderr=True, soft_wrap=True)
-    progress.print(f"qray run {stage}: study {study.name}, output in {folder}", markup=False, highlight=False)
+    progress.print(f"qray run {stage}: study {study.name}, output in {folder}")
 
     _check_ray_address(folder)
     from qray.graph.store import Store
@@ -143,7 +132,7 @@ def run_stage(
     if not as_json and stage in ("all", "sensitivity"):
         print_sensitivity(evidence.sensitivity, console)
     print_times(evidence.costs, evidence.timing, progress if as_json else console)
-    progress.print(f"{total:.0f} s in all", highlight=False)
+    progress.print(f"{total:.0f} s in all")
     _say_where(folder, progress)
     unreported = report_finished_run(evidence, progress) if stage == "all" else None
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
@@ -188,8 +177,7 @@ def write_table_anew(
 
 
 def _say_where(out: Path, console: Console) -> None:
-    again = command("qray", "show", out)
-    console.print(f"Table: {out / 'results.parquet'}; print it again with `{again}`", markup=False, highlight=False)
+    console.print(f"Table: {out / 'results.parquet'}; print it again with `{command('qray', 'show', out)}`")
 
 
 def make_data(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from qray.engines.catalog import ENGINES
@@ -39,6 +39,10 @@ CODECS = (
 RAY_TASK_TIMEOUT_S = 30.0
 
 
+#: A state, and what was seen in detail.
+Seen = tuple[State, str]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing looked at: "partly" costs some variants, "missing" all that need it, "broken" the whole run."""
@@ -48,54 +52,54 @@ class Finding:
     detail: str
 
 
-def _try(topic: str, check: Callable[[], Finding]) -> Finding:
+def _try(topic: str, check: Callable[[], Seen]) -> Finding:
     try:
-        return check()
+        return Finding(topic, *check())
     except Exception as error:
         # Whatever breaks, the other checks are still worth reading.
         reason = reason_of(str(error))
         return Finding(topic, "broken", reason if isinstance(error, QrayError) else f"{type(error).__name__}: {reason}")
 
 
-def _packages() -> Finding:
+def _packages() -> Seen:
     found = versions()
     torch, vision = found.get("torch"), found.get("torchvision")
     if torch is None or vision is None:
-        return Finding("packages", "broken", "torch and torchvision are both needed: pip install qray")
+        return "broken", "torch and torchvision are both needed: pip install qray"
     import torchvision  # noqa: F401  (fails when it was compiled against another torch)
 
-    return Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
+    return "ok", ", ".join(f"{name} {version}" for name, version in found.items())
 
 
-def _cpu() -> Finding:
+def _cpu() -> Seen:
     flags = " ".join(sorted(cpu_flags())) or "no flags known"
     usable, there = usable_cpus(), os.cpu_count() or 1
     cores = f"{usable} usable core{'s' * (usable > 1)}" + (f" of {there}" if usable < there else "")
-    return Finding("CPU", "ok", f"{cpu_model()}, {cores}, {platform.machine()} ({flags})")
+    return "ok", f"{cpu_model()}, {cores}, {platform.machine()} ({flags})"
 
 
-def _int8() -> Finding:
+def _int8() -> Seen:
     if has_int8_dot_product():
-        return Finding("INT8 arithmetic", "ok", "dot product in hardware")
-    return Finding("INT8 arithmetic", "missing", "no VNNI, AMX or dot product: INT8 runs, with little or no gain")
+        return "ok", "dot product in hardware"
+    return "missing", "no VNNI, AMX or dot product: INT8 runs, with little or no gain"
 
 
-def _bf16() -> Finding:
+def _bf16() -> Seen:
     if has_native_bf16():
-        return Finding("bf16 arithmetic", "ok", "in hardware")
-    return Finding("bf16 arithmetic", "missing", "none in this CPU: bf16 on OpenVINO is skipped")
+        return "ok", "in hardware"
+    return "missing", "none in this CPU: bf16 on OpenVINO is skipped"
 
 
-def _gpu() -> Finding:
+def _gpu() -> Seen:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("GPU", "missing", "no CUDA device: training runs on the CPU")
+        return "missing", "no CUDA device: training runs on the CPU"
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return Finding("GPU", "ok", "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names))
+    return "ok", "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names)
 
 
-def _memory() -> Finding:
+def _memory() -> Seen:
     import psutil
 
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -103,7 +107,7 @@ def _memory() -> Finding:
     store = f", /dev/shm {shutil.disk_usage(shared).free / 2**30:.1f} GiB" if shared.is_dir() else ""
     total = psutil.virtual_memory()
     text = f"{total.available / 2**30:.1f} of {total.total / 2**30:.1f} GiB memory free, {free:.0f} GiB disk{store}"
-    return Finding("memory", "ok" if total.available > 3 * 2**30 else "missing", text)
+    return "ok" if total.available > 3 * 2**30 else "missing", text
 
 
 def _round_trip(encoder: str, pixel_format: str, container: str, folder: Path) -> None:
@@ -142,7 +146,7 @@ def _priority_kept() -> Iterator[None]:
         os.sched_setscheduler(0, policy, parameters)
 
 
-def _video() -> Finding:
+def _video() -> Seen:
     import logging
 
     import av
@@ -160,10 +164,10 @@ def _video() -> Finding:
             except (av.error.FFmpegError, ValueError, RuntimeError) as error:
                 bad.append(f"{name} ({str(error).splitlines()[0][:60]})")
     state: State = "ok" if not bad else "missing" if "mjpeg" in good else "broken"
-    return Finding("video", state, f"PyAV {av.__version__}: {', '.join(good)}" + f"; not {', '.join(bad)}" * bool(bad))
+    return state, f"PyAV {av.__version__}: {', '.join(good)}" + f"; not {', '.join(bad)}" * bool(bad)
 
 
-def _variants(engine: str) -> Finding:
+def _variants(engine: str) -> Seen:
     from qray.engines.registry import missing_requirement
 
     good: list[str] = []
@@ -176,10 +180,10 @@ def _variants(engine: str) -> Finding:
             reasons.setdefault(reason, []).append(method)
     lacking = "; ".join(f"not {', '.join(methods)}: {reason}" for reason, methods in reasons.items())
     detail = "; ".join(part for part in (", ".join(good), lacking) if part)
-    return Finding(f"engine {engine}", "ok" if not reasons else "partly" if good else "missing", detail)
+    return "ok" if not reasons else "partly" if good else "missing", detail
 
 
-def _ray() -> Finding:
+def _ray() -> Seen:
     import ray
 
     from qray.graph.session import cluster_slots, ray_session
@@ -191,31 +195,28 @@ def _ray() -> Finding:
             return 1
 
         if ray.get(one.remote(), timeout=RAY_TASK_TIMEOUT_S) != 1:
-            return Finding("Ray", "broken", "a task returned the wrong answer")
+            return "broken", "a task returned the wrong answer"
         slots = cluster_slots()
         address = os.environ.get("RAY_ADDRESS")
         where = f"attached to {address}" if address else f"starts here, in {ray.get_runtime_context().get_temp_dir()}"
         store = ray.cluster_resources().get("object_store_memory", 0) / 2**30
         text = f"{where}: {slots.cpus:g} CPUs, {slots.gpus:g} GPUs, object store {store:.1f} GiB"
-        return Finding("Ray", "ok", f"{text}; {dashboard_words(dashboard)}")
+        return "ok", f"{text}; {dashboard_words(dashboard)}"
 
 
 def diagnose() -> list[Finding]:
     """Look at everything, in the order in which it is shown. Takes some ten seconds, most of them to start Ray."""
-    findings = [_try("packages", _packages), _try("CPU", _cpu), _try("INT8 arithmetic", _int8)]
-    findings += [_try("bf16 arithmetic", _bf16), _try("GPU", _gpu), _try("memory", _memory)]
-    findings.append(_try("video", _video))
-    findings += [_try(f"engine {engine}", partial(_variants, engine)) for engine in ENGINES]
-    findings.append(_try("Ray", _ray))
-    return findings
+    checks: dict[str, Callable[[], Seen]] = {
+        "packages": _packages, "CPU": _cpu, "INT8 arithmetic": _int8, "bf16 arithmetic": _bf16, "GPU": _gpu,
+        "memory": _memory, "video": _video, **{f"engine {engine}": partial(_variants, engine) for engine in ENGINES},
+        "Ray": _ray,
+    }  # fmt: skip
+    return [_try(topic, check) for topic, check in checks.items()]
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:
     """One line a finding."""
-    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = Table.grid(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
     for finding in findings:
         grid.add_row(Text(finding.topic), Text(finding.state, style=STYLE[finding.state]), Text(finding.detail))
     console.print(grid)

@@ -9,7 +9,8 @@ import pytest
 from support.evidence_runs import VARIANTS, make_run
 from support.videos import numbered_frames, write_file_list, write_video
 
-from qray.commands import check_data, run_stage, write_table_anew
+from qray.cli import app
+from qray.commands import check_data, write_table_anew
 from qray.errors import QrayError, UsageError
 from qray.questions import show_results
 
@@ -58,14 +59,14 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:
         (out / name).touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(QrayError, match="FileList"):
-        run_stage("train", "quickstart", tmp_path / "empty", out, [], True, False, None)
+        app(["run", "train", "--data", str(tmp_path / "empty"), "--out", str(out), "--fresh"], standalone_mode=False)
     assert {"notes.txt"} == {path.name for path in out.iterdir()} - {"study.yaml"}
 
 
 def test_fresh_refuses_a_folder_that_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
     with pytest.raises(UsageError, match=r"no study\.yaml"):
-        run_stage("train", "quickstart", None, tmp_path, [], True, False, None)
+        app(["run", "train", "--out", str(tmp_path), "--fresh"], standalone_mode=False)
 
 
 def test_a_split_of_one_clip_has_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

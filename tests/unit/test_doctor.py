@@ -67,7 +67,7 @@ def test_a_dead_ray_address_is_a_broken_finding_that_names_it(monkeypatch: pytes
 
 
 def test_a_check_that_raises_is_a_broken_finding() -> None:
-    def check() -> Finding:
+    def check() -> doctor.Seen:
         raise RuntimeError("first line\nsecond line")
 
     assert doctor._try("x", check) == Finding("x", "broken", "RuntimeError: first line; second line")
@@ -78,7 +78,7 @@ def test_an_engine_that_lacks_one_method_says_which_work_and_why_the_other_does_
 ) -> None:
     monkeypatch.setattr("qray.engines.registry.missing_requirement",
                         lambda variant: "no bf16 in this CPU" if variant.method == "bf16" else None)  # fmt: skip
-    found = doctor._variants("openvino")
+    found = doctor._try("engine openvino", lambda: doctor._variants("openvino"))
     assert found.state == "partly"
     assert found.detail.startswith("fp32, ")
     assert found.detail.endswith("; not bf16: no bf16 in this CPU")
@@ -86,7 +86,7 @@ def test_an_engine_that_lacks_one_method_says_which_work_and_why_the_other_does_
 
 def test_an_engine_that_is_not_there_is_missing_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qray.engines.registry.missing_requirement", lambda variant: "not installed")
-    found = doctor._variants("openvino")
+    found = doctor._try("engine openvino", lambda: doctor._variants("openvino"))
     assert (found.state, found.detail.count("not installed")) == ("missing", 1)
 
 

@@ -80,7 +80,7 @@ def test_on_one_core_every_page_says_1_and_training_has_1_thread() -> None:
         f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n"
         "from qray.doctor import _cpu; from qray.measure.host import host_name\n"
         "from qray.units.work import training_threads\n"
-        "print('1 usable core' in _cpu().detail, host_name().endswith(', 1 cores)'), training_threads())"
+        "print('1 usable core' in _cpu()[1], host_name().endswith(', 1 cores)'), training_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "1"]

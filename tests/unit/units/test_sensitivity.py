@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.graphs import manifest_of, only
 
-from qray.commands import run_stage
+from qray.cli import app
 from qray.errors import UsageError
 from qray.graph.runner import lacking
 from qray.graph.store import Store
@@ -80,5 +80,6 @@ def test_asking_for_more_clips_than_there_are_takes_all() -> None:
 
 
 def test_the_stage_of_a_study_without_the_section_says_what_to_add(tiny_dataset: Path, tmp_path: Path) -> None:
+    given = ["--data", str(tiny_dataset), "--out", str(tmp_path / "out"), "--set", "sensitivity=null"]
     with pytest.raises(UsageError, match=r"has no `sensitivity:` section.*--set sensitivity.clips=64"):
-        run_stage("sensitivity", "quickstart", tiny_dataset, tmp_path / "out", ["sensitivity=null"], False, False, None)
+        app(["run", "sensitivity", *given], standalone_mode=False)
