@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+import qray
 from qray.atomic import atomic_path, write_json, write_parquet, write_text
 from qray.graph.unit import Unit
+
+#: What of OUT the table and the report are made of, and they themselves; run.json apart.
+SHOWN = ("study.yaml", "*.parquet", "report.*", "report/*", "units/*-*.json", "units/phases.json", "predictions/*/*")
 
 
 class Store:
@@ -125,6 +130,28 @@ class Store:
     def write_study(self, text: str) -> None:
         """Keep the study as resolved."""
         write_text(self.out / "study.yaml", text)
+
+    def _shown(self) -> str:
+        """A hash of run.json, of `SHOWN`, and of the code."""
+        index = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+        # A run that finds everything done changes no more than when it began.
+        found = hashlib.blake2b(json.dumps(index | {"stage": "", "started": 0}).encode())
+        made_of = [path for name in SHOWN for path in self.out.glob(name)]
+        for path in sorted([*made_of, *Path(qray.__file__).parent.rglob("*")]):
+            if path.is_file() and path.suffix != ".pyc":
+                found.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+        return found.hexdigest()
+
+    def set_shown(self) -> None:
+        """Say that table and report are made of what OUT holds now."""
+        write_json(self.out / "units" / "shown.json", {"shown": self._shown()})
+
+    def is_shown(self) -> bool:
+        """Whether this code would make the same table and report again."""
+        try:
+            return json.loads((self.out / "units" / "shown.json").read_text()) == {"shown": self._shown()}
+        except (OSError, ValueError):
+            return False
 
     def relative(self, path: Path) -> str:
         """A path inside OUT as records hold it."""

@@ -72,11 +72,9 @@ def cost_job(study: Study, manifest: Manifest) -> CostJob:
 
 
 def costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
-    """What `measure_costs` returns, and the whereabouts."""
-    from qray.graph.placement import whereabouts
-
+    """What `measure_costs` returns."""
     limit = len(PARTS) * (SECONDS_PER_PART + 10 * job.settings.seconds)
-    return whereabouts() | measure_costs(job, checkpoint, limit)
+    return measure_costs(job, checkpoint, limit)
 
 
 def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str, Any]:

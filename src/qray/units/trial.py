@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from qray.data.stream import StreamPlan, clip_dataset, stream_batches
+from qray.data.stream import clip_dataset, stream_batches
 from qray.errors import Diverged
 from qray.graph.placement import whereabouts
 from qray.graph.telemetry import Telemetry
-from qray.model.training import FitSettings, fit, load_checkpoint
+from qray.model.training import FitSettings, fit
 from qray.units.clips import SplitClips, named_failures
 from qray.units.evaluate import predict_stream
 from qray.units.sweep import SweepJob
 from qray.units.trials import qat_training
-from qray.units.work import model_from_state, to_train_batches, training_device, training_threads
+from qray.units.work import model_from_state, next_epoch, to_train_batches, training_device, training_threads
 
 
 def train_qat(
@@ -36,12 +36,12 @@ def train_qat(
     from qray.engines import pt2e
 
     started, settings = time.time(), trial["settings"]
-    torch.set_num_threads(training_threads(job.max_concurrent))
-    torch.manual_seed(job.seed)
-    device = training_device()
-    model = model_from_state(job.model, weights).channels_last()
-    size = job.clip.image_size
-    example = torch.zeros((2, job.clip.frames, size, size, 3), dtype=torch.uint8)
+    torch.set_num_threads(training_threads(job.concurrent))
+    study, device = job.study, training_device()
+    torch.manual_seed(study.seed)
+    model = model_from_state(study.model, weights).channels_last()
+    size = study.clip.image_size
+    example = torch.zeros((2, study.clip.frames, size, size, 3), dtype=torch.uint8)
     qat = pt2e.QatSettings(
         weight_bits=settings["weight_bits"],
         observer=settings["observer"],
@@ -49,17 +49,12 @@ def train_qat(
         reduce_range=settings["reduce_range"],
     )
     module = pt2e.prepare_qat(model, example, qat)
-    training = qat_training(job.training, settings)
-    plan = StreamPlan(
-        job.clip, "train", training.batch_size, job.seed, epochs=trial["until"], cpus_per_task=job.slot_cpus,
-        first_epoch=int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0, timeout_s=job.timeout_s,
-    )  # fmt: skip
-    val_plan = StreamPlan(
-        job.clip.single_window(), "eval", training.batch_size, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s
-    )
+    training = qat_training(study.training, settings)
+    plan = job.train_plan(training, next_epoch(resume), trial["until"])
+    val_plan = job.eval_plan(study.clip.single_window(), training.batch_size)
     targets, val_targets = train.clips["target"].to_numpy(), val.clips["target"].to_numpy()
     steps = plan.steps_per_epoch(len(targets))
-    fit_settings = FitSettings(training, steps, model.target_spread, job.seed, "fp32", device)
+    fit_settings = FitSettings(training, steps, model.target_spread, study.seed, "fp32", device)
     per_epoch = plan.rows_per_epoch(len(targets))
     telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
 

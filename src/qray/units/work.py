@@ -10,13 +10,13 @@ import pandas as pd
 import ray
 import torch
 
-from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
+from qray.data.stream import Batch, clip_dataset, stream_batches
 from qray.errors import QrayError
 from qray.measure.host import usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import TrainBatch, load_checkpoint
-from qray.study import ClipSpec, Model
-from qray.units.clips import SplitClips
+from qray.study import Model
+from qray.units.clips import Job, SplitClips
 
 
 def training_device() -> str:
@@ -50,6 +50,11 @@ def model_from_state(study_model: Model, checkpoint: bytes) -> VideoRegressor:
     return model.eval()
 
 
+def next_epoch(checkpoint: bytes | None) -> int:
+    """The epoch that a training goes on with, from 0."""
+    return int(load_checkpoint(checkpoint)["epoch"]) + 1 if checkpoint else 0
+
+
 def to_train_batches(batches: Iterator[Batch], targets: np.ndarray, failed: dict[int, str]) -> Iterator[TrainBatch]:
     """Add targets to streamed batches; a clip that failed gets weight 0 and its reason goes into `failed`."""
     for batch in batches:
@@ -61,16 +66,14 @@ def to_train_batches(batches: Iterator[Batch], targets: np.ndarray, failed: dict
         )
 
 
-def fixed_batches(
-    clips: SplitClips, clip: ClipSpec, batch_size: int, slot_cpus: float, timeout_s: float, name: str
-) -> tuple[list[torch.Tensor], dict[int, str]]:
+def fixed_batches(clips: SplitClips, job: Job, name: str) -> tuple[list[torch.Tensor], dict[int, str]]:
     """What observers see: one window of each clip, as training sees them, but fixed; uint8 (b, T, H, W, 3). And the
     reasons of clips that failed. `name` says what they are for.
 
     Raises:
         QrayError: more of them than may fail.
     """
-    plan = StreamPlan(clip.single_window(), "eval", batch_size, cpus_per_task=slot_cpus, timeout_s=timeout_s)
+    plan = job.eval_plan(job.study.clip.single_window(), job.study.calibration.batch_size)
     dataset = clip_dataset(clips.ref, len(clips.clips), plan)
     failed: dict[int, str] = {}
     batches = []
