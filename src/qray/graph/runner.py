@@ -248,9 +248,10 @@ class Runner:
 
     def _end(self, unit: Unit, key: str, started: float, result: Result) -> None:
         self.results[key] = result
+        seconds = time.time() - started
         self.on_end()
         if result.status == "ok":
-            self.say(f"done  {unit.label} in {time.time() - started:.1f} s")
+            self.say(f"done  {unit.label} in {seconds:.1f} s")
         else:
             style = "red" if result.status == "failed" else "yellow"
             self.say(f"{result.status} {unit.label}: {result.reason}", style)

@@ -19,7 +19,7 @@ from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
 
 if TYPE_CHECKING:
-    from qray.data.stream import Batch
+    from qray.data.stream import Batch, StreamPlan
 
 BASELINE = "mean-predictor"
 
@@ -71,7 +71,6 @@ class MeanPredictor(Task):
 def evaluate(job: Job, name: str, files: dict[str, bytes], clips: SplitClips) -> dict[str, Any]:
     """{"predicted": float64 (N,), NaN where the clip failed, in manifest order, "failed": reasons by clip} of an
     artifact's files, on clips of TEST. name: what the dashboard calls it."""
-    from qray.data.stream import stream_batches
     from qray.engines.registry import load_artifact
     from qray.graph.telemetry import Telemetry
 
@@ -79,13 +78,31 @@ def evaluate(job: Job, name: str, files: dict[str, bytes], clips: SplitClips) ->
     with tempfile.TemporaryDirectory(prefix="qray-evaluate-") as folder:
         unpack_folder(files, Path(folder))
         predict = load_artifact(Path(folder), threads=1)
-        stream = stream_batches(clips.dataset(plan), plan, f"evaluate {name} TEST")
-        predicted, failed = predict_stream(predict, stream, len(clips.clips), telemetry.clips)
-    clips.check("evaluation on TEST", failed)
-    errors = np.abs(predicted - clips.clips["target"].to_numpy())
-    telemetry.mae("TEST", float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan"))
+        predicted, failed, mae = predict_split(
+            predict, clips, plan, f"evaluate {name} TEST", "evaluation on TEST", telemetry.clips
+        )
+    telemetry.mae("TEST", mae)
     telemetry.end()
-    return {"predicted": predicted, "failed": named_failures(clips.clips, failed)}
+    return {"predicted": predicted, "failed": failed}
+
+
+def predict_split(
+    predict: Any, clips: SplitClips, plan: StreamPlan, stream: str, use: str, count: Any = lambda n: None
+) -> tuple[np.ndarray, dict[str, str], float]:
+    """Predictions of clips, as `predict_stream`, the reasons of those that failed by name, and the MAE of the others
+    (NaN where there are none). stream: the name of the stream; use: what they are predicted for.
+
+    Raises:
+        QrayError: more clips than may fail. Diverged: as `predict_stream`.
+    """
+    from qray.data.stream import stream_batches
+
+    batches = stream_batches(clips.dataset(plan), plan, stream)
+    predicted, failed = predict_stream(predict, batches, len(clips.clips), count)
+    clips.check(use, failed)
+    errors = np.abs(predicted - clips.clips["target"].to_numpy())
+    mae = float(np.nanmean(errors)) if len(failed) < len(errors) else float("nan")
+    return predicted, named_failures(clips.clips, failed), mae
 
 
 def predict_stream(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from qray.atomic import write_text
 from qray.data.manifest import Manifest
 from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
@@ -70,8 +71,7 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
             f"study {study.name} has no `{stage}:` section, so there is nothing to do; add one, or --set {section}"
         )
     phases = _Phases()
-    store.out.mkdir(parents=True, exist_ok=True)
-    store.write_study(dump_study(study))
+    write_text(store.out / "study.yaml", dump_study(study))
     root = ensure_data(study.data)
     phases.end("make the data set")
     manifest = load_manifest(store, root, study.data)

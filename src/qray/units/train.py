@@ -12,7 +12,7 @@ from qray.model.epoch import EpochResult
 from qray.study import Study, Training
 from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
-from qray.units.evaluate import predict_stream
+from qray.units.evaluate import predict_split
 from qray.units.trials import qat_training
 
 
@@ -125,34 +125,20 @@ def train(
     epochs), "train_s" (seconds of all epochs)}."""
     import torch
 
-    from qray.data.stream import clip_dataset, stream_batches
-    from qray.graph.telemetry import Telemetry
     from qray.model.training import FitSettings, fit, load_checkpoint, resolve_precision
-    from qray.units.work import (
-        model_from_state,
-        new_model,
-        next_epoch,
-        to_train_batches,
-        training_device,
-        training_threads,
-    )  # fmt: skip
+    from qray.units.work import model_from_state, new_model, training_device, training_stream, training_threads
 
     study, device = job.study, training_device()
     torch.set_num_threads(training_threads())
     torch.manual_seed(study.seed)
-    model = model_from_state(study.model, start) if start else new_model(study.model, train_clips.clips, study.seed)
+    target = train_clips.clips["target"]
+    model = model_from_state(study.model, start) if start else new_model(study.model, target, study.seed)
     model.channels_last().train()
-    plan = job.train_plan(training, next_epoch(resume), training.epochs)
-    failed: dict[int, str] = {}
-    targets = train_clips.clips["target"].to_numpy()
-    dataset = clip_dataset(train_clips.ref, len(train_clips.clips), plan)
-    batches = to_train_batches(stream_batches(dataset, plan, name), targets, failed)
+    plan, batches, failed, telemetry = training_stream(job, name, train_clips, training, resume, training.epochs)
     settings = FitSettings(
-        training, plan.steps_per_epoch(len(targets)), model.target_spread, study.seed,
+        training, plan.steps_per_epoch(len(target)), model.target_spread, study.seed,
         resolve_precision(training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
     )  # fmt: skip
-    per_epoch = plan.rows_per_epoch(len(targets))
-    telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
 
     def freeze(epoch: int) -> None:
         if epoch >= freeze_batch_norm_at * training.epochs:
@@ -177,7 +163,6 @@ def validate(job: Job, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from qray.data.stream import stream_batches
     from qray.graph.telemetry import Telemetry
     from qray.units.work import model_from_state
 
@@ -189,8 +174,6 @@ def validate(job: Job, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
         with torch.inference_mode():
             return network(torch.from_numpy(clips)).numpy()
 
-    predicted, failed = predict_stream(predict, stream_batches(val.dataset(plan), plan, "train:fp32"), len(val.clips))
-    val.check("the validation curve", failed)
-    mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
+    _, failed, mae = predict_split(predict, val, plan, "train:fp32", "the validation curve")
     Telemetry("train:fp32").mae("VAL", mae)
-    return {"val_mae": mae, "failed": named_failures(val.clips, failed)}
+    return {"val_mae": mae, "failed": failed}

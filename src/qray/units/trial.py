@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from qray.data.stream import clip_dataset, stream_batches
 from qray.errors import Diverged
 from qray.graph.placement import whereabouts
-from qray.graph.telemetry import Telemetry
 from qray.model.training import FitSettings, fit
 from qray.units.clips import SplitClips, named_failures
-from qray.units.evaluate import predict_stream
+from qray.units.evaluate import predict_split
 from qray.units.sweep import SweepJob
 from qray.units.trials import qat_training
-from qray.units.work import model_from_state, next_epoch, to_train_batches, training_device, training_threads
+from qray.units.work import model_from_state, training_device, training_stream, training_threads
 
 
 def train_qat(
@@ -50,13 +48,10 @@ def train_qat(
     )
     module = pt2e.prepare_qat(model, example, qat)
     training = qat_training(study.training, settings)
-    plan = job.train_plan(training, next_epoch(resume), trial["until"])
+    plan, batches, missed, telemetry = training_stream(job, name, train, training, resume, trial["until"])
     val_plan = job.eval_plan(study.clip.single_window(), training.batch_size)
-    targets, val_targets = train.clips["target"].to_numpy(), val.clips["target"].to_numpy()
-    steps = plan.steps_per_epoch(len(targets))
+    steps = plan.steps_per_epoch(len(train.clips))
     fit_settings = FitSettings(training, steps, model.target_spread, study.seed, "fp32", device)
-    per_epoch = plan.rows_per_epoch(len(targets))
-    telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
 
     def on_epoch(epoch: int) -> None:
         pt2e.set_training(module, True)
@@ -69,18 +64,14 @@ def train_qat(
         with torch.no_grad():
             return module(torch.from_numpy(clips).to(device)).float().cpu().numpy()
 
-    stream = stream_batches(clip_dataset(train.ref, len(targets), plan), plan, name)
-    missed: dict[int, str] = {}
-    epochs = fit(module, to_train_batches(stream, targets, missed), fit_settings, resume, on_epoch, telemetry.step)
+    epochs = fit(module, batches, fit_settings, resume, on_epoch, telemetry.step)
     for epoch in range(plan.first_epoch, plan.epochs):
         shared = {"key": trial["keys"][epoch], "trial": trial["key"], "settings": settings, "epoch": epoch + 1}
         try:
             result = next(epochs)
-            pt2e.set_training(module, False)
-            val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
-            predicted, failed = predict_stream(predict, val_stream, len(val_targets))
             train.check("QAT", missed)
-            val.check("the VAL MAE of QAT", failed)
+            pt2e.set_training(module, False)
+            _, failed, val_mae = predict_split(predict, val, val_plan, f"{name} VAL", "the VAL MAE of QAT")
         except Diverged as error:
             telemetry.end()
             yield (
@@ -89,14 +80,13 @@ def train_qat(
                 | {"status": "failed", "reason": f"epoch {epoch + 1}: {error}", "val_mae": None}
             )
             return
-        val_mae = float(np.nanmean(np.abs(predicted - val_targets)))
         telemetry.mae("VAL", val_mae)
         if epoch + 1 == plan.epochs:
             telemetry.end()
         yield shared | _ended(started) | {
             "status": "ok", "reason": None, "loss": result.loss, "val_mae": val_mae, "train_s": result.seconds_so_far,
             "checkpoint": result.checkpoint, "qat": qat.model_dump(mode="json"),
-            "failed_clips": named_failures(train.clips, missed) | named_failures(val.clips, failed),
+            "failed_clips": named_failures(train.clips, missed) | failed,
         }  # fmt: skip
         started = time.time()
 
