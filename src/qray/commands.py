@@ -110,33 +110,41 @@ def run_stage(
 
     _check_ray_address(folder)
     from qray.graph.store import Store
-    from qray.judge.timing import read_timing, write_phases
+    from qray.judge.row import from_table
+    from qray.judge.run import read_run
+    from qray.judge.timing import write_phases
     from qray.questions import report_finished_run
     from qray.units.run import run_study
-    from qray.words.show import print_results, results_json
+    from qray.words.show import print_results, read_results, results_json
     from qray.words.show_run import print_sensitivity, print_times
     from qray.words.terminal import results_console
 
     phases = {"load qray": time.monotonic() - began}
-    result = run_study(study, Store(folder), stage, progress, num_cpus)
+    store = Store(folder)
+    result = run_study(study, store, stage, progress, num_cpus)
     total = time.monotonic() - began
     # A run that found everything done leaves the record of the run that did it.
     if "start Ray" in result.phases:
         write_phases(folder, phases | result.phases, total, started)
-    console = results_console()
+    console, table, left = results_console(), read_results(folder), read_run(folder)
     if as_json:
-        print(results_json(result.table))
+        print(results_json(table))
     elif stage in ("all", "evaluate", "measure"):
-        print_results(result.table, console)
-    evidence = replace(result.evidence, timing=read_timing(folder))
+        print_results(table, console)
     if not as_json and stage in ("all", "sensitivity"):
-        print_sensitivity(evidence.sensitivity, console)
-    print_times(evidence.costs, evidence.timing, progress if as_json else console)
+        print_sensitivity(left.shared("sensitivity"), console)
+    print_times(left.shared("costs"), left.timing, progress if as_json else console)
     progress.print(f"{total:.0f} s in all")
     _say_where(folder, progress)
-    unreported = report_finished_run(evidence, progress) if stage == "all" else None
+    unreported = None
+    if stage == "all" and result.evidence is not None:
+        unreported = report_finished_run(replace(result.evidence, timing=left.timing), progress)
+        if unreported is None:
+            store.set_shown()
+    elif stage == "all":
+        progress.print(f"Report: {folder / 'report.html'}")
     failed = sorted({r.reason or "" for r in result.results.values() if r.status == "failed"})
-    rows = evidence.rows
+    rows = from_table(table)
     if stage == "all" and not any(row.stage == "variant" and row.status == "ok" for row in rows):
         first = f"no variant came out of the run; the first: {rows[0].variant}: {rows[0].reason}"
         raise QrayError(f"{first}; {unreported}" if unreported else first)

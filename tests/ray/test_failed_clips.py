@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 from support.videos import numbered_frames, write_video
 
-from qray.data.stream import StreamPlan, put_clips
+from qray.data.stream import put_clips
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.model.training import dump_checkpoint
-from qray.study import ClipSpec, Model, Sensitivity, Training
-from qray.units.clips import SplitClips
-from qray.units.evaluate import EvaluateJob
-from qray.units.sensitivity import LayersJob, measure_layers
+from qray.study import Sensitivity, Study
+from qray.units.clips import Job, SplitClips
+from qray.units.sensitivity import measure_layers
 from qray.units.sweep import SweepJob
 from qray.units.train import validate
 from qray.units.trial import train_qat
@@ -25,9 +24,18 @@ from qray.units.work import fixed_batches
 N_VIDEOS, GONE = 8, "6"
 #: The last of so many parts is one layer.
 LAYERS = 29
-SPEC = ClipSpec(frames=2, image_size=32, stride=2, eval_windows=1)
-MODEL = Model(width=4)
-PLAN = StreamPlan(SPEC, "eval", 4, cpus_per_task=0.5)
+STUDY = Study.model_validate(
+    {
+        "name": "s",
+        "clip": {"frames": 2, "image_size": 32, "stride": 2, "eval_windows": 1},
+        "model": {"width": 4},
+        "training": {"epochs": 1, "batch_size": 4},
+        "calibration": {"batch_size": 4},
+        "evaluation": {"batch_size": 4, "batch_timeout_s": 60},
+        "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}],
+    }
+)
+JOB = Job(STUDY, slot_cpus=0.5, board=None)
 Use = Callable[[SplitClips, SplitClips, bytes], dict[str, str]]
 
 
@@ -45,23 +53,22 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def weights() -> bytes:
-    return dump_checkpoint({"model": VideoRegressor(MODEL).state_dict()})
+    return dump_checkpoint({"model": VideoRegressor(STUDY.model).state_dict()})
 
 
 def calibration(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    batches, failed = fixed_batches(observed, SPEC, 4, 0.5, 60.0, "calibrate")
+    batches, failed = fixed_batches(observed, JOB, "calibrate")
     assert sum(map(len, batches)) == len(observed.clips) - len(failed)
     return {str(observed.clips["clip"][index]): reason for index, reason in failed.items()}
 
 
 def curve(_: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    found: dict[str, str] = validate(EvaluateJob("fp32", PLAN, None), MODEL, weights, val)["failed"]
+    found: dict[str, str] = validate(JOB, weights, val)["failed"]
     return found
 
 
 def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
-    training = Training(epochs=1, batch_size=4)
-    job = SweepJob(MODEL, training, SPEC, 0, 0.5, {}, 1, 60.0, "", None)
+    job = SweepJob(STUDY, 0.5, None, {}, 1, "")
     settings = {"weight_bits": 8, "lr": 1e-4, "epochs": 1, "observer": "minmax", "freeze_batch_norm_at": 0.0,
                 "freeze_observers_at": 1.0, "keep_fp32": [], "reduce_range": False}  # fmt: skip
     raise AssertionError(
@@ -70,8 +77,8 @@ def trial(train: SplitClips, val: SplitClips, weights: bytes) -> NoReturn:
 
 
 def layers(observed: SplitClips, val: SplitClips, weights: bytes) -> dict[str, str]:
-    job = LayersJob((LAYERS - 1, LAYERS), "any", MODEL, SPEC, Sensitivity(), 4, PLAN)
-    found: dict[str, str] = measure_layers(job, weights, observed, val)["failed"]
+    share = LAYERS - 1, LAYERS
+    found: dict[str, str] = measure_layers(JOB, Sensitivity(), share, "any", weights, observed, val)["failed"]
     return found
 
 

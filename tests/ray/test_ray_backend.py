@@ -1,4 +1,4 @@
-"""Units as Ray tasks: items of those that yield, actors, failures without Ray's traceback, silence, and progress."""
+"""Units as Ray tasks: items of those that yield, failures without Ray's traceback, silence, and progress."""
 
 from __future__ import annotations
 
@@ -26,13 +26,6 @@ from qray.graph.unit import Resources, Unit
 # Workers have no path to the tests.
 for module in (toys, sys.modules[__name__]):
     cloudpickle.register_pickle_by_value(module)
-
-
-class Greeter:
-    """An actor with one thing to do."""
-
-    def run(self) -> str:
-        return "hello"
 
 
 @pytest.fixture
@@ -64,8 +57,9 @@ def test_every_item_of_a_task_that_yields_is_heard(runner: Runner) -> None:
     assert (task.heard_items, value) == ([0, 1, 2, 3], 3)
 
 
-def test_a_class_is_an_actor_that_runs(runner: Runner) -> None:
-    assert run(runner, Greeter)[1] == "hello"
+def test_a_record_says_on_which_node_it_was_made(runner: Runner) -> None:
+    node = ray.get_runtime_context().get_node_id()
+    assert run(runner, lambda: {"made": 1})[1].items() >= {"made": 1, "node": node}.items()
 
 
 def test_a_failure_is_a_sentence(runner: Runner) -> None:

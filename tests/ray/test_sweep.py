@@ -71,7 +71,7 @@ def cut_in_three(out: Path, manifest: Manifest, weights: bytes) -> tuple[Store, 
     for trial, epochs, val_mae in ((whole, 2, 0.1), (other, 1, 1e6)):
         for key in trial["keys"][:epochs]:
             store.put("trial", key, {"key": key, "settings": trial["settings"], "status": "ok", "val_mae": val_mae})
-    job = SweepJob(settings.model, settings.training, settings.clip, 0, 0.5, {}, 1, 120.0, "", None)
+    job = SweepJob(settings, 0.5, None, {}, 1, "")
     train, val = (SplitClips(clips, put_clips(clips), 0.0) for clips in map(manifest.split, ("TRAIN", "VAL")))
     threads = torch.get_num_threads()
     never_cut = list(train_qat("never cut", cut | {"until": 2}, job, weights, train, val))

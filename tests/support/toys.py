@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from support.local_backend import LocalBackend
 
-from qray.graph.local_backend import LocalBackend
 from qray.graph.runner import Runner, lacking
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Resources, Skipped, Task, Unit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import Unavailable
-from qray.graph.session import ray_session
 from qray.measure.host import provenance_here
 from qray.measure.isa import Machine, capabilities, least_of
 
@@ -78,14 +76,6 @@ def quiet_node(able: Collection[str]) -> tuple[str, float]:
 def on_node(node: str) -> NodeAffinitySchedulingStrategy:
     """On this node and no other."""
     return NodeAffinitySchedulingStrategy(node, soft=False)
-
-
-def cluster_machine() -> Machine | None:
-    """The least of the nodes of the cluster that RAY_ADDRESS names; None where the run will start a Ray of its own."""
-    if os.environ.get("RAY_ADDRESS", "local") == "local":
-        return None
-    with ray_session():
-        return placement().machine()
 
 
 def placement() -> Placement:

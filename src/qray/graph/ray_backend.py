@@ -1,12 +1,12 @@
-"""Units as Ray tasks and actors, on the slots and nodes of a cluster."""
+"""Units as Ray tasks, on the slots and nodes of a cluster."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from qray.data.stream import cluster_state
 from qray.graph.placement import Placement, on_node, placement, quiet_node, whereabouts
 from qray.graph.session import Slots, cluster_slots
-from qray.graph.telemetry import Status, free_actor_name, start_board
+from qray.graph.telemetry import Board, Status, start_actor
 from qray.graph.unit import Unit
 
 LOOK_EVERY_S = 2.0
@@ -23,23 +23,37 @@ LOOK_EVERY_S = 2.0
 
 @dataclass(eq=False)
 class _Handle:
-    """What was started. ref: an ObjectRef, or the generator of a task that yields; actor: kept alive till the end."""
+    """What was started. ref: an ObjectRef, or the generator of a task that yields."""
 
     ref: Any
     streaming: bool = False
-    actor: Any = None
     last: Any = None
+
+
+def _located(value: Any) -> Any:
+    return value | whereabouts() if isinstance(value, dict) else value
 
 
 @cache
 def _remote(work: Callable[..., Any], fresh_process: bool) -> Any:
+    """Work as a task that says of each record (a dict) where it was made."""
     options: dict[str, Any] = {"max_retries": 0}
-    if inspect.isgeneratorfunction(work):
-        options["num_returns"] = "streaming"
     if fresh_process:
         # Options of a call cannot say so.
         options["max_calls"] = 1
-    return ray.remote(**options)(work)
+
+    @wraps(work)
+    def done(*arguments: Any) -> Any:
+        return _located(work(*arguments))
+
+    @wraps(work)
+    def yielded(*arguments: Any) -> Iterator[Any]:
+        for value in work(*arguments):
+            yield _located(value)
+
+    if inspect.isgeneratorfunction(work):
+        return ray.remote(num_returns="streaming", **options)(yielded)
+    return ray.remote(**options)(done)
 
 
 class RayBackend:
@@ -50,7 +64,7 @@ class RayBackend:
     def __init__(self, nodes: Placement | None = None) -> None:
         self.slots: Slots = cluster_slots()
         self.nodes = nodes if nodes is not None else placement()
-        self.board: Any = start_board()
+        self.board: Any = start_actor(Board, "board")
         self._status: dict[str, Status] = {}
         self._asked: Any = None
         self._looked = time.monotonic()
@@ -61,7 +75,7 @@ class RayBackend:
         return cluster_slots().holders
 
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> _Handle:
-        """Start work of a unit: a function, one that yields, or a class whose objects have a `run()` (an actor).
+        """Start work of a unit: a function, or one that yields.
 
         It goes to a node whose CPU has `needs`. References among the arguments arrive as what they refer to.
 
@@ -78,9 +92,6 @@ class RayBackend:
             options = {"num_cpus": cpus, "scheduling_strategy": on_node(node)}
         else:
             options = self.slots.options(resources.gpu) | self.nodes.options(needs)
-        if inspect.isclass(work):
-            actor = ray.remote(max_restarts=0)(work).options(name=free_actor_name(name), **options).remote(*arguments)
-            return _Handle(actor.run.options(name=name).remote(), actor=actor)
         ref = _remote(work, resources.fresh_process).options(name=name, **options).remote(*arguments)
         return _Handle(ref, streaming=inspect.isgeneratorfunction(work))
 
@@ -96,8 +107,6 @@ class RayBackend:
     def take(self, handle: _Handle) -> tuple[bool, Any]:
         """(whether it has ended, its value); raises what the work raised."""
         if not handle.streaming:
-            # The last handle of an actor gone, Ray ends it and its slot is free.
-            handle.actor = None
             return True, ray.get(handle.ref)
         try:
             handle.last = ray.get(next(handle.ref))
@@ -108,8 +117,7 @@ class RayBackend:
     def cancel(self, handle: _Handle, force: bool) -> None:
         """End the work; what yields ends with the driver."""
         if not handle.streaming:
-            ray.cancel(handle.ref, force=force and handle.actor is None)
-        handle.actor = None
+            ray.cancel(handle.ref, force=force)
 
     def progress(self) -> Mapping[str, object]:
         """The last word of each task, read from the board every few seconds."""

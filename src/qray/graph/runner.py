@@ -21,7 +21,7 @@ UNPLANNED = Result("failed", reason="what it needs was not planned")
 
 
 class Backend(Protocol):
-    """Where work is done: `RayBackend` in a run, `LocalBackend` in a process without Ray."""
+    """Where work is done: `RayBackend`, or threads in tests of the loop."""
 
     #: What it raises where work or its machine failed.
     failures: tuple[type[Exception], ...]
@@ -31,8 +31,7 @@ class Backend(Protocol):
         """Slots that may be held at once, as things are now."""
 
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> Any:
-        """Start work of a unit (a function, one that yields, or a class whose objects have a `run()`) where a CPU has
-        `needs`; returns its handle."""
+        """Start work of a unit (a function, or one that yields) where a CPU has `needs`; returns its handle."""
 
     def done(self, value: Any = None) -> Any:
         """The handle of work that the driver has done itself."""
@@ -249,9 +248,10 @@ class Runner:
 
     def _end(self, unit: Unit, key: str, started: float, result: Result) -> None:
         self.results[key] = result
+        seconds = time.time() - started
         self.on_end()
         if result.status == "ok":
-            self.say(f"done  {unit.label} in {time.time() - started:.1f} s")
+            self.say(f"done  {unit.label} in {seconds:.1f} s")
         else:
             style = "red" if result.status == "failed" else "yellow"
             self.say(f"{result.status} {unit.label}: {result.reason}", style)

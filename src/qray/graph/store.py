@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from qray.atomic import atomic_path, write_json, write_parquet, write_text
+import qray
+from qray.atomic import atomic_path, write_json, write_parquet
 from qray.graph.unit import Unit
+
+#: What of OUT the table and the report are made of, and they themselves; run.json apart.
+SHOWN = ("study.yaml", "*.parquet", "report.*", "report/*", "units/*-*.json", "units/phases.json", "predictions/*/*")
 
 
 class Store:
@@ -30,21 +35,15 @@ class Store:
         return self.out / "units" / f"{kind}-{key}.json"
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
-        """A finished unit's record, or None. An unreadable record counts as unfinished."""
-        record = self.attempt(kind, key)
-        return None if record is None or record.get("unfinished") else record
-
-    def attempt(self, kind: str, key: str) -> dict[str, Any] | None:
-        """A unit's record, also of an attempt in which something failed ("unfinished": what); or None."""
-        path = self.unit_path(kind, key)
+        """A finished unit's record, or None. An unreadable record counts as unfinished, and so does one without its
+        files, or of an attempt in which something failed ("unfinished": what)."""
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(self.unit_path(kind, key).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        return record if isinstance(record, dict) and all(self._exists(p) for p in record.get("files", [])) else None
-
-    def _exists(self, relative: str) -> bool:
-        return (self.out / relative).exists()
+        if not isinstance(record, dict) or record.get("unfinished"):
+            return None
+        return record if all((self.out / path).exists() for path in record.get("files", [])) else None
 
     def key(self, unit: Unit) -> str:
         """A unit's key, given what is finished."""
@@ -74,23 +73,16 @@ class Store:
             unpack_folder(files, temporary)
         return folder
 
-    def predictions_path(self, key: str, split: str) -> Path:
-        """Predictions of the variant whose evaluation unit is `key`, on one split."""
-        return self.out / "predictions" / f"variant={key}" / f"{split.lower()}.parquet"
-
     def save_predictions(self, key: str, split: str, clips: pd.DataFrame, predicted: np.ndarray, seed: int) -> Path:
-        """Write one row per clip: clip, split, target, prediction (NaN where the clip failed), seed."""
-        path = self.predictions_path(key, split)
-        table = pa.table(
-            {
-                "clip": pa.array(clips["clip"].tolist(), pa.string()),
-                "split": pa.array([split] * len(clips), pa.string()),
-                "target": pa.array(clips["target"].to_numpy(np.float64)),
-                "prediction": pa.array(np.asarray(predicted, np.float64)),
-                "seed": pa.array([seed] * len(clips), pa.int64()),
-            }
-        )
-        write_parquet(path, table)
+        """Write what the variant whose evaluation unit is `key` predicts, one row per clip: clip, split, target,
+        prediction (NaN where the clip failed), seed."""
+        path = self.out / "predictions" / f"variant={key}" / f"{split.lower()}.parquet"
+        columns = {
+            "clip": clips["clip"].tolist(), "split": [split] * len(clips),
+            "target": clips["target"].to_numpy(np.float64), "prediction": np.asarray(predicted, np.float64),
+            "seed": [seed] * len(clips),
+        }  # fmt: skip
+        write_parquet(path, pa.table(columns))
         return path
 
     def checkpoint_path(self, key: str, epoch: int) -> Path:
@@ -122,9 +114,27 @@ class Store:
         found = sorted((self.out / "checkpoints" / key).glob("epoch-*.pt"))
         return found[-1].read_bytes() if found else None
 
-    def write_study(self, text: str) -> None:
-        """Keep the study as resolved."""
-        write_text(self.out / "study.yaml", text)
+    def _shown(self) -> str:
+        """A hash of run.json, of `SHOWN`, and of the code."""
+        index = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+        # A run that finds everything done changes no more than when it began.
+        found = hashlib.blake2b(json.dumps(index | {"stage": "", "started": 0}).encode())
+        made_of = [path for name in SHOWN for path in self.out.glob(name)]
+        for path in sorted([*made_of, *Path(qray.__file__).parent.rglob("*")]):
+            if path.is_file() and path.suffix != ".pyc":
+                found.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+        return found.hexdigest()
+
+    def set_shown(self) -> None:
+        """Say that table and report are made of what OUT holds now."""
+        write_json(self.out / "units" / "shown.json", {"shown": self._shown()})
+
+    def is_shown(self) -> bool:
+        """Whether this code would make the same table and report again."""
+        try:
+            return json.loads((self.out / "units" / "shown.json").read_text()) == {"shown": self._shown()}
+        except (OSError, ValueError):
+            return False
 
     def relative(self, path: Path) -> str:
         """A path inside OUT as records hold it."""

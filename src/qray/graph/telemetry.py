@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import ActorAlreadyExistsError
 from ray.util.metrics import Counter, Gauge
 
 POST_EVERY_S = 2.0
@@ -48,21 +49,16 @@ class Board:
         return self._last
 
 
-def free_actor_name(label: str) -> str:
-    """A label as the name of an actor; numbered where an actor of this session bears it still, as those that die do."""
+def start_actor(kind: type, label: str) -> Any:
+    """An actor that holds no CPU and ends with the driver; the name that it bears in the dashboard is numbered where
+    an actor of this session bears it still, as those that die do."""
     name, number = label, 1
     while True:
         try:
-            ray.get_actor(name)
-        except ValueError:
-            return name
-        number += 1
-        name = f"{label} ({number})"
-
-
-def start_board() -> Any:
-    """A board for one run; it ends with the driver."""
-    return ray.remote(num_cpus=0)(Board).options(name=free_actor_name("board")).remote()
+            return ray.remote(num_cpus=0)(kind).options(name=name).remote()
+        except ActorAlreadyExistsError:
+            number += 1
+            name = f"{label} ({number})"
 
 
 class Telemetry:

@@ -1,22 +1,49 @@
-"""Clips as tasks are given them: which are drawn, and the limit on those that cannot be decoded though the manifest has
-them."""
+"""What tasks are given: of the run, and of the clips; which are drawn, and the limit on those that cannot be decoded
+though the manifest has them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from qray.data.manifest import Manifest
-from qray.data.stream import StreamPlan, clip_dataset
 from qray.errors import QrayError
-from qray.study import Study
+from qray.study import ClipSpec, Study, Training
+
+if TYPE_CHECKING:
+    # A run that finds everything done needs no Ray.
+    from qray.data.stream import StreamPlan
 
 #: Clips that failed to decode are named up to this number.
 NAMED_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task is given of its run: the study, the CPUs in a slot, and the board where it says how far it is."""
+
+    study: Study
+    slot_cpus: float
+    board: Any
+
+    def eval_plan(self, spec: ClipSpec, batch_size: int | None = None) -> StreamPlan:
+        """The stream of an evaluation, in its own batches unless others are given."""
+        return self._plan(spec, "eval", batch_size or self.study.evaluation.batch_size)
+
+    def train_plan(self, training: Training, first_epoch: int, epochs: int) -> StreamPlan:
+        """The stream of a training from one epoch on, up to so many."""
+        more = {"seed": self.study.seed, "first_epoch": first_epoch, "epochs": epochs}
+        return self._plan(self.study.clip, "train", training.batch_size, **more)
+
+    def _plan(self, spec: ClipSpec, mode: Literal["train", "eval"], batch_size: int, **more: int) -> StreamPlan:
+        from qray.data.stream import StreamPlan
+
+        timeout_s = self.study.evaluation.batch_timeout_s
+        return StreamPlan(spec, mode, batch_size, cpus_per_task=self.slot_cpus, timeout_s=timeout_s, **more)
 
 
 @dataclass(frozen=True)
@@ -31,6 +58,8 @@ class SplitClips:
 
     def dataset(self, plan: StreamPlan) -> Any:
         """The clips decoded: the copy kept in the object store if there is one, else a stream from the files."""
+        from qray.data.stream import clip_dataset
+
         return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan)
 
     def check(self, what: str, failed: Mapping[int, str]) -> None:

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from qray.data.manifest import Manifest
-from qray.data.stream import StreamPlan, cached, put_clips
 from qray.errors import QrayError
-from qray.graph.ray_backend import RayBackend
 from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.unit import Unit
-from qray.study import ClipSpec, Study
-from qray.units.clips import NAMED_FAILURES, SplitClips
+from qray.study import Study
+from qray.units.clips import NAMED_FAILURES, Job, SplitClips
+
+if TYPE_CHECKING:
+    from qray.graph.ray_backend import RayBackend
 
 
 @dataclass
@@ -35,20 +36,9 @@ class RunContext:
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
 
     @property
-    def timeout_s(self) -> float:
-        """Longest silence of a stream, in seconds."""
-        return self.study.evaluation.batch_timeout_s
-
-    @property
-    def slot_cpus(self) -> float:
-        """CPUs in a slot."""
-        return self.backend.slots.slot_cpus
-
-    def eval_plan(self, spec: ClipSpec) -> StreamPlan:
-        """The stream of an evaluation."""
-        return StreamPlan(
-            spec, "eval", self.study.evaluation.batch_size, cpus_per_task=self.slot_cpus, timeout_s=self.timeout_s
-        )
+    def job(self) -> Job:
+        """What every task is given of it."""
+        return Job(self.study, self.backend.slots.slot_cpus, self.backend.board)
 
     def prepare_split(self, name: str) -> None:
         """Begin to decode a split in the background, so that the first who asks for it need not wait."""
@@ -64,19 +54,23 @@ class RunContext:
         """
         self.prepare_split(name)
         try:
-            return self._splits[name].result(timeout=2 * self.timeout_s)
+            return self._splits[name].result(timeout=2 * self.study.evaluation.batch_timeout_s)
         except FutureTimeoutError:
             raise QrayError(f"decoding {name}: {self.backend.state()}; raise evaluation.batch_timeout_s") from None
 
     def _decode(self, name: str) -> SplitClips:
+        from qray.data.stream import cached
+
         clips = self.clips(self.manifest.split(name))
         if name == "TRAIN":
             return clips
-        stream = self.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
+        stream = self.job.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
         return replace(clips, decoded=cached(clips.dataset(stream), len(clips.clips), stream))
 
     def clips(self, clips: pd.DataFrame) -> SplitClips:
         """Clips of the manifest in the form in which tasks take them."""
+        from qray.data.stream import put_clips
+
         return SplitClips(clips, put_clips(clips), self.study.data.max_rejected)
 
     def checkpoint(self, key: str) -> bytes:

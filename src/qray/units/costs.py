@@ -57,7 +57,7 @@ class Costs(Task):
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         job = cost_job(run.study, run.manifest)
-        return run.backend.submit(unit, costs, job, run.checkpoint(self.train.key))
+        return run.backend.submit(unit, measure_costs, job, run.checkpoint(self.train.key))
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         return value | run.name_failed("the costs of a clip", value["failed_clips"])
@@ -71,19 +71,11 @@ def cost_job(study: Study, manifest: Manifest) -> CostJob:
     return CostJob(study.model, study.clip.single_window(), videos, study.measure)
 
 
-def costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
-    """What `measure_costs` returns, and the whereabouts."""
-    from qray.graph.placement import whereabouts
-
-    limit = len(PARTS) * (SECONDS_PER_PART + 10 * job.settings.seconds)
-    return whereabouts() | measure_costs(job, checkpoint, limit)
-
-
-def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str, Any]:
+def measure_costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
     """Time every part in a process of its own: {"blocks_ms": {part: blocks}, "clips", "frames", ... "load_average"}.
 
     Raises:
-        QrayError: no clip could be decoded, or it took longer than `timeout_s`.
+        QrayError: no clip could be decoded, or it took too long.
     """
     with tempfile.TemporaryDirectory(prefix="qray-costs-") as folder:
         request, weights, response = (Path(folder) / name for name in ("request.json", "weights.pt", "response.json"))
@@ -94,7 +86,8 @@ def measure_costs(job: CostJob, checkpoint: bytes, timeout_s: float) -> dict[str
         request.write_text(json.dumps(content), encoding="utf-8")
         weights.write_bytes(checkpoint)
         arguments = ["qray.units.costs", str(request), str(weights), str(response)]
-        run_subprocess(arguments, THREADS, timeout_s, "the costs of a clip")
+        limit_s = len(PARTS) * (SECONDS_PER_PART + 10 * job.settings.seconds)
+        run_subprocess(arguments, THREADS, limit_s, "the costs of a clip")
         measured: dict[str, Any] = json.loads(response.read_text(encoding="utf-8"))
     # The measuring process is pinned, and would count only the cores that it was left.
     return measured | {"host": host_name()}

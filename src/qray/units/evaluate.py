@@ -1,5 +1,4 @@
-"""Evaluation on TEST: an actor for each artifact, and the mean predictor. Light: engines import what they need, and few
-need torch."""
+"""Evaluation on TEST of each artifact, and of the mean predictor."""
 
 from __future__ import annotations
 
@@ -7,31 +6,22 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qray.data.stream import Batch, StreamPlan, stream_batches
 from qray.engines.artifact import read_artifact
 from qray.errors import Diverged
-from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
-from qray.graph.telemetry import Telemetry
 from qray.graph.unit import Resources, Task, Unit
 from qray.study import Study, Variant
-from qray.units.clips import SplitClips, named_failures
+from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
 
+if TYPE_CHECKING:
+    from qray.data.stream import Batch, StreamPlan
+
 BASELINE = "mean-predictor"
-
-
-@dataclass(frozen=True)
-class EvaluateJob:
-    """What is evaluated: the name it has in the dashboard, and the stream it reads."""
-
-    name: str
-    plan: StreamPlan
-    board: Any
 
 
 def evaluate_unit(study: Study, variant: Variant, build: Unit, digests: Mapping[str, str]) -> Unit:
@@ -48,21 +38,20 @@ def baseline_unit(digests: Mapping[str, str]) -> Unit:
 
 @dataclass
 class Evaluate(Task):
-    """Predictions of an actor that loads the artifact from its files."""
+    """Predictions of a task that loads the artifact from its files."""
 
     build: Unit
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         folder = run.store.artifact_folder(self.build.key)
-        job = EvaluateJob(unit.name, run.eval_plan(run.study.clip), run.backend.board)
-        return run.backend.submit(unit, Evaluator, job, pack_folder(folder), run.split("TEST"),
+        return run.backend.submit(unit, evaluate, run.job, unit.name, pack_folder(folder), run.split("TEST"),
                                   needs=read_artifact(folder).built.needs)  # fmt: skip
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         clips = run.manifest.split("TEST")
-        path = run.store.save_predictions(unit.key, "TEST", clips, value["predicted"], run.study.seed)
-        missed = run.name_failed("evaluation on TEST", value["failed"])
-        return {"files": [run.store.relative(path)]} | missed | value["whereabouts"]
+        path = run.store.save_predictions(unit.key, "TEST", clips, value.pop("predicted"), run.study.seed)
+        failed = run.name_failed("evaluation on TEST", value.pop("failed"))
+        return {"files": [run.store.relative(path)]} | failed | value
 
 
 class MeanPredictor(Task):
@@ -79,34 +68,41 @@ class MeanPredictor(Task):
         return {"files": [run.store.relative(path)]}
 
 
-class Evaluator:
-    """An actor that predicts the clips of a split with one artifact, loaded from its files."""
+def evaluate(job: Job, name: str, files: dict[str, bytes], clips: SplitClips) -> dict[str, Any]:
+    """{"predicted": float64 (N,), NaN where the clip failed, in manifest order, "failed": reasons by clip} of an
+    artifact's files, on clips of TEST. name: what the dashboard calls it."""
+    from qray.engines.registry import load_artifact
+    from qray.graph.telemetry import Telemetry
 
-    def __init__(self, job: EvaluateJob, files: dict[str, bytes], clips: SplitClips) -> None:
-        from qray.engines.registry import load_artifact
+    plan, telemetry = job.eval_plan(job.study.clip), Telemetry(name, job.board, len(clips.clips))
+    with tempfile.TemporaryDirectory(prefix="qray-evaluate-") as folder:
+        unpack_folder(files, Path(folder))
+        predict = load_artifact(Path(folder), threads=1)
+        predicted, failed, mae = predict_split(
+            predict, clips, plan, f"evaluate {name} TEST", "evaluation on TEST", telemetry.clips
+        )
+    telemetry.mae("TEST", mae)
+    telemetry.end()
+    return {"predicted": predicted, "failed": failed}
 
-        self.job, self.clips = job, clips
-        self._folder = tempfile.TemporaryDirectory(prefix="qray-evaluate-")
-        unpack_folder(files, Path(self._folder.name))
-        self._predict = load_artifact(Path(self._folder.name), threads=1)
 
-    def __repr__(self) -> str:
-        return f"evaluate:{self.job.name}"
+def predict_split(
+    predict: Any, clips: SplitClips, plan: StreamPlan, stream: str, use: str, count: Any = lambda n: None
+) -> tuple[np.ndarray, dict[str, str], float]:
+    """Predictions of clips, as `predict_stream`, the reasons of those that failed by name, and the MAE of the others
+    (NaN where there are none). stream: the name of the stream; use: what they are predicted for.
 
-    def run(self) -> dict[str, Any]:
-        """{"predicted": float64 (N,), NaN where the clip failed, in manifest order, "failed": reasons by clip,
-        "whereabouts"}."""
-        clips, plan = self.clips, self.job.plan
-        telemetry = Telemetry(self.job.name, self.job.board, len(clips.clips))
-        stream = stream_batches(clips.dataset(plan), plan, f"evaluate {self.job.name} TEST")
-        predicted, failed = predict_stream(self._predict, stream, len(clips.clips), telemetry.clips)
-        clips.check("evaluation on TEST", failed)
-        errors = np.abs(predicted - clips.clips["target"].to_numpy())
-        telemetry.mae("TEST", float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan"))
-        telemetry.end()
-        return {
-            "predicted": predicted, "failed": named_failures(clips.clips, failed), "whereabouts": whereabouts()
-        }  # fmt: skip
+    Raises:
+        QrayError: more clips than may fail. Diverged: as `predict_stream`.
+    """
+    from qray.data.stream import stream_batches
+
+    batches = stream_batches(clips.dataset(plan), plan, stream)
+    predicted, failed = predict_stream(predict, batches, len(clips.clips), count)
+    clips.check(use, failed)
+    errors = np.abs(predicted - clips.clips["target"].to_numpy())
+    mae = float(np.nanmean(errors)) if len(failed) < len(errors) else float("nan")
+    return predicted, named_failures(clips.clips, failed), mae
 
 
 def predict_stream(

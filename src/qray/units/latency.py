@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from qray.engines.artifact import read_artifact
-from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
 from qray.judge.index import At
@@ -61,7 +60,7 @@ class Latencies(Task):
 
 
 def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -> dict[str, Any]:
-    """{"latency": {key: Latency as a dict}, "threads", "batch"} of all artifacts, interleaved, and the whereabouts."""
+    """{"latency": {key: Latency as a dict}, "threads", "batch"} of all artifacts, interleaved."""
     with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
         folders = {key: Path(scratch) / key for key in artifacts}
         for key, files in artifacts.items():
@@ -69,4 +68,4 @@ def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -
         limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
         measured = measure_latency(folders, at[0], at[1], settings, limit)
     calls = {key: asdict(value) for key, value in measured.items()}
-    return {"latency": calls, "threads": at[0], "batch": at[1], **whereabouts()}
+    return {"latency": calls, "threads": at[0], "batch": at[1]}

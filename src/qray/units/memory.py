@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qray.engines.artifact import read_artifact
-from qray.graph.placement import whereabouts
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Task, Unit
 from qray.judge.index import At
@@ -41,9 +40,9 @@ class Memory(Task):
 
 
 def memory(key: str, files: dict[str, bytes], at: At) -> dict[str, Any]:
-    """{"peak_rss_mb"} and the whereabouts."""
+    """{"peak_rss_mb"}."""
     with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
         folder = Path(scratch) / key
         unpack_folder(files, folder)
         # Others run beside it.
-        return {"peak_rss_mb": measure_memory(folder, at[0], at[1], 5 * SECONDS_PER_ARTIFACT), **whereabouts()}
+        return {"peak_rss_mb": measure_memory(folder, at[0], at[1], 5 * SECONDS_PER_ARTIFACT)}

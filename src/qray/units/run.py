@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
 from rich.console import Console
 
+from qray.atomic import write_text
 from qray.data.manifest import Manifest
 from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
-from qray.graph.placement import cluster_machine
-from qray.graph.ray_backend import RayBackend
 from qray.graph.runner import Runner, impossible, lacking
-from qray.graph.session import ray_session
 from qray.graph.store import Store
 from qray.graph.unit import Result
-from qray.judge.evidence import Evidence
-from qray.judge.judge import read_evidence
-from qray.judge.table import write_table
 from qray.judge.timing import MEASURING_PHASE, PARALLEL_PHASE
-from qray.measure.isa import this_machine
+from qray.measure.isa import Machine, this_machine
+from qray.ray_address import driver_address
 from qray.ray_token import dashboard_words
 from qray.study import Study
 from qray.study_files import dump_study
@@ -30,6 +26,10 @@ from qray.units.data_set import ensure_data, load_manifest
 from qray.units.evaluate import Evaluate
 from qray.units.plan import ALONE, study_units, units_of_stage
 from qray.units.recorder import Recorder
+from qray.units.rows import Rows
+
+if TYPE_CHECKING:
+    from qray.judge.evidence import Evidence
 
 #: Rejected clips shown on screen; rejected.parquet has them all.
 SHOWN_REJECTIONS = 20
@@ -37,10 +37,10 @@ SHOWN_REJECTIONS = 20
 
 @dataclass
 class RunResult:
-    """What a run left: what it proves, its table, how each unit ended, and the seconds of its phases, in order."""
+    """What a run left: what it proves (None where table and report say so already), how each unit ended, and the
+    seconds of its phases, in order."""
 
-    evidence: Evidence
-    table: pa.Table
+    evidence: Evidence | None
     results: dict[str, Result]
     phases: dict[str, float]
 
@@ -71,14 +71,13 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
             f"study {study.name} has no `{stage}:` section, so there is nothing to do; add one, or --set {section}"
         )
     phases = _Phases()
-    store.out.mkdir(parents=True, exist_ok=True)
-    store.write_study(dump_study(study))
+    write_text(store.out / "study.yaml", dump_study(study))
     root = ensure_data(study.data)
     phases.end("make the data set")
     manifest = load_manifest(store, root, study.data)
     phases.end("check the videos")
     _say_manifest(manifest, console)
-    machine = cluster_machine() or this_machine()
+    machine = _machine()
     graph = study_units(study, manifest, machine)
     given_up = impossible(graph, store)
     results = {store.key(unit): result for unit, result in given_up.items()}
@@ -92,22 +91,48 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
     finally:
         # However it ended: why a row is empty is known now, and only here.
         recorder.write()
+    if store.is_shown():
+        return RunResult(None, results, phases.seconds)
+    from qray.judge.judge import read_evidence
+    from qray.judge.table import write_table
+
     evidence = read_evidence(store.out)
-    table = write_table(evidence)
+    write_table(evidence)
     phases.end("write the table")
-    return RunResult(evidence, table, results, phases.seconds)
+    return RunResult(evidence, results, phases.seconds)
+
+
+def _machine() -> Machine:
+    """What the run is for: the least node of the cluster that RAY_ADDRESS names, or this machine."""
+    if driver_address() is None:
+        return this_machine()
+    from qray.graph.placement import placement
+    from qray.graph.session import ray_session
+
+    with ray_session():
+        return placement().machine()
 
 
 def _run_on_ray(
     recorder: Recorder, manifest: Manifest, console: Console, phases: _Phases, num_cpus: int | None
 ) -> None:
     """Run what is missing; how each unit ended is recorded, also when the run ends with an error."""
+    # Importing Ray takes seconds, and where everything is done it is not needed.
+    from qray.graph.ray_backend import RayBackend
+    from qray.graph.session import ray_session
+
     store, graph, study = recorder.store, recorder.graph, recorder.study
     with ray_session(num_cpus) as dashboard:
         phases.end("start Ray")
         console.print(dashboard_words(dashboard), markup=False, highlight=False)
         backend = RayBackend()
-        runner = Runner(store, backend, console, recorder.results, recorder.write)
+
+        def on_end() -> None:
+            recorder.write()
+            rows.say_new()
+
+        runner = Runner(store, backend, console, recorder.results, on_end)
+        rows = Rows(store.out, runner.say)
         run = runner.context = RunContext(study, manifest, store, backend, runner)
         wanted = units_of_stage(graph, recorder.stage)
         together = lacking(graph, [unit for unit in wanted if unit.kind not in ALONE], store)

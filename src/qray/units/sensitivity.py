@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 
 from qray.data.manifest import Manifest
-from qray.data.stream import StreamPlan, stream_batches
-from qray.graph.placement import whereabouts
 from qray.graph.unit import Resources, Task, Unit
 from qray.judge.sensitivity import summarize
 from qray.measure.isa import range_is_reduced
-from qray.study import ClipSpec, Model, Sensitivity, Study, Variant
-from qray.units.clips import SplitClips, calibration_clips, named_failures
+from qray.study import Sensitivity, Study, Variant
+from qray.units.clips import Job, SplitClips, calibration_clips, named_failures
 from qray.units.context import RunContext
 
 if TYPE_CHECKING:
@@ -59,19 +57,6 @@ def share_of(layers: Sequence[str], part: int, of: int) -> tuple[str, ...]:
     return tuple(np.array_split(np.array(layers, dtype=object), of)[part])
 
 
-@dataclass(frozen=True)
-class LayersJob:
-    """A share of the layers, (part, of how many), on the network that PTQ with these settings would ship."""
-
-    share: tuple[int, int]
-    isa: str
-    model: Model
-    clip: ClipSpec
-    settings: Sensitivity
-    calibration_batch: int
-    plan: StreamPlan
-
-
 @dataclass
 class Layers(Task):
     """What quantizing each layer of a share does to predictions."""
@@ -85,11 +70,10 @@ class Layers(Task):
         study = run.study
         calibration = run.clips(calibration_clips(study, run.manifest))
         clips = run.clips(validation_clips(study, run.manifest, self.settings.clips))
-        job = LayersJob(
-            self.share, self.isa, study.model, study.clip, self.settings, study.calibration.batch_size,
-            run.eval_plan(study.clip.single_window()),
-        )  # fmt: skip
-        return run.backend.submit(unit, measure_layers, job, run.checkpoint(self.train.key), calibration, clips)
+        weights = run.checkpoint(self.train.key)
+        return run.backend.submit(
+            unit, measure_layers, run.job, self.settings, self.share, self.isa, weights, calibration, clips
+        )
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         return value | run.name_failed("sensitivity", value.pop("failed"))
@@ -114,10 +98,15 @@ class Together(Task):
         return facts | summarize(records, target, verdict.bootstrap, verdict.seed)
 
 
-def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val: SplitClips) -> dict[str, Any]:
-    """What `variants.sensitivity.measure_layers` gives, with the reasons of clips that failed and the whereabouts."""
+def measure_layers(
+    job: Job, settings: Sensitivity, share: tuple[int, int], isa: str, weights: bytes, calibration: SplitClips,
+    val: SplitClips,
+) -> dict[str, Any]:  # fmt: skip
+    """What `engines.sensitivity.measure_layers` gives of a share of the layers, (part, of how many), on the network
+    that PTQ with these settings would ship; with the reasons of clips that failed."""
     import torch
 
+    from qray.data.stream import stream_batches
     from qray.engines.artifact import BuildRequest
     from qray.engines.layers import layer_names
     from qray.engines.sensitivity import layered
@@ -126,15 +115,14 @@ def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val:
 
     torch.set_num_threads(1)
     variant = Variant(
-        name="sensitivity", method="ptq", engine="inductor", weight_bits=job.settings.weight_bits,
-        observer=job.settings.observer,
+        name="sensitivity", method="ptq", engine="inductor", weight_bits=settings.weight_bits,
+        observer=settings.observer,
     )  # fmt: skip
-    plan, title = job.plan, f"sensitivity part {job.share[0] + 1} of {job.share[1]}"
-    observed, missed = fixed_batches(
-        calibration, job.clip, job.calibration_batch, plan.cpus_per_task, plan.timeout_s, f"{title} calibration"
-    )
-    model = model_from_state(job.model, weights)
-    network = layered(BuildRequest(variant, model, job.clip, observed, isa=job.isa))
+    clip, title = job.study.clip, f"sensitivity part {share[0] + 1} of {share[1]}"
+    plan = job.eval_plan(clip.single_window())
+    observed, missed = fixed_batches(calibration, job, f"{title} calibration")
+    model = model_from_state(job.study.model, weights)
+    network = layered(BuildRequest(variant, model, clip, observed, isa=isa))
     failed: dict[int, str] = {}
 
     def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
@@ -142,7 +130,7 @@ def measure_layers(job: LayersJob, weights: bytes, calibration: SplitClips, val:
             failed.update(batch.failed)
             yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
 
-    measured = measure(network, batches(), share_of(layer_names(model), *job.share), len(val.clips))
+    measured = measure(network, batches(), share_of(layer_names(model), *share), len(val.clips))
     val.check("sensitivity", failed)
     named = named_failures(calibration.clips, missed) | named_failures(val.clips, failed)
-    return measured | {"failed": named, **whereabouts()}
+    return measured | {"failed": named}

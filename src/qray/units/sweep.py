@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from qray.errors import QrayError
 from qray.graph.store import Store
-from qray.graph.telemetry import free_actor_name
 from qray.graph.unit import Resources, Task, Unit, unit_key
 from qray.measure.isa import range_is_reduced
-from qray.study import ClipSpec, Model, Study, Training
-from qray.units.clips import SplitClips
+from qray.study import Study
+from qray.units.clips import Job, SplitClips
 from qray.units.context import RunContext
 from qray.units.halving import Standing, standings
 from qray.units.trials import Mailbox, best_trials, trial_name, trial_settings
@@ -42,19 +39,12 @@ def sweep_unit(study: Study, isa: str, train: Unit, digests: Mapping[str, str]) 
 
 
 @dataclass(frozen=True)
-class SweepJob:
-    """What every trial shares. `training` holds the settings that are not swept."""
+class SweepJob(Job):
+    """What every trial shares: its resources, how many run at a time, and the folder of Tune's own storage."""
 
-    model: Model
-    training: Training
-    clip: ClipSpec
-    seed: int
-    slot_cpus: float
     options: dict[str, Any]
-    max_concurrent: int
-    timeout_s: float
+    concurrent: int
     storage: str
-    board: Any
 
 
 @dataclass
@@ -91,19 +81,19 @@ class Sweep(Task):
         return standings([t["settings"] for t in self.trials], score, self.reduction_factor)
 
     def start(self, unit: Unit, run: RunContext) -> Any:
+        from qray.graph.telemetry import start_actor
+
         pairs = zip(self.trials, self.standings(run.store), strict=True)
         due = [trial | {"until": s.epochs} for trial, s in pairs if s.state == "run"]
         if not due:
             return run.backend.done({})
-        study, slots = run.study, run.backend.slots
+        slots = run.backend.slots
         concurrent = max(1, min(self.max_concurrent, slots.holders - 1))
         if slots.gpus >= 1:
             concurrent = max(1, min(concurrent, int(slots.gpus)))
-        self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(name=free_actor_name("mailbox:qat")).remote()
-        job = SweepJob(
-            study.model, study.training, study.clip, study.seed, slots.slot_cpus, slots.options(gpu=True), concurrent,
-            run.timeout_s, str(run.store.out / "sweep"), run.backend.board,
-        )  # fmt: skip
+        self._mailbox = start_actor(Mailbox, "mailbox:qat")
+        job = SweepJob(**vars(run.job), options=slots.options(gpu=True), concurrent=concurrent,
+                       storage=str(run.store.out / "sweep"))  # fmt: skip
         run.runner.say(f"sweep: {len(due)} of {len(self.trials)} QAT trials to run, {concurrent} at a time")
         return run.backend.submit(
             unit, sweep, job, due, run.checkpoint(self.train.key), run.split("TRAIN"), run.split("VAL"),
@@ -112,6 +102,8 @@ class Sweep(Task):
 
     def _reached(self, due: list[dict[str, Any]], store: Store) -> dict[str, Any]:
         """References to the newest checkpoints of those that have begun, by key."""
+        import ray
+
         found = {}
         for trial in due:
             for epoch in reversed(range(trial["until"] - 1)):
@@ -127,6 +119,8 @@ class Sweep(Task):
 
     def _take(self, run: RunContext, wait_s: float) -> None:
         """Take what has come; when polled without waiting, since that loop serves all other units too."""
+        import ray
+
         if self._mailbox is None:
             return
         self._asked = self._asked or self._mailbox.take.remote()

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qray.data.stream import StreamPlan, clip_dataset, stream_batches
-from qray.graph.placement import whereabouts
-from qray.graph.telemetry import Telemetry
 from qray.graph.unit import Resources, Task, Unit
 from qray.measure.host import cpu_flags
 from qray.model.epoch import EpochResult
-from qray.study import ClipSpec, Model, Study, Training
-from qray.units.clips import SplitClips, named_failures
+from qray.study import Study, Training
+from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
-from qray.units.evaluate import EvaluateJob, predict_stream
+from qray.units.evaluate import predict_split
 from qray.units.trials import qat_training
 
 
@@ -35,27 +32,6 @@ def finetune_unit(training: Training, bits: int, train: Unit, sweep: Unit) -> Un
                 title=f"finetune fp32 as qat-w{bits}")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """An FP32 training: from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does."""
-
-    name: str
-    model: Model
-    training: Training
-    clip: ClipSpec
-    seed: int
-    slot_cpus: float
-    timeout_s: float
-    board: Any
-    freeze_batch_norm_at: float = 1.0
-
-
-def _job(name: str, run: RunContext, training: Training, **more: Any) -> TrainJob:
-    study = run.study
-    return TrainJob(name, study.model, training, study.clip, study.seed, run.slot_cpus, run.timeout_s,
-                    run.backend.board, **more)  # fmt: skip
-
-
 @dataclass
 class Train(Task):
     """A checkpoint is written, and VAL evaluated beside it, after each epoch."""
@@ -69,7 +45,7 @@ class Train(Task):
         resume = run.store.latest_checkpoint(unit.key)
         if resume is not None:
             run.runner.say("training goes on from its last checkpoint")
-        return run.backend.submit(unit, train, _job("fp32", run, self.training), run.split("TRAIN"), None, resume)
+        return run.backend.submit(unit, train, run.job, "fp32", self.training, run.split("TRAIN"), None, resume)
 
     def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
         if not isinstance(item, EpochResult):
@@ -104,8 +80,7 @@ class Validate(Task):
     checkpoint: bytes
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        job = EvaluateJob("train:fp32", run.eval_plan(run.study.clip.single_window()), run.backend.board)
-        return run.backend.submit(unit, validate, job, run.study.model, self.checkpoint, run.split("VAL"))
+        return run.backend.submit(unit, validate, run.job, self.checkpoint, run.split("VAL"))
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         failed = run.name_failed("the validation curve", value.pop("failed"))
@@ -125,9 +100,10 @@ class Finetune(Task):
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         settings = run.best_trial(self.sweep, self.bits)["settings"]
-        job = _job(f"finetune-w{self.bits}", run, qat_training(self.training, settings),
-                   freeze_batch_norm_at=settings["freeze_batch_norm_at"])  # fmt: skip
-        return run.backend.submit(unit, train, job, run.split("TRAIN"), run.checkpoint(self.train.key), None)
+        return run.backend.submit(
+            unit, train, run.job, f"finetune-w{self.bits}", qat_training(self.training, settings), run.split("TRAIN"),
+            run.checkpoint(self.train.key), None, settings["freeze_batch_norm_at"],
+        )  # fmt: skip
 
     def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
         if isinstance(item, EpochResult):
@@ -139,37 +115,33 @@ class Finetune(Task):
         return {"files": [run.store.relative(run.store.checkpoint_path(unit.key, epoch))]} | failed | value
 
 
-def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: bytes | None) -> Iterator[Any]:
-    """Yield an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device", "losses" (of these
-    epochs), "train_s" (seconds of all epochs)} and the whereabouts."""
+def train(
+    job: Job, name: str, training: Training, train_clips: SplitClips, start: bytes | None, resume: bytes | None,
+    freeze_batch_norm_at: float = 1.0,
+) -> Iterator[Any]:  # fmt: skip
+    """Train in FP32 from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does.
+
+    Yields an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device", "losses" (of these
+    epochs), "train_s" (seconds of all epochs)}."""
     import torch
 
     from qray.model.training import FitSettings, fit, load_checkpoint, resolve_precision
-    from qray.units.work import model_from_state, new_model, to_train_batches, training_device, training_threads
+    from qray.units.work import model_from_state, new_model, training_device, training_stream, training_threads
 
-    device = training_device()
+    study, device = job.study, training_device()
     torch.set_num_threads(training_threads())
-    torch.manual_seed(job.seed)
-    model = model_from_state(job.model, start) if start else new_model(job.model, train_clips.clips, job.seed)
+    torch.manual_seed(study.seed)
+    target = train_clips.clips["target"]
+    model = model_from_state(study.model, start) if start else new_model(study.model, target, study.seed)
     model.channels_last().train()
-    plan = StreamPlan(
-        job.clip, "train", job.training.batch_size, job.seed,
-        first_epoch=int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0,
-        epochs=job.training.epochs, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s,
-    )  # fmt: skip
-    failed: dict[int, str] = {}
-    targets = train_clips.clips["target"].to_numpy()
-    dataset = clip_dataset(train_clips.ref, len(train_clips.clips), plan)
-    batches = to_train_batches(stream_batches(dataset, plan, job.name), targets, failed)
+    plan, batches, failed, telemetry = training_stream(job, name, train_clips, training, resume, training.epochs)
     settings = FitSettings(
-        job.training, plan.steps_per_epoch(len(targets)), model.target_spread, job.seed,
-        resolve_precision(job.training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
+        training, plan.steps_per_epoch(len(target)), model.target_spread, study.seed,
+        resolve_precision(training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
     )  # fmt: skip
-    per_epoch = plan.rows_per_epoch(len(targets))
-    telemetry = Telemetry(job.name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
 
     def freeze(epoch: int) -> None:
-        if epoch >= job.freeze_batch_norm_at * job.training.epochs:
+        if epoch >= freeze_batch_norm_at * training.epochs:
             for module in model.modules():
                 if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -183,26 +155,25 @@ def train(job: TrainJob, train_clips: SplitClips, start: bytes | None, resume: b
         yield result
     telemetry.end()
     missed = named_failures(train_clips.clips, failed)
-    yield {"failed": missed, "device": device, "losses": losses, "train_s": train_s, **whereabouts()}
+    yield {"failed": missed, "device": device, "losses": losses, "train_s": train_s}
 
 
-def validate(job: EvaluateJob, model: Model, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
+def validate(job: Job, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
     """{"val_mae"} of FP32 weights, and "failed": reasons by clip."""
     import numpy as np
     import torch
 
+    from qray.graph.telemetry import Telemetry
     from qray.units.work import model_from_state
 
     torch.set_num_threads(1)
-    network = model_from_state(model, checkpoint).channels_last()
-    plan = job.plan
+    network = model_from_state(job.study.model, checkpoint).channels_last()
+    plan = job.eval_plan(job.study.clip.single_window())
 
     def predict(clips: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return network(torch.from_numpy(clips)).numpy()
 
-    predicted, failed = predict_stream(predict, stream_batches(val.dataset(plan), plan, job.name), len(val.clips))
-    val.check("the validation curve", failed)
-    mae = float(np.nanmean(np.abs(predicted - val.clips["target"].to_numpy())))
-    Telemetry(job.name).mae("VAL", mae)
-    return {"val_mae": mae, "failed": named_failures(val.clips, failed), **whereabouts()}
+    _, failed, mae = predict_split(predict, val, plan, "train:fp32", "the validation curve")
+    Telemetry("train:fp32").mae("VAL", mae)
+    return {"val_mae": mae, "failed": failed}

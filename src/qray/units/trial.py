@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from qray.data.stream import StreamPlan, clip_dataset, stream_batches
 from qray.errors import Diverged
 from qray.graph.placement import whereabouts
-from qray.graph.telemetry import Telemetry
-from qray.model.training import FitSettings, fit, load_checkpoint
+from qray.model.training import FitSettings, fit
 from qray.units.clips import SplitClips, named_failures
-from qray.units.evaluate import predict_stream
+from qray.units.evaluate import predict_split
 from qray.units.sweep import SweepJob
 from qray.units.trials import qat_training
-from qray.units.work import model_from_state, to_train_batches, training_device, training_threads
+from qray.units.work import model_from_state, training_device, training_stream, training_threads
 
 
 def train_qat(
@@ -36,12 +34,12 @@ def train_qat(
     from qray.engines import pt2e
 
     started, settings = time.time(), trial["settings"]
-    torch.set_num_threads(training_threads(job.max_concurrent))
-    torch.manual_seed(job.seed)
-    device = training_device()
-    model = model_from_state(job.model, weights).channels_last()
-    size = job.clip.image_size
-    example = torch.zeros((2, job.clip.frames, size, size, 3), dtype=torch.uint8)
+    torch.set_num_threads(training_threads(job.concurrent))
+    study, device = job.study, training_device()
+    torch.manual_seed(study.seed)
+    model = model_from_state(study.model, weights).channels_last()
+    size = study.clip.image_size
+    example = torch.zeros((2, study.clip.frames, size, size, 3), dtype=torch.uint8)
     qat = pt2e.QatSettings(
         weight_bits=settings["weight_bits"],
         observer=settings["observer"],
@@ -49,19 +47,11 @@ def train_qat(
         reduce_range=settings["reduce_range"],
     )
     module = pt2e.prepare_qat(model, example, qat)
-    training = qat_training(job.training, settings)
-    plan = StreamPlan(
-        job.clip, "train", training.batch_size, job.seed, epochs=trial["until"], cpus_per_task=job.slot_cpus,
-        first_epoch=int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0, timeout_s=job.timeout_s,
-    )  # fmt: skip
-    val_plan = StreamPlan(
-        job.clip.single_window(), "eval", training.batch_size, cpus_per_task=job.slot_cpus, timeout_s=job.timeout_s
-    )
-    targets, val_targets = train.clips["target"].to_numpy(), val.clips["target"].to_numpy()
-    steps = plan.steps_per_epoch(len(targets))
-    fit_settings = FitSettings(training, steps, model.target_spread, job.seed, "fp32", device)
-    per_epoch = plan.rows_per_epoch(len(targets))
-    telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
+    training = qat_training(study.training, settings)
+    plan, batches, missed, telemetry = training_stream(job, name, train, training, resume, trial["until"])
+    val_plan = job.eval_plan(study.clip.single_window(), training.batch_size)
+    steps = plan.steps_per_epoch(len(train.clips))
+    fit_settings = FitSettings(training, steps, model.target_spread, study.seed, "fp32", device)
 
     def on_epoch(epoch: int) -> None:
         pt2e.set_training(module, True)
@@ -74,18 +64,14 @@ def train_qat(
         with torch.no_grad():
             return module(torch.from_numpy(clips).to(device)).float().cpu().numpy()
 
-    stream = stream_batches(clip_dataset(train.ref, len(targets), plan), plan, name)
-    missed: dict[int, str] = {}
-    epochs = fit(module, to_train_batches(stream, targets, missed), fit_settings, resume, on_epoch, telemetry.step)
+    epochs = fit(module, batches, fit_settings, resume, on_epoch, telemetry.step)
     for epoch in range(plan.first_epoch, plan.epochs):
         shared = {"key": trial["keys"][epoch], "trial": trial["key"], "settings": settings, "epoch": epoch + 1}
         try:
             result = next(epochs)
-            pt2e.set_training(module, False)
-            val_stream = stream_batches(val.dataset(val_plan), val_plan, f"{name} VAL")
-            predicted, failed = predict_stream(predict, val_stream, len(val_targets))
             train.check("QAT", missed)
-            val.check("the VAL MAE of QAT", failed)
+            pt2e.set_training(module, False)
+            _, failed, val_mae = predict_split(predict, val, val_plan, f"{name} VAL", "the VAL MAE of QAT")
         except Diverged as error:
             telemetry.end()
             yield (
@@ -94,14 +80,13 @@ def train_qat(
                 | {"status": "failed", "reason": f"epoch {epoch + 1}: {error}", "val_mae": None}
             )
             return
-        val_mae = float(np.nanmean(np.abs(predicted - val_targets)))
         telemetry.mae("VAL", val_mae)
         if epoch + 1 == plan.epochs:
             telemetry.end()
         yield shared | _ended(started) | {
             "status": "ok", "reason": None, "loss": result.loss, "val_mae": val_mae, "train_s": result.seconds_so_far,
             "checkpoint": result.checkpoint, "qat": qat.model_dump(mode="json"),
-            "failed_clips": named_failures(train.clips, missed) | named_failures(val.clips, failed),
+            "failed_clips": named_failures(train.clips, missed) | failed,
         }  # fmt: skip
         started = time.time()
 

@@ -30,8 +30,9 @@ class QatTrial(tune.Trainable):
     ) -> None:  # fmt: skip
         """Keep what an epoch needs; nothing is computed before the first step."""
         trial = config["trial"]
-        self._mailbox, self._timeout_s, self._until = mailbox, job.timeout_s, trial["until"]
+        self._mailbox, self._until = mailbox, trial["until"]
         resume = ray.get(reached[trial["key"]]) if trial["key"] in reached else None
+        self._timeout_s = job.study.evaluation.batch_timeout_s
         self._epochs = train_qat(trial_name(trial), trial, job, weights, train, val, resume)
 
     def step(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def run_trials(
         tune.with_resources(trainable, resources),
         param_space={"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
-            metric="val_mae", mode="min", max_concurrent_trials=job.max_concurrent, reuse_actors=False,
+            metric="val_mae", mode="min", max_concurrent_trials=job.concurrent, reuse_actors=False,
             trial_name_creator=lambda trial: trial_name(trial.config["trial"]),
             trial_dirname_creator=lambda trial: trial_name(trial.config["trial"]),
         ),

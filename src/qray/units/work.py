@@ -10,13 +10,14 @@ import pandas as pd
 import ray
 import torch
 
-from qray.data.stream import Batch, StreamPlan, clip_dataset, stream_batches
+from qray.data.stream import StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError
+from qray.graph.telemetry import Telemetry
 from qray.measure.host import usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import TrainBatch, load_checkpoint
-from qray.study import ClipSpec, Model
-from qray.units.clips import SplitClips
+from qray.study import Model, Training
+from qray.units.clips import Job, SplitClips
 
 
 def training_device() -> str:
@@ -29,17 +30,11 @@ def training_threads(share: int = 1) -> int:
     return max(1, usable_cpus() // share)
 
 
-def target_statistics(clips: pd.DataFrame) -> tuple[float, float]:
-    """Mean and standard deviation of the TRAIN targets, target units."""
-    std = float(clips["target"].std(ddof=0))
+def new_model(study_model: Model, target: pd.Series, seed: int) -> VideoRegressor:
+    """The untrained model of a study, for the targets of TRAIN."""
+    mean, std = (float(target.mean()), float(target.std(ddof=0))) if study_model.standardize_target else (0.0, 1.0)
     if not std > 0:
-        raise QrayError(f"all {len(clips)} TRAIN targets are {clips['target'].iloc[0]:g}: there is nothing to learn")
-    return float(clips["target"].mean()), std
-
-
-def new_model(study_model: Model, clips: pd.DataFrame, seed: int) -> VideoRegressor:
-    """The untrained model of a study."""
-    mean, std = target_statistics(clips) if study_model.standardize_target else (0.0, 1.0)
+        raise QrayError(f"all {len(target)} TRAIN targets are {target.iloc[0]:g}: there is nothing to learn")
     return build_regressor(study_model, mean, std, seed)
 
 
@@ -50,27 +45,36 @@ def model_from_state(study_model: Model, checkpoint: bytes) -> VideoRegressor:
     return model.eval()
 
 
-def to_train_batches(batches: Iterator[Batch], targets: np.ndarray, failed: dict[int, str]) -> Iterator[TrainBatch]:
-    """Add targets to streamed batches; a clip that failed gets weight 0 and its reason goes into `failed`."""
-    for batch in batches:
-        failed |= batch.failed
-        yield TrainBatch(
-            torch.from_numpy(batch.frames).squeeze(1),
-            torch.from_numpy(targets[batch.index].astype(np.float32)),
-            torch.from_numpy(batch.ok.astype(np.float32)),
-        )
+def training_stream(
+    job: Job, name: str, clips: SplitClips, training: Training, resume: bytes | None, epochs: int
+) -> tuple[StreamPlan, Iterator[TrainBatch], dict[int, str], Telemetry]:
+    """What a training reads, up to so many epochs, from the start or its checkpoint on: the plan, the batches, and the
+    reasons of clips that failed, which come with the batches and have weight 0 there. And where it reports."""
+    plan = job.train_plan(training, int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0, epochs)
+    targets, failed = clips.clips["target"].to_numpy(np.float32), dict[int, str]()
+
+    def batches() -> Iterator[TrainBatch]:
+        for batch in stream_batches(clip_dataset(clips.ref, len(targets), plan), plan, name):
+            failed.update(batch.failed)
+            yield TrainBatch(
+                torch.from_numpy(batch.frames).squeeze(1),
+                torch.from_numpy(targets[batch.index]),
+                torch.from_numpy(batch.ok.astype(np.float32)),
+            )
+
+    per_epoch = plan.rows_per_epoch(len(targets))
+    telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
+    return plan, batches(), failed, telemetry
 
 
-def fixed_batches(
-    clips: SplitClips, clip: ClipSpec, batch_size: int, slot_cpus: float, timeout_s: float, name: str
-) -> tuple[list[torch.Tensor], dict[int, str]]:
+def fixed_batches(clips: SplitClips, job: Job, name: str) -> tuple[list[torch.Tensor], dict[int, str]]:
     """What observers see: one window of each clip, as training sees them, but fixed; uint8 (b, T, H, W, 3). And the
     reasons of clips that failed. `name` says what they are for.
 
     Raises:
         QrayError: more of them than may fail.
     """
-    plan = StreamPlan(clip.single_window(), "eval", batch_size, cpus_per_task=slot_cpus, timeout_s=timeout_s)
+    plan = job.eval_plan(job.study.clip.single_window(), job.study.calibration.batch_size)
     dataset = clip_dataset(clips.ref, len(clips.clips), plan)
     failed: dict[int, str] = {}
     batches = []

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qray.atomic import write_json
 from qray.graph.store import Store, pack_folder, unpack_folder
 from qray.judge.run import read_predictions
 
@@ -93,3 +94,42 @@ def test_the_latest_checkpoint_is_the_newest(store: Store) -> None:
 
 def test_a_training_that_never_ended_an_epoch_has_no_checkpoint(store: Store) -> None:
     assert store.latest_checkpoint("k") is None
+
+
+@pytest.fixture
+def shown(store: Store) -> Store:
+    """OUT with a report, of which the store says that it is of what else is there."""
+    store.put("evaluate", "k", {"mae": 1.0})
+    store.save_predictions("k", "TEST", CLIPS, np.array([51.5, 60.0]), 0)
+    (store.out / "report").mkdir()
+    for name in ("study.yaml", "results.parquet", "report.html", "report/plot.png"):
+        (store.out / name).write_text(name)
+    write_json(store.out / "run.json", {"stage": "all", "started": 1.0, "variants": ["a"]})
+    store.set_shown()
+    return store
+
+
+def test_what_was_shown_need_not_be_made_again(shown: Store) -> None:
+    write_json(shown.out / "run.json", {"stage": "evaluate", "started": 2.0, "variants": ["a"]})
+    (shown.out / "units" / "probes.json").write_text("{}")
+    assert shown.is_shown()
+
+
+@pytest.mark.parametrize(
+    "name", ["study.yaml", "run.json", "results.parquet", "report.html", "report/plot.png", "units/evaluate-k.json",
+             "predictions/variant=k/test.parquet"],
+)  # fmt: skip
+def test_what_was_changed_or_removed_is_shown_anew(shown: Store, name: str) -> None:
+    (shown.out / name).write_text('{"variants": ["b"]}')
+    assert not shown.is_shown()
+    (shown.out / name).unlink()
+    assert not shown.is_shown()
+
+
+def test_other_code_shows_anew(shown: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("qray.__file__", str(tmp_path / "__init__.py"))
+    assert not shown.is_shown()
+
+
+def test_a_run_that_never_ended_has_shown_nothing(store: Store) -> None:
+    assert not store.is_shown()

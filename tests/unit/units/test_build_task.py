@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from qray.engines import registry
-from qray.study import ClipSpec, Model, Variant
-from qray.units.build import BuildJob, build
+from qray.study import Study, Variant
+from qray.units.build import build
+from qray.units.clips import Job
 
 
 def test_a_build_computes_with_as_many_threads_after_a_training_as_in_a_fresh_process(
@@ -21,12 +22,12 @@ def test_a_build_computes_with_as_many_threads_after_a_training_as_in_a_fresh_pr
 
     monkeypatch.setattr(registry, "missing_requirement", requirement)
     variant = Variant(name="fp32", method="fp32", engine="eager")
-    job = BuildJob(variant, "key", "native", Model(), ClipSpec(), 4, slot_cpus=0.5, timeout_s=1.0)
+    job = Job(Study(name="s", variants=(variant,)), slot_cpus=0.5, board=None)
     before = torch.get_num_threads()
     try:
         for left in (3, 1):
             torch.set_num_threads(left)
-            assert build(job, b"", {}, None) == {"skipped": "enough seen"}
+            assert build(job, variant, "key", "native", b"", {}, None) == {"skipped": "enough seen"}
     finally:
         torch.set_num_threads(before)
     assert seen == [1, 1]

@@ -63,7 +63,7 @@ def test_a_clip_is_one_window_as_latency_has_it() -> None:
 
 def measured(*videos: Path) -> dict[str, Any]:
     checkpoint = dump_checkpoint({"model": realistic_model(passes=1).state_dict()})
-    return measure_costs(CostJob(TINY, SPEC, tuple((str(path), 20) for path in videos), SHORT), checkpoint, 240)
+    return measure_costs(CostJob(TINY, SPEC, tuple((str(path), 20) for path in videos), SHORT), checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def finished(study: Study, plan: Planned, tmp_path_factory: pytest.TempPathFacto
     for trial, val_mae in zip(plan.trials, (4.5, 6.5), strict=True):
         put_trial(store, trial, 1, {"status": "ok", "reason": None, "val_mae": val_mae, "train_s": 9.0, **OLD})
     load_manifest(store, Path(str(study.data.dir)), study.data)
-    store.write_study(dump_study(study))
+    write_text(store.out / "study.yaml", dump_study(study))
     ran(store, plan)
     return store.out
 

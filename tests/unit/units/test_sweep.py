@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 from support.graphs import manifest_of, only, sweep_of
+from support.local_backend import LocalBackend
 
 from qray.errors import QrayError
-from qray.graph.local_backend import LocalBackend
 from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.unit import Unit

@@ -39,7 +39,7 @@ class LocalBackend:
         self._anything = threading.Condition()
 
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> _Handle:
-        """Start work of a unit: a function, one that yields, or a class whose objects have a `run()`."""
+        """Start work of a unit: a function, or one that yields."""
         handle = _Handle()
 
         def go() -> None:
@@ -49,8 +49,7 @@ class LocalBackend:
                     for last in work(*arguments):
                         self._say(handle, False, last)
                 else:
-                    done = work(*arguments)
-                    last = done.run() if inspect.isclass(work) else done
+                    last = work(*arguments)
                 self._say(handle, True, last)
             except Exception as error:
                 self._say(handle, True, LocalFailure(error))
