@@ -54,7 +54,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
         if variant.weight_bits == 8 and not request.reduce_range:
             needs = (*needs, INT8_DOT_PRODUCT)
         before = torch.get_num_threads()
-        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1)
+        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1, "cpu")
         notes |= parity_notes(runner(request.model, 1), simulate(module, 1), deployed, request.validation)
         torch.set_num_threads(before)
         notes |= {"int8_layers": len(executed), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
@@ -143,7 +143,7 @@ def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
     return found, adds
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run a package. Neither torchao nor a compiler is needed."""
     from torch._inductor import aoti_load_package
 

@@ -158,7 +158,7 @@ def _simulate(path: Path) -> Simulated:
     return Simulated(predict, outside)
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` intra-op threads."""
     return _runner(_session(folder / built.model_file, threads))
 

@@ -215,7 +215,7 @@ def _range_estimator(observer: str) -> Any:
     return RangeEstimatorParameters(low, high)
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` threads."""
     method = "bf16" if BF16 in built.needs else "fp32"
     return _runner(_compile(str(folder / built.model_file), method, threads))

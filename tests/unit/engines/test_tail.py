@@ -105,5 +105,5 @@ def test_other_poolings_keep_their_tail_in_float_too(pooling: str, tmp_path: Pat
     build = request(VARIANTS["ptq-onnxruntime"], model, batches=1)
     assert check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(build))) is None
     built = onnxruntime.build(BuildRequest(build.variant, model, TINY_CLIP, build.calibration), tmp_path)
-    predicted = onnxruntime.load(tmp_path, built, 1)(unusual)
+    predicted = onnxruntime.load(tmp_path, built, 1, "cpu")(unusual)
     assert len(np.unique(predicted)) == len(unusual)
