@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from qray.engines.artifact import BuildRequest, Built, Predict
-from qray.engines.parity import Outside, Simulated, one_by_one, parity_notes
-from qray.engines.tail import PREFIX, check_tail
-from qray.measure.isa import INT8_DOT_PRODUCT
+from qray.engines.parity import Outside, Simulated, one_by_one
+from qray.engines.tail import PREFIX
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
@@ -97,31 +96,23 @@ def build(request: BuildRequest, folder: Path) -> Built:
     Raises:
         QrayError: an INT8 variant whose optimized graph runs convolutions or residual adds in FP32.
     """
-    from qray.engines.layers import check_coverage, resolve_keep_fp32, total_macs
+    from qray.engines.layers import resolve_keep_fp32, total_macs
     from qray.engines.onnx_export import export_onnx
-    from qray.engines.torch_export import runner
+    from qray.engines.proof import prove
 
     target = folder / MODEL_FILE
     if request.variant.method == "fp32":
         layers = export_onnx(request, target)
         return Built(MODEL_FILE, initializer_bytes(target), 0.0, total_macs(layers))
     with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
-        source = Path(scratch) / "fp32.onnx"
+        source, optimized = Path(scratch) / "fp32.onnx", Path(scratch) / "optimized.onnx"
         layers = export_onnx(request, source)
-        kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
-        _quantize(request, source, target, kept)
-        optimized = Path(scratch) / "optimized.onnx"
-        _session(target, 1, optimized)
-        executed, adds = executed_int8(optimized)
-        check_tail(quantized_after(optimized, PREFIX))
-    share = check_coverage(layers, executed, adds, kept)
-    deployed = _runner(_session(target, 1))
-    notes = {
-        **parity_notes(runner(request.model, 1), _simulate(target), deployed, request.validation),
-        "reduce_range": request.reduce_range, "int8_layers": len(executed), "int8_residual_adds": adds,
-    }  # fmt: skip
-    needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
-    return Built(MODEL_FILE, initializer_bytes(target), share, total_macs(layers), needs, notes)
+        _quantize(request, source, target, resolve_keep_fp32(layers, request.variant.keep_fp32))
+        deployed = _runner(_session(target, 1, optimized))
+        return prove(
+            request, MODEL_FILE, initializer_bytes(target), layers, executed_int8(optimized),
+            quantized_after(optimized, PREFIX), _simulate(target), deployed, onednn=False,
+        )  # fmt: skip
 
 
 def _simulate(path: Path) -> Simulated:
