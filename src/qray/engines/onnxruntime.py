@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,10 @@ INPUT, OUTPUT = "clips", "prediction"
 PERCENTILE = 99.999
 
 
-class _OneClipAtATime:
-    """Calibration reader: single clips, because ONNX Runtime holds every activation of what it is handed."""
-
-    def __init__(self, batches: Sequence[Any]) -> None:
-        self._clips = iter([clip[None] for batch in batches for clip in batch.numpy()])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        clip = next(self._clips, None)
-        return None if clip is None else {INPUT: clip}
+def _reader(batches: Iterable[Any]) -> SimpleNamespace:
+    """What calibrates: single clips, because ONNX Runtime holds every activation of what it is handed."""
+    feeds = ({INPUT: clip} for batch in batches for clip in one_by_one(batch.numpy()))
+    return SimpleNamespace(get_next=lambda: next(feeds, None))
 
 
 def _session(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
@@ -76,7 +72,7 @@ def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str
     between = [node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool")]
     minmax = request.variant.observer == "minmax"
     quantize_static(
-        str(prepared), str(target), _OneClipAtATime(request.calibration),
+        str(prepared), str(target), _reader(request.calibration),
         quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=request.reduce_range,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         nodes_to_quantize=[n for n in wanted + _residual_adds(model) + between if not n.startswith(PREFIX)],
@@ -164,7 +160,7 @@ def _runner(session: Any) -> Predict:
 def executed_int8(optimized: Path) -> tuple[set[str], int]:
     """(layers run as INT8 convolutions or matrix products, number of INT8 additions) of an optimized graph."""
     graph = _graph(optimized)
-    layers = {node.input[3].split(".weight")[0] for node in graph.node if node.op_type in ("QLinearConv", "QGemm")}
+    layers = {layer_of(node.input[3]) for node in graph.node if node.op_type in ("QLinearConv", "QGemm")}
     adds = sum(node.op_type == "QLinearAdd" for node in graph.node)
     return layers, adds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,21 +59,16 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
     return model, layers
 
 
-def _properties(method: str, threads: int) -> dict[str, Any]:
-    # OpenVINO's default precision is whatever the CPU likes best; a variant is what its name says.
-    precision = "bf16" if method == "bf16" else "f32"
-    return {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-
-
 def _compile(model: Any, method: str, threads: int) -> Any:
     import openvino as ov
 
-    return ov.Core().compile_model(model, "CPU", _properties(method, threads))
+    # OpenVINO's default precision is whatever the CPU likes best; a variant is what its name says.
+    precision = "bf16" if method == "bf16" else "f32"
+    properties = {
+        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }  # fmt: skip
+    return ov.Core().compile_model(model, "CPU", properties)
 
 
 def build(request: BuildRequest, folder: Path) -> Built:
@@ -205,8 +200,11 @@ def _runner(compiled: Any) -> Predict:
     return predict
 
 
-def _text(info: Any) -> str:
-    return str(info.value if hasattr(info, "value") else info)
+def _executed(compiled: Any) -> Iterator[tuple[Any, list[str], dict[str, str]]]:
+    """Nodes that a compiled model runs, in order, with the original names of what is fused in each, and facts of it."""
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = {name: str(getattr(info, "value", info)) for name, info in node.get_rt_info().items()}
+        yield node, facts["originalLayersNames"].split(","), facts
 
 
 def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> tuple[set[str], int]:
@@ -214,13 +212,10 @@ def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> 
     names."""
     layers: set[str] = set()
     adds = 0
-    for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        kind, precision = _text(info["layerType"]), _text(info["runtimePrecision"]).lower()
-        if precision not in precisions:
+    for _, original, facts in _executed(compiled):
+        if facts["runtimePrecision"].lower() not in precisions:
             continue
-        original = _text(info["originalLayersNames"]).split(",")
-        if kind in ("Convolution", "FullyConnected"):
+        if (kind := facts["layerType"]) in ("Convolution", "FullyConnected"):
             layers |= set(original).intersection(names)
         if kind in ("Convolution", "Eltwise", "Add"):
             adds += sum(name.startswith("residual.") for name in original)
@@ -232,13 +227,11 @@ def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
     no such node."""
     reached: set[str] = set()
     found = []
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        names = _text(info["originalLayersNames"]).split(",")
+    for node, names, facts in _executed(compiled):
         sources = {value.get_node().get_friendly_name() for value in node.input_values()}
         if reached & sources or any(name.startswith(prefix) for name in names):
             reached.add(node.get_friendly_name())
-            if _text(info["layerType"]) == "FakeQuantize" or _text(info["runtimePrecision"]).lower() in ("u8", "i8"):
+            if facts["layerType"] == "FakeQuantize" or facts["runtimePrecision"].lower() in ("u8", "i8"):
                 found.append(node.get_friendly_name())
     return found if reached else None
 
@@ -246,11 +239,9 @@ def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
 def fused_before_adds(compiled: Any) -> set[str]:
     """Original names of what is computed inside one node of INT8 output with a residual add that comes after it."""
     fused: set[str] = set()
-    for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        names = _text(info["originalLayersNames"]).split(",")
+    for _, names, facts in _executed(compiled):
         adds = [at for at, name in enumerate(names) if name.startswith("residual.")]
-        if adds and _text(info["outputPrecisions"]).lower() in ("u8", "i8"):
+        if adds and facts["outputPrecisions"].lower() in ("u8", "i8"):
             fused.update(names[: adds[0]])
     return fused
 

@@ -70,7 +70,7 @@ def test_an_executed_onnx_graph_with_a_quantized_tail_is_caught(shelf: Shelf, tm
     source = shelf["fp32-onnxruntime"].folder / "model.onnx"
     target, optimized = (tmp_path / f"{name}.onnx" for name in ("int8", "optimized"))
     build = shelf.request("ptq-onnxruntime")
-    quantize_static(str(source), str(target), onnxruntime._OneClipAtATime(build.calibration[:1]))
+    quantize_static(str(source), str(target), onnxruntime._reader(build.calibration[:1]))
     onnxruntime._session(target, 1, optimized)
     assert quantized_after(optimized, PREFIX)
 
