@@ -16,7 +16,7 @@ class Engine:
     """One entry of the catalog; its module builds, loads and proves."""
 
     #: Has `build(request, folder) -> Built`, which raises where the engine does not execute what the method says, and
-    #: `load(folder, built, threads) -> Predict`.
+    #: `load(folder, built, threads, device) -> Predict`, device being one of `devices`.
     module: str
     #: What it offers, and what each method needs of packages that are not qray's own. A method that is not here is a
     #: bad study, not a skipped row.
@@ -31,6 +31,8 @@ class Engine:
     compiles: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
+    #: Where what it built can run, in torch's words.
+    devices: tuple[str, ...] = ("cpu",)
 
 
 def _no_compiler(method: str) -> str | None:
@@ -48,7 +50,9 @@ def _no_bf16(method: str) -> str | None:
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 #: In the order in which they are listed to people.
 ENGINES = {
-    "eager": Engine("qray.engines.torch_export", dict.fromkeys(("fp32", "finetune", "bf16", "dynamic"), ())),
+    "eager": Engine(
+        "qray.engines.torch_export", dict.fromkeys(("fp32", "finetune", "bf16", "dynamic"), ()), devices=("cpu", "cuda")
+    ),
     "inductor": Engine(
         "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
         # Compiling leaves Inductor with other settings than it had.

@@ -13,13 +13,12 @@ from torch import nn
 
 from qray.atomic import atomic_path
 from qray.engines.artifact import BuildRequest, Built, Predict
-from qray.engines.layers import LAYERS, check_coverage, export, races, read_layers, resolve_keep_fp32, total_macs
-from qray.engines.parity import parity_notes
-from qray.engines.tail import check_tail
+from qray.engines.layers import LAYERS, export, read_layers, total_macs
+from qray.engines.proof import prove
 from qray.engines.torch_export import runner, tensor_bytes, to_bf16
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags
-from qray.measure.isa import INT8_DOT_PRODUCT, ISA_FLAGS
+from qray.measure.isa import ISA_FLAGS
 from qray.scratch import without_blanks
 from qray.study import INT8_METHODS
 
@@ -32,34 +31,24 @@ def build(request: BuildRequest, folder: Path) -> Built:
     Raises:
         QrayError: an INT8 variant whose compiled code runs convolutions or residual adds in FP32.
     """
-    variant = request.variant
-    notes: dict[str, object] = {}
-    module: nn.Module = request.model
-    if variant.method == "bf16":
-        module = to_bf16(request.model)
-    elif variant.method in INT8_METHODS:
+    method = request.variant.method
+    module: nn.Module = to_bf16(request.model) if method == "bf16" else request.model
+    if method in INT8_METHODS:
         from qray.engines.pt2e import quantized, quantized_in_tail, simulate
 
         module = quantized(request)
     program = export(module, request.example(), strict=False)
     layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
+    needs = compiled_needs(request.isa)
     code = _compile(program, folder / MODEL_FILE, request.isa)
-    share, needs = 0.0, compiled_needs(request.isa)
-    if variant.method in INT8_METHODS:
-        executed, adds = int8_layers(code, {layer.name for layer in layers})
-        keep = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else variant.keep_fp32
-        share = check_coverage(layers, executed, adds, resolve_keep_fp32(layers, tuple(keep)))
-        assert isinstance(module, torch.fx.GraphModule)
-        check_tail(quantized_in_tail(module))
-        if variant.weight_bits == 8 and not request.reduce_range:
-            needs = (*needs, INT8_DOT_PRODUCT)
-        before = torch.get_num_threads()
-        deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1)
-        notes |= parity_notes(runner(request.model, 1), simulate(module, 1), deployed, request.validation)
-        torch.set_num_threads(before)
-        notes |= {"int8_layers": len(executed), "int8_residual_adds": adds, "reduce_range": request.reduce_range}
-        notes |= {"one_thread": True} if races(layers) else {}
-    return Built(MODEL_FILE, tensor_bytes(program), share, total_macs(layers), needs, notes)
+    if not isinstance(module, torch.fx.GraphModule):
+        return Built(MODEL_FILE, tensor_bytes(program), 0.0, total_macs(layers), needs)
+    executed = int8_layers(code, {layer.name for layer in layers})
+    deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1, "cpu")
+    return prove(
+        request, MODEL_FILE, tensor_bytes(program), layers, executed, quantized_in_tail(module), simulate(module, 1),
+        deployed, onednn=True, needs=needs,
+    )  # fmt: skip
 
 
 #: What g++ may use, and how wide inductor's vectors are, where neither is to be taken from the CPU that compiles.
@@ -143,7 +132,7 @@ def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
     return found, adds
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run a package. Neither torchao nor a compiler is needed."""
     from torch._inductor import aoti_load_package
 

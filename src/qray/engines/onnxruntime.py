@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from qray.engines.artifact import BuildRequest, Built, Predict
-from qray.engines.parity import Outside, Simulated, one_by_one, parity_notes
-from qray.engines.tail import PREFIX, check_tail
-from qray.measure.isa import INT8_DOT_PRODUCT
+from qray.engines.parity import Outside, Simulated, one_by_one
+from qray.engines.tail import PREFIX
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
@@ -21,15 +21,10 @@ INPUT, OUTPUT = "clips", "prediction"
 PERCENTILE = 99.999
 
 
-class _OneClipAtATime:
-    """Calibration reader: single clips, because ONNX Runtime holds every activation of what it is handed."""
-
-    def __init__(self, batches: Sequence[Any]) -> None:
-        self._clips = iter([clip[None] for batch in batches for clip in batch.numpy()])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        clip = next(self._clips, None)
-        return None if clip is None else {INPUT: clip}
+def _reader(batches: Iterable[Any]) -> SimpleNamespace:
+    """What calibrates: single clips, because ONNX Runtime holds every activation of what it is handed."""
+    feeds = ({INPUT: clip} for batch in batches for clip in one_by_one(batch.numpy()))
+    return SimpleNamespace(get_next=lambda: next(feeds, None))
 
 
 def _session(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
@@ -77,7 +72,7 @@ def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str
     between = [node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool")]
     minmax = request.variant.observer == "minmax"
     quantize_static(
-        str(prepared), str(target), _OneClipAtATime(request.calibration),
+        str(prepared), str(target), _reader(request.calibration),
         quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=request.reduce_range,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         nodes_to_quantize=[n for n in wanted + _residual_adds(model) + between if not n.startswith(PREFIX)],
@@ -97,31 +92,23 @@ def build(request: BuildRequest, folder: Path) -> Built:
     Raises:
         QrayError: an INT8 variant whose optimized graph runs convolutions or residual adds in FP32.
     """
-    from qray.engines.layers import check_coverage, resolve_keep_fp32, total_macs
+    from qray.engines.layers import resolve_keep_fp32, total_macs
     from qray.engines.onnx_export import export_onnx
-    from qray.engines.torch_export import runner
+    from qray.engines.proof import prove
 
     target = folder / MODEL_FILE
     if request.variant.method == "fp32":
         layers = export_onnx(request, target)
         return Built(MODEL_FILE, initializer_bytes(target), 0.0, total_macs(layers))
     with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
-        source = Path(scratch) / "fp32.onnx"
+        source, optimized = Path(scratch) / "fp32.onnx", Path(scratch) / "optimized.onnx"
         layers = export_onnx(request, source)
-        kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
-        _quantize(request, source, target, kept)
-        optimized = Path(scratch) / "optimized.onnx"
-        _session(target, 1, optimized)
-        executed, adds = executed_int8(optimized)
-        check_tail(quantized_after(optimized, PREFIX))
-    share = check_coverage(layers, executed, adds, kept)
-    deployed = _runner(_session(target, 1))
-    notes = {
-        **parity_notes(runner(request.model, 1), _simulate(target), deployed, request.validation),
-        "reduce_range": request.reduce_range, "int8_layers": len(executed), "int8_residual_adds": adds,
-    }  # fmt: skip
-    needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
-    return Built(MODEL_FILE, initializer_bytes(target), share, total_macs(layers), needs, notes)
+        _quantize(request, source, target, resolve_keep_fp32(layers, request.variant.keep_fp32))
+        deployed = _runner(_session(target, 1, optimized))
+        return prove(
+            request, MODEL_FILE, initializer_bytes(target), layers, executed_int8(optimized),
+            quantized_after(optimized, PREFIX), _simulate(target), deployed, onednn=False,
+        )  # fmt: skip
 
 
 def _simulate(path: Path) -> Simulated:
@@ -158,7 +145,7 @@ def _simulate(path: Path) -> Simulated:
     return Simulated(predict, outside)
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` intra-op threads."""
     return _runner(_session(folder / built.model_file, threads))
 
@@ -173,7 +160,7 @@ def _runner(session: Any) -> Predict:
 def executed_int8(optimized: Path) -> tuple[set[str], int]:
     """(layers run as INT8 convolutions or matrix products, number of INT8 additions) of an optimized graph."""
     graph = _graph(optimized)
-    layers = {node.input[3].split(".weight")[0] for node in graph.node if node.op_type in ("QLinearConv", "QGemm")}
+    layers = {layer_of(node.input[3]) for node in graph.node if node.op_type in ("QLinearConv", "QGemm")}
     adds = sum(node.op_type == "QLinearAdd" for node in graph.node)
     return layers, adds
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qray.engines.artifact import BuildRequest, Built, Predict
-from qray.engines.parity import Outside, Simulated, one_by_one, parity_notes
-from qray.engines.tail import PREFIX, check_tail
+from qray.engines.parity import Outside, Simulated, one_by_one
+from qray.engines.tail import PREFIX
 from qray.errors import QrayError
-from qray.measure.isa import BF16, INT8_DOT_PRODUCT
+from qray.measure.isa import BF16
 
 if TYPE_CHECKING:
     # An artifact of this engine loads without PyTorch.
@@ -32,8 +32,7 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
     program, layers = folded(request)
     model = ov.convert_model(program)
     features = model.get_results()[1]
-    for number, node in enumerate(_descendants(features.input_value(0))):
-        node.set_friendly_name(f"{PREFIX}{number}")
+    tail = {features.input_value(0).get_node().get_name()}
     model.remove_result(features)
     parameters = {name.removesuffix(".weight"): value for name, value in program.named_parameters()}
     weights = {layer.name: parameters[layer.name].detach().numpy() for layer in layers if layer.name in parameters}
@@ -42,7 +41,10 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
         sources = [value.get_node().get_name() for value in node.input_values()]
         if activations.intersection(sources) and node.get_type_name() != "ShapeOf":
             activations.add(node.get_name())
-        if node.get_type_name() in ("Convolution", "GroupConvolution"):
+        if tail.intersection(sources) and node.get_type_name() != "Result":
+            tail.add(node.get_name())
+            node.set_friendly_name(f"{PREFIX}{len(tail)}")
+        elif node.get_type_name() in ("Convolution", "GroupConvolution"):
             constant = node.input_value(1).get_node()
             while constant.get_type_name() != "Constant":
                 constant = constant.input_value(0).get_node()
@@ -51,44 +53,22 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
             if name is None:
                 raise QrayError(f"OpenVINO's convolution {node.get_friendly_name()} is no layer of the model")
             node.set_friendly_name(name)
-        elif node.get_type_name() == "Add" and activations.issuperset(sources) and not _in_tail(node):
+        elif node.get_type_name() == "Add" and activations.issuperset(sources):
             node.set_friendly_name(f"residual.{adds}")
             adds += 1
     return model, layers
 
 
-def _descendants(output: Any) -> list[Any]:
-    """Every operation that depends on a value."""
-    found: dict[str, Any] = {}
-    left = [output]
-    while left:
-        for port in left.pop().get_target_inputs():
-            node = port.get_node()
-            if node.get_type_name() != "Result" and node.get_name() not in found:
-                found[node.get_name()] = node
-                left += node.outputs()
-    return list(found.values())
-
-
-def _in_tail(node: Any) -> bool:
-    return node.get_friendly_name().startswith(PREFIX)
-
-
-def _properties(method: str, threads: int) -> dict[str, Any]:
-    # OpenVINO's default precision is whatever the CPU likes best; a variant is what its name says.
-    precision = "bf16" if method == "bf16" else "f32"
-    return {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-
-
 def _compile(model: Any, method: str, threads: int) -> Any:
     import openvino as ov
 
-    return ov.Core().compile_model(model, "CPU", _properties(method, threads))
+    # OpenVINO's default precision is whatever the CPU likes best; a variant is what its name says.
+    precision = "bf16" if method == "bf16" else "f32"
+    properties = {
+        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }  # fmt: skip
+    return ov.Core().compile_model(model, "CPU", properties)
 
 
 def build(request: BuildRequest, folder: Path) -> Built:
@@ -99,36 +79,26 @@ def build(request: BuildRequest, folder: Path) -> Built:
     """
     import openvino as ov
 
-    from qray.engines.layers import check_coverage, races, resolve_keep_fp32, total_macs
-    from qray.engines.torch_export import runner
+    from qray.engines.layers import resolve_keep_fp32, total_macs
+    from qray.engines.proof import prove
 
-    method = request.variant.method
+    method, path = request.variant.method, folder / MODEL_FILE
     model, layers = _named_model(request)
-    names, macs = {layer.name for layer in layers}, total_macs(layers)
-    path = folder / MODEL_FILE
+    names = {layer.name for layer in layers}
     if method != "ptq":
         ov.save_model(model, path, compress_to_fp16=method == "bf16")
-        if method == "bf16":
-            executed, _ = executed_in(_compile(model, method, 1), {"bf16"}, names)
-            if not executed:
-                raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
+        if method == "bf16" and not executed_in(_compile(model, method, 1), {"bf16"}, names)[0]:
+            raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
         needs = (BF16,) if method == "bf16" else ()
-        return Built(MODEL_FILE, constant_bytes(path), 0.0, macs, needs)
-    kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
-    quantized = _quantize(request, model, kept)
+        return Built(MODEL_FILE, constant_bytes(path), 0.0, total_macs(layers), needs)
+    quantized = _quantize(request, model, resolve_keep_fp32(layers, request.variant.keep_fp32))
     ov.save_model(quantized, path, compress_to_fp16=False)
     compiled = _compile(quantized, method, 1)
-    executed, adds = executed_in(compiled, {"i8", "u8"}, names)
-    share = check_coverage(layers, executed, adds, kept)
-    check_tail(quantized_after(compiled, PREFIX))
-    simulated = _simulate(quantized, fused_before_adds(compiled))
-    notes: dict[str, Any] = {
-        **parity_notes(runner(request.model, 1), simulated, _runner(compiled), request.validation),
-        "reduce_range": request.reduce_range, "int8_layers": len(executed), "int8_residual_adds": adds,
-        **({"one_thread": True} if races(layers) else {}),
-    }  # fmt: skip
-    needs = () if request.reduce_range else (INT8_DOT_PRODUCT,)
-    return Built(MODEL_FILE, constant_bytes(path), share, macs, needs, notes)
+    return prove(
+        request, MODEL_FILE, constant_bytes(path), layers, executed_in(compiled, {"i8", "u8"}, names),
+        quantized_after(compiled, PREFIX), _simulate(quantized, fused_before_adds(compiled)), _runner(compiled),
+        onednn=True,
+    )  # fmt: skip
 
 
 def _simulate(quantized: Any, fused: set[str]) -> Simulated:
@@ -183,7 +153,7 @@ def _quantize(request: BuildRequest, model: Any, kept: tuple[str, ...]) -> Any:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     fix = OverflowFix.ENABLE if request.reduce_range else OverflowFix.DISABLE
     batches = [batch.numpy() for batch in request.calibration]
-    tail = [node.get_friendly_name() for node in model.get_ordered_ops() if _in_tail(node)]
+    tail = [name for node in model.get_ordered_ops() if (name := node.get_friendly_name()).startswith(PREFIX)]
     return nncf.quantize(
         model.clone(),
         nncf.Dataset(batches),
@@ -215,7 +185,7 @@ def _range_estimator(observer: str) -> Any:
     return RangeEstimatorParameters(low, high)
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` threads."""
     method = "bf16" if BF16 in built.needs else "fp32"
     return _runner(_compile(str(folder / built.model_file), method, threads))
@@ -230,8 +200,11 @@ def _runner(compiled: Any) -> Predict:
     return predict
 
 
-def _text(info: Any) -> str:
-    return str(info.value if hasattr(info, "value") else info)
+def _executed(compiled: Any) -> Iterator[tuple[Any, list[str], dict[str, str]]]:
+    """Nodes that a compiled model runs, in order, with the original names of what is fused in each, and facts of it."""
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = {name: str(getattr(info, "value", info)) for name, info in node.get_rt_info().items()}
+        yield node, facts["originalLayersNames"].split(","), facts
 
 
 def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> tuple[set[str], int]:
@@ -239,13 +212,10 @@ def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> 
     names."""
     layers: set[str] = set()
     adds = 0
-    for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        kind, precision = _text(info["layerType"]), _text(info["runtimePrecision"]).lower()
-        if precision not in precisions:
+    for _, original, facts in _executed(compiled):
+        if facts["runtimePrecision"].lower() not in precisions:
             continue
-        original = _text(info["originalLayersNames"]).split(",")
-        if kind in ("Convolution", "FullyConnected"):
+        if (kind := facts["layerType"]) in ("Convolution", "FullyConnected"):
             layers |= set(original).intersection(names)
         if kind in ("Convolution", "Eltwise", "Add"):
             adds += sum(name.startswith("residual.") for name in original)
@@ -257,13 +227,11 @@ def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
     no such node."""
     reached: set[str] = set()
     found = []
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        names = _text(info["originalLayersNames"]).split(",")
+    for node, names, facts in _executed(compiled):
         sources = {value.get_node().get_friendly_name() for value in node.input_values()}
         if reached & sources or any(name.startswith(prefix) for name in names):
             reached.add(node.get_friendly_name())
-            if _text(info["layerType"]) == "FakeQuantize" or _text(info["runtimePrecision"]).lower() in ("u8", "i8"):
+            if facts["layerType"] == "FakeQuantize" or facts["runtimePrecision"].lower() in ("u8", "i8"):
                 found.append(node.get_friendly_name())
     return found if reached else None
 
@@ -271,11 +239,9 @@ def quantized_after(compiled: Any, prefix: str) -> list[str] | None:
 def fused_before_adds(compiled: Any) -> set[str]:
     """Original names of what is computed inside one node of INT8 output with a residual add that comes after it."""
     fused: set[str] = set()
-    for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        names = _text(info["originalLayersNames"]).split(",")
+    for _, names, facts in _executed(compiled):
         adds = [at for at, name in enumerate(names) if name.startswith("residual.")]
-        if adds and _text(info["outputPrecisions"]).lower() in ("u8", "i8"):
+        if adds and facts["outputPrecisions"].lower() in ("u8", "i8"):
             fused.update(names[: adds[0]])
     return fused
 

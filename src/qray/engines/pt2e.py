@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -146,10 +145,8 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     )
     # An exported module shares its parameters with what it was exported from, and this one is going to be trained.
     model = copy.deepcopy(model).train()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batch = {0: torch.export.Dim.DYNAMIC}
-        program = torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = _quietly(torch.export.export, model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
     layers = read_layers(program)
     quantizer = _quantizer(layers, config, settings.keep_fp32)
     with few_patterns():
@@ -285,9 +282,3 @@ def quantized_in_tail(module: torch.fx.GraphModule) -> list[str] | None:
         if reached.intersection(node.all_input_nodes):
             reached.add(node)
     return [node.name for node in module.graph.nodes if node in reached and "quantize" in str(node.target)]
-
-
-__all__: Sequence[str] = (
-    "QatSettings", "freeze_batch_norm", "freeze_observers", "observe_static", "prepare_qat", "quantized",
-    "quantized_in_tail",    "set_training", "simulate",
-)  # fmt: skip

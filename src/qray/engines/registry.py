@@ -64,18 +64,21 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     return read_artifact(folder)
 
 
-def load_artifact(artifact: Path | Artifact, threads: int = 1) -> Predict:
-    """Load a finished artifact: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
+def load_artifact(artifact: Path | Artifact, threads: int = 1, device: str = "cpu") -> Predict:
+    """Load a finished artifact to run on a device: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
 
     Raises:
-        QrayError: this CPU lacks what the artifact was built for, or its kernels are right on one thread alone, so that
-            it would compute something else, or nothing.
+        QrayError: the engine does not run on this device, or there is none; this CPU lacks what the artifact was built
+            for; or its kernels are right on one thread alone, so that it would compute something else, or nothing.
     """
     if isinstance(artifact, Path):
         artifact = read_artifact(artifact)
+    engine = artifact.variant.engine
+    if device not in (offered := ENGINES[engine].devices):
+        raise QrayError(f"{artifact.folder}: engine {engine} runs on {', '.join(offered)}, not on {device}")
     if threads > 1 and artifact.built.notes.get("one_thread"):
         raise QrayError(
-            f"{artifact.folder}: on several threads the INT8 kernels of {artifact.variant.engine} give other "
+            f"{artifact.folder}: on several threads the INT8 kernels of {engine} give other "
             "predictions in each call for layers whose channels are no multiple of 16; load it with threads=1"
         )
     lacking = sorted(set(artifact.built.needs) - capabilities())
@@ -84,4 +87,4 @@ def load_artifact(artifact: Path | Artifact, threads: int = 1) -> Predict:
             f"{artifact.folder}: built for {artifact.isa}, and this CPU lacks {', '.join(lacking)}; build it here, or "
             "for every CPU with --set target.isa=any"
         )
-    return _module(artifact.variant.engine).load(artifact.folder, artifact.built, threads)
+    return _module(engine).load(artifact.folder, artifact.built, threads, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,16 @@ class _Sums:
 
     predictions: np.ndarray
     noise: float = 0.0
+
+    def add(self, rows: np.ndarray, predictions: torch.Tensor, features: torch.Tensor, true: torch.Tensor) -> None:
+        """Of these clips; features (b, features) of this state and of FP32."""
+        self.predictions[rows] = predictions.double().numpy()
+        self.noise += float((features.double() - true.double()).square().sum())
+
+    def plain(self) -> dict[str, Any]:
+        """What JSON takes."""
+        values = [float(value) if np.isfinite(value) else None for value in self.predictions]
+        return {"predictions": values, "noise": self.noise}
 
 
 @dataclass
@@ -206,62 +217,45 @@ def measure_layers(
     pooled FP32 features, and of their error), and under "layers" by name "macs", "alone" and "all_but"
     ("predictions", "noise") and "range" (of the layer's activation input in FP32).
     """
-    states = {name: _Sums(np.full(n_clips, np.nan)) for name in ("fp32", "all")}
-    alone = {layer: _Sums(np.full(n_clips, np.nan)) for layer in layers}
-    all_but = {layer: _Sums(np.full(n_clips, np.nan)) for layer in layers}
+    sums: dict[tuple[str, ...], _Sums] = defaultdict(lambda: _Sums(np.full(n_clips, np.nan)))
     every, signal = tuple(network.switches), 0.0
+    watched = [switch for layer in layers for switch in network.switches[layer]]
     with torch.no_grad():
         for index, clips in batches:
             for at in range(0, len(index), CLIPS_AT_ONCE):
                 rows, part = index[at : at + CLIPS_AT_ONCE], clips[at : at + CLIPS_AT_ONCE]
                 network.quantize(every, False)
-                _watch(network, layers, True)
+                for switch in watched:
+                    switch.watching = True
                 values, predictions, reference = network.whole(part)
-                _watch(network, layers, False)
-                states["fp32"].predictions[rows] = predictions.double().numpy()
+                for switch in watched:
+                    switch.watching = False
+                sums["fp32",].add(rows, predictions, reference, reference)
                 signal += float(reference.double().square().sum())
                 for layer in layers:
                     network.quantize([layer])
-                    _add(alone[layer], rows, *network.after(layer, values), reference)
+                    sums["alone", layer].add(rows, *network.after(layer, values), reference)
                     network.quantize([layer], False)
                 network.quantize(every)
                 values, predictions, features = network.whole(part)
-                _add(states["all"], rows, predictions, features, reference)
+                sums["all",].add(rows, predictions, features, reference)
                 for layer in layers:
                     network.quantize([layer], False)
-                    _add(all_but[layer], rows, *network.after(layer, values), reference)
+                    sums["all_but", layer].add(rows, *network.after(layer, values), reference)
                     network.quantize([layer])
     network.quantize(every, False)
+    whole = sums["all",].plain()
     return {
-        "fp32": _plain(states["fp32"].predictions), "all": _plain(states["all"].predictions),
-        "signal": signal, "all_noise": states["all"].noise,
+        "fp32": sums["fp32",].plain()["predictions"], "all": whole["predictions"],
+        "signal": signal, "all_noise": whole["noise"],
         "layers": {
             layer: {
-                "macs": network.macs[layer], "alone": _state(alone[layer]), "all_but": _state(all_but[layer]),
-                "range": _range(network.switches[layer]),
+                "macs": network.macs[layer], "alone": sums["alone", layer].plain(),
+                "all_but": sums["all_but", layer].plain(), "range": _range(network.switches[layer]),
             }
             for layer in layers
         },
     }  # fmt: skip
-
-
-def _watch(network: LayeredNetwork, layers: Sequence[str], on: bool) -> None:
-    for layer in layers:
-        for switch in network.switches[layer]:
-            switch.watching = on
-
-
-def _add(sums: _Sums, rows: np.ndarray, predictions: torch.Tensor, features: torch.Tensor, true: torch.Tensor) -> None:
-    sums.predictions[rows] = predictions.double().numpy()
-    sums.noise += float((features.double() - true.double()).square().sum())
-
-
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def _state(sums: _Sums) -> dict[str, Any]:
-    return {"predictions": _plain(sums.predictions), "noise": sums.noise}
 
 
 def _range(switches: Sequence[Switch]) -> dict[str, float | None]:

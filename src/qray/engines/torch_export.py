@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import export, read_layers, total_macs
+from qray.errors import QrayError
 
 if TYPE_CHECKING:
     # An artifact loads without the code that trained it.
@@ -80,20 +82,32 @@ def build(request: BuildRequest, folder: Path) -> Built:
     return Built(MODEL_FILE, tensor_bytes(program), int8 / macs, macs, (), notes)
 
 
-def runner(module: Any, threads: int) -> Predict:
-    """Wrap a torch callable: uint8 numpy in, float32 numpy out."""
+def runner(module: Any, threads: int, device: str = "cpu") -> Predict:
+    """Wrap a torch callable that is on a device: uint8 numpy in, float32 numpy out."""
     torch.set_num_threads(threads)
 
     def predict(clips: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return module(torch.from_numpy(np.ascontiguousarray(clips))).numpy()
+            return module(torch.from_numpy(np.ascontiguousarray(clips)).to(device)).cpu().numpy()
 
     return predict
 
 
-def load(folder: Path, built: Built, threads: int) -> Predict:
-    """Run the exported program eagerly."""
+def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
+    """Run the exported program eagerly.
+
+    Raises:
+        QrayError: torch finds no such device, or dynamic INT8 is to run elsewhere than on the CPU.
+    """
     if built.notes.get("imports") == "torchao":
+        if device != "cpu":
+            raise QrayError(f"{folder}: dynamic INT8 of engine eager runs on cpu, not on {device}")
         import torchao.quantization  # noqa: F401
-    data = io.BytesIO((folder / built.model_file).read_bytes())
-    return runner(torch.export.load(data).module(), threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise QrayError(f"{folder}: torch finds no GPU to run it on; load it with device='cpu'")
+    program = torch.export.load(io.BytesIO((folder / built.model_file).read_bytes()))
+    if device != "cpu":
+        # By default a GPU rounds what convolutions multiply to TF32, and an FP32 variant is what its name says.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        program = move_to_device_pass(program, device)
+    return runner(program.module(), threads, device)

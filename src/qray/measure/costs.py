@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,7 @@ def network_parts(model: VideoRegressor, clip: np.ndarray) -> dict[str, Callable
         frames = model.normalize(batch)
         features = model.backbone(frames)
 
-    def alone(part: Callable[[], object]) -> Callable[[], object]:
-        def call() -> object:
-            with torch.inference_mode():
-                return part()
-
-        return call
-
+    alone = torch.inference_mode()
     return {
         "preprocessing": alone(lambda: model.normalize(batch)),
         "backbone": alone(lambda: model.backbone(frames)),
@@ -46,14 +41,8 @@ def network_parts(model: VideoRegressor, clip: np.ndarray) -> dict[str, Callable
 
 def in_turn(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
     """One call that is each of these in turn: clips differ in length and so in what they cost to decode."""
-    at = -1
-
-    def call() -> object:
-        nonlocal at
-        at = (at + 1) % len(calls)
-        return calls[at]()
-
-    return call
+    turns = itertools.cycle(calls)
+    return lambda: next(turns)()
 
 
 def time_parts(

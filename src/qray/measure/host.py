@@ -17,20 +17,7 @@ INFERENCE_FLAGS = (
     "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "torchao",
-    "ray",
-    "av",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "nncf",
-)
-
-
+PACKAGES = ("torch", "torchvision", "torchao", "ray", "av", "numpy", "onnx", "onnxruntime", "openvino", "nncf")
 #: What oneDNN, under PyTorch and OpenVINO, leaves unused when the variable ONEDNN_MAX_CPU_ISA names a lesser set.
 ONEDNN_LIMITS = {
     "SSE41": r"avx|fma|f16c|amx",
@@ -45,21 +32,22 @@ ONEDNN_LIMITS = {
 }
 
 
+def _cpuinfo(*names: str) -> str | None:
+    """The first value of /proc/cpuinfo that goes by one of these names; None where the system tells none."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ()
+    told = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in told if name.strip().lower() in names), None)
+
+
 def cpu_flags() -> frozenset[str]:
     """Flags of this CPU that matter to inference, by their /proc/cpuinfo names; empty where the system has none.
 
     ONEDNN_MAX_CPU_ISA restricts them: what the kernels do not use, the CPU might as well not have.
     """
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return frozenset()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            unused = ONEDNN_LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())
-            have = frozenset(value.split()) & frozenset(INFERENCE_FLAGS)
-            return frozenset(flag for flag in have if unused is None or not re.match(unused, flag))
-    return frozenset()
+    unused = ONEDNN_LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())
+    have = frozenset((_cpuinfo("flags", "features") or "").split()) & frozenset(INFERENCE_FLAGS)
+    return frozenset(flag for flag in have if unused is None or not re.match(unused, flag))
 
 
 def has_int8_dot_product() -> bool:
@@ -74,13 +62,7 @@ def has_native_bf16() -> bool:
 
 def cpu_model() -> str:
     """The CPU's name."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def usable_cores() -> list[int]:

@@ -70,7 +70,7 @@ def test_an_executed_onnx_graph_with_a_quantized_tail_is_caught(shelf: Shelf, tm
     source = shelf["fp32-onnxruntime"].folder / "model.onnx"
     target, optimized = (tmp_path / f"{name}.onnx" for name in ("int8", "optimized"))
     build = shelf.request("ptq-onnxruntime")
-    quantize_static(str(source), str(target), onnxruntime._OneClipAtATime(build.calibration[:1]))
+    quantize_static(str(source), str(target), onnxruntime._reader(build.calibration[:1]))
     onnxruntime._session(target, 1, optimized)
     assert quantized_after(optimized, PREFIX)
 
@@ -105,5 +105,5 @@ def test_other_poolings_keep_their_tail_in_float_too(pooling: str, tmp_path: Pat
     build = request(VARIANTS["ptq-onnxruntime"], model, batches=1)
     assert check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(build))) is None
     built = onnxruntime.build(BuildRequest(build.variant, model, TINY_CLIP, build.calibration), tmp_path)
-    predicted = onnxruntime.load(tmp_path, built, 1)(unusual)
+    predicted = onnxruntime.load(tmp_path, built, 1, "cpu")(unusual)
     assert len(np.unique(predicted)) == len(unusual)
