@@ -23,6 +23,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Nodes of one or two CPUs keep workers that have imported torch, as a Ray of qray's own does.
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 
+# Nothing that a test writes has to outlive a power cut, and of an OUT that is made up half the time is the disk's.
+os.fsync = lambda descriptor: None
+
 #: Folders of tests that share what is made once in a process.
 ROOMS = (("tests/ray/",), ("tests/unit/engines/", "tests/unit/measure/"), ("tests/unit/report/", "tests/browser/"))
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}

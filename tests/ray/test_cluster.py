@@ -22,6 +22,7 @@ from qray.graph.placement import placement, quiet_node
 from qray.measure.isa import ISA_FLAGS, native_isa
 
 ROOT = Path(__file__).parents[2]
+WANTED_METRICS = {"ray_qray_clips_per_second", "ray_qray_training_loss", "ray_qray_mae"}
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +76,12 @@ def run_there(
                     "--set", "sweep.trials=1", env=environment(RAY_ADDRESS=cluster.address))  # fmt: skip
 
     def ended() -> bool:
-        metrics.update(exported())
+        if not metrics >= WANTED_METRICS:
+            metrics.update(exported())
         return process.poll() is not None
 
     try:
-        wait_until(ended, "the end of a run on a cluster", every_s=1.0)
+        wait_until(ended, "the end of a run on a cluster", every_s=2.0)
     finally:
         process.kill()
         _, words = process.communicate()
@@ -158,4 +160,4 @@ def test_cluster_yaml_passes_rays_own_validator() -> None:
 
 
 def test_progress_is_metrics_in_the_dashboard(run_there: OnCluster) -> None:
-    assert {"ray_qray_clips_per_second", "ray_qray_training_loss", "ray_qray_mae"} <= run_there.metrics
+    assert run_there.metrics >= WANTED_METRICS
