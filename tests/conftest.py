@@ -18,24 +18,26 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 wait_quietly()
 # A thread that outlives its session fails, and does not start another Ray in the middle of the next test.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-# Of two processes of tests the one with Ray takes longest: its workers shall not stand back for the other's.
+# Tests with Ray take longest: its workers shall not stand back for those of the other process.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Nodes of one or two CPUs keep workers that have imported torch, as a Ray of qray's own does.
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
-
 # Nothing that a test writes has to outlive a power cut, and of an OUT that is made up half the time is the disk's.
 os.fsync = lambda descriptor: None
 
-#: Folders of tests that share what is made once in a process.
-ROOMS = (("tests/ray/",), ("tests/unit/engines/", "tests/unit/measure/"), ("tests/unit/report/", "tests/browser/"))
+#: Tests that share what is made once in a process: whole runs, a Ray, artifacts, the full report.
+ROOMS = (
+    ("tests/ray/test_resume.py", "tests/ray/test_run.py", "tests/ray/test_sensitivity.py"), ("tests/ray/",),
+    ("tests/unit/engines/", "tests/unit/measure/"), ("tests/unit/report/", "tests/browser/"),
+)  # fmt: skip
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests belong into one process where there are several (`pytest -n 2`): all that start a Ray, since two of
-    them would fight over the cores, and first of all, since they take longest; those that share the built artifacts, or
-    the full report; otherwise those of a file."""
+    """Which tests belong into one process where there are several (`pytest -n 2`): those of a room, else those of a file.
+    The two rooms with Ray come first, one to a process: they take longest, and a Ray that waits leaves the cores to the
+    other."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRoom(LoadScopeScheduling):
