@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qray.measure.latency import wait_quietly
+
+if TYPE_CHECKING:
+    from qray.words.document import Document
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Two processes of tests and what they start share the cores, as in a run.
 wait_quietly()
 # A thread that outlives its session fails, and does not start another Ray in the middle of the next test.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-# Of two processes of tests the one with Ray takes longest: its workers shall not stand back for the other's.
+# Tests with Ray take longest: its workers shall not stand back for those of the other process.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Nodes of one or two CPUs keep workers that have imported torch, as a Ray of qray's own does.
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
+# Nothing that a test writes has to outlive a power cut, and of an OUT that is made up half the time is the disk's.
+os.fsync = lambda descriptor: None
 
+#: Tests that share what is made once in a process: whole runs, a Ray, artifacts, the full report.
+ROOMS = (
+    ("tests/ray/test_resume.py", "tests/ray/test_run.py", "tests/ray/test_sensitivity.py"), ("tests/ray/",),
+    ("tests/unit/engines/", "tests/unit/measure/"), ("tests/unit/report/", "tests/browser/"),
+)  # fmt: skip
 TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests belong into one process where there are several (`pytest -n 2`): all that start a Ray, since two of
-    them would fight over the cores, and first of all, since they take longest; those that share the built artifacts;
-    otherwise those of a file."""
+    """Which tests belong into one process where there are several (`pytest -n 2`): those of a room, else those of a file.
+    The two rooms with Ray come first, one to a process: they take longest, and a Ray that waits leaves the cores to the
+    other."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRoom(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((room for room in ("tests/ray/", "tests/unit/engines/") if nodeid.startswith(room)),
-                        nodeid.partition("::")[0])  # fmt: skip
+            return next((rooms[0] for rooms in ROOMS if nodeid.startswith(rooms)), nodeid.partition("::")[0])
 
     config.option.loadscopereorder = False
     return ByRoom(config, log)
@@ -47,6 +56,20 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("echo") / "set"
     synthesize(root, TINY_COUNTS, seed=0, workers=2)
     return root
+
+
+@pytest.fixture(scope="session")
+def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Document]:
+    """OUT of a run with everything that a report can show, and that report, written. For reading."""
+    from support.reports import full_run, report_of
+
+    from qray.report.page import write_document
+
+    folder = tmp_path_factory.mktemp("full")
+    out = full_run(folder / "out")
+    document = report_of(out, folder / "set")
+    write_document(document, out)
+    return out, document
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reports import full_run, report_of
 
-from qray.report.page import write_document
+from qray.words.document import Document
 
 pytestmark = [
     pytest.mark.browser,
@@ -45,10 +44,8 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    out = full_run(folder / "out")
-    return write_document(report_of(out, folder / "set"), out)
+def page(full_report: tuple[Path, Document]) -> Path:
+    return full_report[0] / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from support.runs import Finished, run_tiny
 
 Begin = Callable[..., None]
 WholeRun = Callable[[int], tuple[Path, Finished]]
-#: What every run asks is not asked of each: a second batch size, and the layers.
-LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6")
-MORE = {1: LAYERS, 2: (), 4: LAYERS}
+#: What every run asks is not asked of each: a second batch size, and the layers, by one task and by two.
+LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6", "--set")
+MORE = {1: (*LAYERS, "sensitivity.tasks=1"), 2: (), 4: (*LAYERS, "sensitivity.tasks=2")}
 
 
 _begun: list[tuple[int, int | None]] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.runs import Finished, here, lines_with, results, tiny_here, unit_times
+from support.runs import Finished, here, lines_with, results, tiny_here, unit_times, units
 
 from qray.errors import QrayError
 from qray.judge.index import unit_files
@@ -62,22 +62,22 @@ def test_a_full_pass_knows_how_certain_its_speed_ups_are(finished: tuple[Path, s
 
 
 def test_a_full_pass_names_the_point_of_each_measurement(finished: tuple[Path, str], cpus: int) -> None:
-    units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (finished[0] / "units").glob("measure-*.json")]
-    assert sorted((unit["threads"], unit["batch"]) for unit in units) == [(1, batch) for batch in BATCHES[cpus]]
+    found = units(finished[0], "measure")
+    assert sorted((unit["threads"], unit["batch"]) for unit in found) == [(1, batch) for batch in BATCHES[cpus]]
 
 
 def test_a_full_pass_knows_what_a_clip_costs(finished: tuple[Path, str]) -> None:
-    (unit,) = (finished[0] / "units").glob("costs-*.json")
-    assert set(json.loads(unit.read_text(encoding="utf-8"))["blocks_ms"]) == set(PARTS)
+    (unit,) = units(finished[0], "costs")
+    assert set(unit["blocks_ms"]) == set(PARTS)
 
 
 def test_every_unit_says_when_and_where_it_ran_and_who_made_it(finished: tuple[Path, str]) -> None:
-    units = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in unit_files(finished[0])}
-    assert {name.partition("-")[0] for name in units} >= {
+    found = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in unit_files(finished[0])}
+    assert {name.partition("-")[0] for name in found} >= {
         "train", "validate", "trial", "sweep", "finetune", "build", "evaluate", "measure", "memory", "costs"
     }  # fmt: skip
     wanted = {"started", "seconds", "node", "host", "cpu_flags", "versions", "label"}
-    lacking = {name: wanted - unit.keys() for name, unit in units.items() if not name.startswith("data-")}
+    lacking = {name: wanted - unit.keys() for name, unit in found.items() if not name.startswith("data-")}
     assert not any(lacking.values()), lacking
 
 
@@ -93,8 +93,8 @@ def test_the_timeline_and_the_timing_show_every_unit(finished: tuple[Path, str])
 
 def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, str]) -> None:
     out, log = finished
-    units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (out / "units").glob("*.json")]
-    spans = {u["label"]: (u["started"], u["started"] + u["seconds"]) for u in units if "label" in u}
+    found = [json.loads(unit.read_text(encoding="utf-8")) for unit in unit_files(out)]
+    spans = {u["label"]: (u["started"], u["started"] + u["seconds"]) for u in found if "label" in u}
     sweep = spans["sweep 2 QAT trials"]
     early = [spans["build fp32"], spans["evaluate fp32"], spans["build ptq-onnxruntime"]]
     assert any(start < sweep[1] and end > sweep[0] for start, end in early), spans

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import TINY, Finished, here, kill, lines_with, run_tiny, start, tiny_here, unit_times, wait_until
+from support.runs import (
+    TINY,
+    Finished,
+    here,
+    kill,
+    lines_with,
+    run_tiny,
+    start,
+    tiny_here,
+    unit_times,
+    units,
+    wait_until,
+)
 
-SETTINGS = ("--set", "sensitivity.clips=6")
+#: Those of the run on one CPU.
+SETTINGS = ("--set", "sensitivity.clips=6", "--set", "sensitivity.tasks=1")
 WholeRun = Callable[[int], tuple[Path, Finished]]
 
 
@@ -29,8 +41,7 @@ def copy_trained(out: Path, to: Path) -> None:
 
 def record(out: Path) -> dict[str, Any]:
     """The sensitivity record of a run, without what tells when it was made."""
-    (path,) = (out / "units").glob("sensitivity-*.json")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    (found,) = units(out, "sensitivity")
     return {key: value for key, value in found.items() if key not in ("started", "seconds")}
 
 
@@ -46,7 +57,7 @@ def test_every_layer_is_measured(cpus: int, whole_run: WholeRun) -> None:
     assert None not in figures(found)
 
 
-def test_the_figures_do_not_depend_on_the_number_of_cpus(whole_run: WholeRun) -> None:
+def test_the_figures_depend_neither_on_the_number_of_cpus_nor_on_that_of_tasks(whole_run: WholeRun) -> None:
     assert figures(record(whole_run(1)[0])) == pytest.approx(figures(record(whole_run(4)[0])), rel=1e-4)
 
 

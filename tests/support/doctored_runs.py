@@ -6,23 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 from support.evidence_runs import VARIANTS, key_of, make_run
+
+from qray.graph.store import Store
 
 #: (target, FP32's predictions, a generator) -> the variant's; float64 (n,) each.
 Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 FEW = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
 
 
-def predictions_file(out: Path, variant: str) -> Path:
-    """Where OUT keeps a variant's predictions."""
-    return out / "predictions" / f"variant={key_of('evaluate', variant)}" / "test.parquet"
+def predictions_of(out: Path, variant: str) -> pd.DataFrame:
+    """A variant's predictions, as OUT keeps them."""
+    path = Store(out).predictions_path(key_of("evaluate", variant), "TEST")
+    return pq.read_table(path, partitioning=None).to_pandas()
 
 
-def rewrite(out: Path, variant: str, predicted: np.ndarray) -> None:
-    """Change a variant's predictions, and nothing else: results.parquet is stale then."""
-    path = predictions_file(out, variant)
-    pq.read_table(path, partitioning=None).to_pandas().assign(prediction=predicted).to_parquet(path, index=False)
+def rewrite(out: Path, variant: str, predicted: np.ndarray, target: np.ndarray | None = None) -> None:
+    """Change a variant's predictions, or its targets too, and nothing else: results.parquet is stale then."""
+    frame = predictions_of(out, variant)
+    frame["target"] = frame["target"] if target is None else target
+    Store(out).save_predictions(key_of("evaluate", variant), "TEST", frame, predicted, int(frame["seed"].iloc[0]))
 
 
 def echo(clips: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -36,12 +41,9 @@ def doctored_run(out: Path, change: Change, clips: int = 300, **settings: object
     rng = np.random.default_rng(0)
     target, reference = echo(clips, rng)
     make_run(out, variants=FEW, clips=clips, verdict={"bootstrap": 1000, **settings})
-    for variant in (*FEW, "mean-predictor"):
-        path = predictions_file(out, variant)
-        pq.read_table(path, partitioning=None).to_pandas().assign(target=target).to_parquet(path, index=False)
-    rewrite(out, "mean-predictor", np.full(clips, target.mean()))
-    rewrite(out, "fp32", reference)
-    rewrite(out, "ptq-openvino", change(target, reference, rng))
+    rewrite(out, "mean-predictor", np.full(clips, target.mean()), target)
+    rewrite(out, "fp32", reference, target)
+    rewrite(out, "ptq-openvino", change(target, reference, rng), target)
     return out
 
 
@@ -141,6 +143,5 @@ def openvino_as_it_was(out: Path) -> Path:
         return 25.257 + step * np.clip(steps, 0, 255)
 
     doctored_run(out, change)
-    reference = pq.read_table(predictions_file(out, "fp32"), partitioning=None)["prediction"].to_numpy()
-    rewrite(out, "fp32", fp32(reference))
+    rewrite(out, "fp32", fp32(predictions_of(out, "fp32")["prediction"].to_numpy()))
     return out

@@ -1,4 +1,5 @@
-"""A finished run made by hand, in which the right verdicts are known: OUT without training, Ray or a video."""
+"""A finished run that was made up, in which the right verdicts are known: OUT as the store writes it, without training,
+Ray or a video."""
 
 from __future__ import annotations
 
@@ -10,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from qray.atomic import write_json, write_parquet, write_text
+from qray.data.manifest import Manifest, write_rejected
+from qray.graph.store import Store
 from qray.judge.index import Index, PointUnits, Result, TrialState, write_index
 from qray.judge.judge import read_evidence
 from qray.judge.table import write_table
@@ -25,6 +25,7 @@ from qray.study_files import dump_study
 
 BEGAN = 1_780_000_000.0
 MARGIN = 1.0
+REJECTED = pd.DataFrame({"row": [7, 90], "clip": ["clip-x", "clip-y"], "reason": ["no such file", "EF is no number"]})
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,14 @@ def make_predictions(
         own = error + standard_noise(np.random.default_rng((seed, 1 + at)), clips, made.delta, made.sd)
         if own.min() < 0:
             raise ValueError(f"{name}: a change of {made.delta} +- {made.sd} turns an error round; take a smaller one")
-        frames[name] = _frame(target, target + side * own, seed, names)
-    frames["mean-predictor"] = _frame(target, np.full(clips, 53.0), seed, names)
+        frames[name] = _frame(target, target + side * own, names)
+    frames["mean-predictor"] = _frame(target, np.full(clips, 53.0), names)
     return frames
 
 
-def _frame(target: np.ndarray, predicted: np.ndarray, seed: int, names: Sequence[str] | None) -> pd.DataFrame:
+def _frame(target: np.ndarray, predicted: np.ndarray, names: Sequence[str] | None) -> pd.DataFrame:
     clips = list(names) if names is not None else [f"clip-{i:03d}" for i in range(len(target))]
-    return pd.DataFrame({"clip": clips, "split": "TEST", "target": target, "prediction": predicted, "seed": seed})
+    return pd.DataFrame({"clip": clips, "target": target, "prediction": predicted})
 
 
 def make_latency(variants: Mapping[str, Made], seed: int = 0, blocks: int = 10, calls: int = 25) -> dict[str, Latency]:
@@ -180,28 +181,22 @@ def make_run(
     for variant in constant:
         predictions[variant]["prediction"] = 50.0
     latency = make_latency(made, seed)
-    write_text(folder / "study.yaml", dump_study(study))
-    rejected = pa.table({"row": [7, 90], "clip": ["clip-x", "clip-y"], "reason": ["no such file", "EF is no number"]})
-    write_parquet(folder / "rejected.parquet", rejected)
+    store = Store(folder)
+    store.write_study(dump_study(study))
+    write_rejected(Manifest(pd.DataFrame(), REJECTED, "", {}), folder / "rejected.parquet")
     for variant, frame in predictions.items():
-        path = folder / _predictions_path(key_of("evaluate", variant))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path)
-    _write_units(folder, made, latency)
+        store.save_predictions(key_of("evaluate", variant), "TEST", frame, frame["prediction"].to_numpy(), seed)
+    _put_units(store, made, latency)
     for unit, record in (units or {}).items():
-        write_json(folder / "units" / f"{unit}.json", dict(record))
+        store.put(*unit.split("-"), dict(record))
     write_index(folder, make_index(study, made))
     if table:
         write_table(read_evidence(folder))
     return folder
 
 
-def _predictions_path(key: str) -> str:
-    return f"predictions/variant={key}/test.parquet"
-
-
 def make_index(study: Study, made: Mapping[str, Made]) -> Index:
-    """run.json of a run into which the records of `_write_units` were written."""
+    """run.json of a run into which the records of `_put_units` were put."""
     names = [variant.name for variant in study.variants]
     ended = {key_of("build", name): Result(one.status, {}, one.reason) for name, one in made.items()
              if one.status != "ok"}  # fmt: skip
@@ -229,28 +224,28 @@ def _settings(bits: int) -> dict[str, Any]:
     return {"weight_bits": bits, "lr": 1e-4, "epochs": 1, "observer": "minmax", "keep_fp32": []}
 
 
-def _write_units(folder: Path, made: Mapping[str, Made], latency: Mapping[str, Latency]) -> None:
+def _put_units(store: Store, made: Mapping[str, Made], latency: Mapping[str, Latency]) -> None:
     def unit(kind: str, name: str, at: float, seconds: float, **record: Any) -> None:
         label = {} if kind == "trial" else {"label": f"{kind} {name}"}
         by = {"versions": {"torch": "2.14.1", "qray": "0.1.0"}, "host": "this host", "cpu_flags": "avx2 avx512_vnni"}
-        content = by | record | label | {"started": BEGAN + at, "seconds": seconds}
-        write_json(folder / "units" / f"{kind}-{key_of(kind, name)}.json", content)
+        store.put(kind, key_of(kind, name), by | record | label | {"started": BEGAN + at, "seconds": seconds})
+
+    def files(name: str) -> list[str]:
+        return [store.relative(store.predictions_path(key_of("evaluate", name), "TEST"))]
 
     unit("train", "fp32", 10.0, 120.0, train_s=120.0)
     for bits in (8, 4):
         unit("trial", str(bits), 140.0, 50.0, status="ok", reason=None, val_mae=5.0 + bits / 100, train_s=50.0,
              settings=_settings(bits))  # fmt: skip
-    files = [_predictions_path(key_of("evaluate", "mean-predictor"))]
-    unit("evaluate", "mean-predictor", 1.0, 0.1, files=files)
+    unit("evaluate", "mean-predictor", 1.0, 0.1, files=files("mean-predictor"))
     for at, name in enumerate(latency):
         facts = {"size_bytes": made[name].size, "weights_bytes": made[name].size - 100_000, "isa": "avx512-vnni",
                  "int8_mac_share": made[name].int8, "notes": made[name].notes}  # fmt: skip
         unit("build", name, 130.0 + 8 * at, 5.0, artifact=facts)
-        path = _predictions_path(key_of("evaluate", name))
-        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=[path], failed_clips={})
+        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=files(name), failed_clips={})
         unit("memory", name, 280.0, 2.0, peak_rss_mb=made[name].rss)
     by_key = {key_of("build", name): asdict(value) for name, value in latency.items()}
     unit("measure", "latency", 260.0, 20.0, latency=by_key)
     phases = {"check the videos": 8.0, "start Ray": 4.0, "train, build and evaluate": 245.0,
               "measure latency and costs": 30.0, "write the table": 3.0}  # fmt: skip
-    write_phases(folder, phases, sum(phases.values()), BEGAN)
+    write_phases(store.out, phases, sum(phases.values()), BEGAN)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 from typer.testing import CliRunner
@@ -87,6 +91,22 @@ def here(*arguments: object) -> Finished:
     return Finished(done.exit_code, done.stdout, done.stderr)
 
 
+def main_here(*arguments: object) -> Finished:
+    """The same, with what the command line makes of errors: sentences and exit codes."""
+    from qray import cli
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        patch.object(sys, "argv", ["qray", *map(str, arguments)]), patch.object(cli, "handle_signals"),
+        redirect_stdout(out), redirect_stderr(err),
+    ):  # fmt: skip
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
 def tiny_here(stage: str, data: Path, out: Path, *more: object) -> Finished:
     """`qray run STAGE` of the tiny study, where everything is done already."""
     done = here("run", stage, "--study", TINY, "--data", data, "--out", out, *more)
@@ -109,6 +129,13 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=END_TIMEOUT_S)
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def results(out: Path) -> pd.DataFrame:
     """results.parquet of a run."""
     return pd.read_parquet(out / "results.parquet")
@@ -119,11 +146,15 @@ def predictions(out: Path, variant: str) -> pd.Series:
     files = sorted((out / "predictions").glob("variant=*/test.parquet"))
     keys = {file.parent.name.removeprefix("variant="): file for file in files}
     rows = results(out)
-    units = [json.loads(unit.read_text(encoding="utf-8")) for unit in (out / "units").glob("evaluate-*.json")]
-    wanted = next(unit["files"][0] for unit in units if unit["label"] == f"evaluate {variant}")
+    wanted = next(unit["files"][0] for unit in units(out, "evaluate") if unit["label"] == f"evaluate {variant}")
     assert keys, f"{out} holds no predictions"
     assert variant in set(rows["variant"]), f"{variant} is no row of {out}"
     return pd.read_parquet(out / wanted).set_index("clip")["prediction"]
+
+
+def units(out: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind of unit."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in (out / "units").glob(f"{kind}-*.json")]
 
 
 def unit_times(out: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from support.networks import TARGET_STD, realistic_model, request, smooth_clips, toy_batches
+from support.networks import TARGET_STD, request, smooth_clips, toy_batches, two_stages
 
 from qray.engines.artifact import Artifact, BuildRequest
 from qray.engines.registry import build_artifact
@@ -104,7 +104,7 @@ class Shelf:
     @cached_property
     def model(self) -> VideoRegressor:
         """The trained FP32 network that every artifact is made of."""
-        return realistic_model()
+        return two_stages()
 
     @cached_property
     def clips(self) -> np.ndarray:

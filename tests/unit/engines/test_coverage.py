@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.networks import TINY_CLIP, request
+from support.networks import CONVOLUTIONS, RESIDUAL_ADDS, TINY_CLIP, request
 from support.shelf import KEPT, STATIC, VARIANTS, WHOLE, Shelf
 
 from qray.engines import inductor, pt2e
@@ -40,13 +40,13 @@ def test_more_than_99_percent_of_the_macs_run_in_int8(shelf: Shelf, name: str) -
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_all_20_convolutions_run_in_int8(shelf: Shelf, name: str) -> None:
-    assert shelf[name].built.notes["int8_layers"] == 20
+def test_all_convolutions_run_in_int8(shelf: Shelf, name: str) -> None:
+    assert shelf[name].built.notes["int8_layers"] == CONVOLUTIONS
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_all_8_residual_adds_run_in_int8(shelf: Shelf, name: str) -> None:
-    assert shelf[name].built.notes["int8_residual_adds"] == 8
+def test_all_residual_adds_run_in_int8(shelf: Shelf, name: str) -> None:
+    assert shelf[name].built.notes["int8_residual_adds"] == RESIDUAL_ADDS
 
 
 @pytest.mark.parametrize("name", [name for name in STATIC if name not in WHOLE])
@@ -57,7 +57,7 @@ def test_a_kept_layer_is_the_only_one_in_fp32(shelf: Shelf, name: str, macs: dic
 
 @pytest.mark.parametrize("name", [name for name in STATIC if name not in WHOLE])
 def test_residual_adds_run_in_int8_beside_a_kept_layer(shelf: Shelf, name: str) -> None:
-    assert shelf[name].built.notes["int8_residual_adds"] == 8
+    assert shelf[name].built.notes["int8_residual_adds"] == RESIDUAL_ADDS
 
 
 def test_dynamic_counts_the_linear_layer_alone(shelf: Shelf, macs: dict[str, int]) -> None:
@@ -77,18 +77,18 @@ def convolutions(macs: dict[str, int]) -> set[str]:
 
 def test_the_check_fails_for_the_smallest_convolution(layers: Layers, macs: dict[str, int]) -> None:
     smallest = min(convolutions(macs), key=lambda name: macs[name])
-    with pytest.raises(QrayError, match=f"1 of 20 convolutions in FP32: {smallest}"):
-        check_coverage(layers, convolutions(macs) - {smallest}, 8, ())
+    with pytest.raises(QrayError, match=f"1 of {CONVOLUTIONS} convolutions in FP32: {smallest}"):
+        check_coverage(layers, convolutions(macs) - {smallest}, RESIDUAL_ADDS, ())
 
 
 def test_the_check_fails_for_one_residual_add(layers: Layers, macs: dict[str, int]) -> None:
-    with pytest.raises(QrayError, match="1 of 8 residual adds in FP32"):
-        check_coverage(layers, convolutions(macs), 7, ())
+    with pytest.raises(QrayError, match=f"1 of {RESIDUAL_ADDS} residual adds in FP32"):
+        check_coverage(layers, convolutions(macs), RESIDUAL_ADDS - 1, ())
 
 
 def test_the_check_fails_for_a_kept_layer_that_ran_in_int8(layers: Layers, macs: dict[str, int]) -> None:
     with pytest.raises(QrayError, match=f"keep_fp32 names: {KEPT_FULL_NAME}"):
-        check_coverage(layers, convolutions(macs), 8, (KEPT_FULL_NAME,))
+        check_coverage(layers, convolutions(macs), RESIDUAL_ADDS, (KEPT_FULL_NAME,))
 
 
 def test_an_fp32_session_fails_the_check(shelf: Shelf, layers: Layers, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_an_fp32_session_fails_the_check(shelf: Shelf, layers: Layers, tmp_path:
 
     optimized = tmp_path / "optimized.onnx"
     onnxruntime._session(shelf["fp32-onnxruntime"].folder / "model.onnx", 1, optimized)
-    with pytest.raises(QrayError, match="20 of 20 convolutions in FP32"):
+    with pytest.raises(QrayError, match=f"{CONVOLUTIONS} of {CONVOLUTIONS} convolutions in FP32"):
         check_coverage(layers, *executed_int8(optimized), ())
 
 
@@ -105,7 +105,7 @@ def test_a_layer_kept_without_being_asked_for_fails_the_check(shelf: Shelf, laye
 
     optimized = tmp_path / "optimized.onnx"
     onnxruntime._session(shelf["ptq-onnxruntime-minmax"].folder / "model.onnx", 1, optimized)
-    with pytest.raises(QrayError, match=f"1 of 20 convolutions in FP32: {KEPT_FULL_NAME}"):
+    with pytest.raises(QrayError, match=f"1 of {CONVOLUTIONS} convolutions in FP32: {KEPT_FULL_NAME}"):
         check_coverage(layers, *executed_int8(optimized), ())
 
 
@@ -114,7 +114,7 @@ def test_an_fp32_openvino_model_fails_the_check(shelf: Shelf, layers: Layers) ->
     from qray.engines.openvino import executed_in
 
     compiled = openvino._compile(str(shelf["fp32-openvino"].folder / "model.xml"), "fp32", 1)
-    with pytest.raises(QrayError, match="20 of 20 convolutions in FP32"):
+    with pytest.raises(QrayError, match=f"{CONVOLUTIONS} of {CONVOLUTIONS} convolutions in FP32"):
         check_coverage(layers, *executed_in(compiled, {"i8", "u8"}, {layer.name for layer in layers}), ())
 
 
@@ -141,5 +141,5 @@ def test_a_package_that_executes_less_is_not_built(
     """The quantizer is made to leave out a layer that nobody asked to keep."""
     left_out = request(VARIANTS["ptq-inductor-w4"], shelf.model)
     monkeypatch.setattr(pt2e, "quantized", lambda asked: pt2e.quantize_static(left_out))
-    with pytest.raises(QrayError, match=f"1 of 20 convolutions in FP32: {KEPT_FULL_NAME}"):
+    with pytest.raises(QrayError, match=f"1 of {CONVOLUTIONS} convolutions in FP32: {KEPT_FULL_NAME}"):
         inductor.build(shelf.request("ptq-inductor"), tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.networks import TINY_CLIP, smooth_clips
+from support.networks import TINY, TINY_CLIP, smooth_clips
 from support.shelf import Shelf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -143,8 +143,8 @@ def layers(program: torch.export.ExportedProgram) -> Layers:
 
 
 @pytest.fixture(scope="module")
-def resnet(shelf: Shelf) -> Layers:
-    return layers_of(shelf.model, TINY_CLIP)
+def resnet() -> Layers:
+    return layers_of(VideoRegressor(TINY).eval(), TINY_CLIP)
 
 
 def macs(layers: Layers) -> dict[str, int]:

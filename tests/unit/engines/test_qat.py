@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.networks import TARGET_STD, TINY_CLIP, realistic_model, request, smooth_clips, toy_batches
+from support.networks import CONVOLUTIONS, TARGET_STD, TINY_CLIP, request, smooth_clips, toy_batches, two_stages
 from support.shelf import QAT_TRAINING, Shelf, train_qat
 from torch import nn
 
@@ -26,7 +26,7 @@ Module = torch.fx.GraphModule
 
 
 def prepared(**settings: Any) -> Module:
-    return pt2e.prepare_qat(realistic_model(), smooth_clips(2, seed=1), pt2e.QatSettings.model_validate(settings))
+    return pt2e.prepare_qat(two_stages(), smooth_clips(2, seed=1), pt2e.QatSettings.model_validate(settings))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_switch_reaches_every_batch_norm(module: Module) -> None:
     for training in (False, True):
         pt2e.set_training(module, training)
         flags = [n.args[5] for n in module.graph.nodes if n.target is torch.ops.aten.batch_norm.default]
-        assert flags == [training] * 20
+        assert flags == [training] * CONVOLUTIONS
 
 
 def test_the_loss_gets_lower(untrained: Module) -> None:
@@ -87,12 +87,14 @@ def test_a_state_loads_into_another_module_of_the_same_settings(shelf: Shelf, un
 
 def test_preparing_and_training_leave_the_fp32_model_as_it_was(shelf: Shelf) -> None:
     assert shelf.qat.losses
-    assert same(realistic_model().state_dict(), shelf.model.state_dict())
+    assert same(two_stages().state_dict(), shelf.model.state_dict())
     assert not shelf.model.training
 
 
 def test_a_batch_norm_that_is_not_folded_fails_the_build(untrained: Module) -> None:
-    with pytest.raises(QrayError, match="QAT left 20 batch-norms that are not folded into convolutions: batch_norm"):
+    with pytest.raises(
+        QrayError, match=f"QAT left {CONVOLUTIONS} batch-norms that are not folded into convolutions: batch_norm"
+    ):
         check_folded(untrained)
 
 
@@ -176,14 +178,14 @@ def quantized_w4(method: str, model: VideoRegressor) -> nn.Module:
     variant = Variant(name="w4", method=method, engine="inductor", weight_bits=4)  # type: ignore[arg-type]
     if method == "ptq":
         return pt2e.quantized(request(variant, model))
-    run = train_qat(realistic_model(), steps=1, weight_bits=4)
+    run = train_qat(two_stages(), steps=1, weight_bits=4)
     return pt2e.quantized(BuildRequest(variant, model, TINY_CLIP, (), run.state, run.settings))
 
 
 @pytest.mark.parametrize("method", ["ptq", pytest.param("qat", marks=pytest.mark.slow)])
 def test_four_bit_weights_are_at_most_sixteen_codes_per_channel(shelf: Shelf, method: str) -> None:
     module = quantized_w4(method, shelf.model)
-    assert len(codes_of(module)) == 20
+    assert len(codes_of(module)) == CONVOLUTIONS
     assert most_codes(module) <= 16
 
 

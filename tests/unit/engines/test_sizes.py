@@ -14,7 +14,7 @@ def test_weights_are_part_of_what_is_shipped(shelf: Shelf, name: str) -> None:
 @pytest.mark.parametrize("name", STATIC)
 def test_eight_bit_weights_take_a_quarter(shelf: Shelf, name: str) -> None:
     """A little more: scales and biases are FP32, and so is a kept layer."""
-    kept = 32 * 3 * 3 * 8 * 4 if VARIANTS[name].keep_fp32 else 0
+    kept = (4 - 1) * 16 * 8 * 3 * 3 if VARIANTS[name].keep_fp32 else 0
     ratio = (shelf[name].built.weights_bytes - kept) / shelf["fp32"].built.weights_bytes
     assert 0.24 < ratio < 0.29
 
@@ -26,7 +26,8 @@ def test_bf16_weights_take_a_half(shelf: Shelf, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fp32-inductor", "fp32-onnxruntime", "fp32-openvino"])
 def test_fp32_weights_are_the_same_on_every_engine(shelf: Shelf, name: str) -> None:
-    assert shelf[name].built.weights_bytes == pytest.approx(shelf["fp32"].built.weights_bytes, rel=0.02)
+    """But for batch-norm, which two of them fold."""
+    assert shelf[name].built.weights_bytes == pytest.approx(shelf["fp32"].built.weights_bytes, rel=0.03)
 
 
 def test_the_description_is_not_counted_as_shipped(shelf: Shelf) -> None:

@@ -44,7 +44,7 @@ def test_predictions_are_as_many_as_clips(shelf: Shelf, name: str, unusual: np.n
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "max_min"])
 def test_the_tail_begins_at_pooling_over_time(pooling: str) -> None:
-    model = realistic_model(Model.model_validate({"width": 4, "pooling": pooling}), passes=1)
+    model = realistic_model(Model.model_validate({"width": 4, "pooling": pooling}), passes=1, stages=2)
     graph = export(model, request(VARIANTS["fp32"], model).example()).module().graph
     names = [str(node.target) for node in tail_nodes(graph)]
     assert names[0] == "aten.view.default"
@@ -101,7 +101,7 @@ def test_a_graph_without_a_tail_proves_nothing() -> None:
 @pytest.mark.parametrize("pooling", ["mean", "max_min"])
 def test_other_poolings_keep_their_tail_in_float_too(pooling: str, tmp_path: Path, unusual: np.ndarray) -> None:
     """ONNX Runtime and pt2e; the shelf's network pools mean and deviation."""
-    model = realistic_model(Model.model_validate({"width": 8, "pooling": pooling}), passes=2)
+    model = realistic_model(Model.model_validate({"width": 8, "pooling": pooling}), passes=2, stages=2)
     build = request(VARIANTS["ptq-onnxruntime"], model, batches=1)
     assert check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(build))) is None
     built = onnxruntime.build(BuildRequest(build.variant, model, TINY_CLIP, build.calibration), tmp_path)

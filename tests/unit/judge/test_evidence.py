@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,14 @@ from support.evidence_runs import RIGHT, VARIANTS, key_of, make_run
 from qray.errors import QrayError
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.judge import read_evidence
+
+#: For what a run with something amiss says of it: FP32, a variant that is not inferior, and one that is.
+FEW = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino", "ptq-onnxruntime")}
+FEW_RIGHT = {name: word for name, word in RIGHT.items() if name in FEW}
+
+
+def few_run(folder: Path, **how: Any) -> Path:
+    return make_run(folder, variants=FEW, **how)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +36,15 @@ def evidence(made: Path) -> Evidence:
     return read_evidence(made)
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return few_run(tmp_path_factory.mktemp("few") / "out")
+
+
 @pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "out"))
+def out(few: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(few, tmp_path / "out"))
 
 
 def of(evidence: Evidence, name: str) -> VariantEvidence:
@@ -127,7 +142,7 @@ def test_reading_the_same_run_again_gives_the_same(made: Path, evidence: Evidenc
 
 
 def test_without_fp32_there_is_accuracy_and_no_verdict(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, without=["fp32"]))
+    found = read_evidence(few_run(tmp_path, without=["fp32"]))
     assert (found.reference.status, verdicts(found)) == ("failed", {})
     assert of(found, "ptq-openvino").accuracy is not None
     assert any("FP32 has no predictions that can be used (not finished" in note for note in found.notes)
@@ -135,7 +150,7 @@ def test_without_fp32_there_is_accuracy_and_no_verdict(tmp_path: Path) -> None:
 
 def test_with_an_fp32_that_failed_there_is_no_verdict(tmp_path: Path) -> None:
     change = {"fp32": {"status": "failed", "reason": "out of memory"}}
-    found = read_evidence(make_run(tmp_path, change=change))
+    found = read_evidence(few_run(tmp_path, change=change))
     assert verdicts(found) == {}
     assert any("out of memory" in note for note in found.notes)
 
@@ -149,12 +164,12 @@ def test_too_few_replicates_for_holm_are_said(tmp_path: Path, bootstrap: int, sa
 def test_the_table_is_not_read(out: Path) -> None:
     """It is made from what the units left, and anew where it is damaged or somebody changed it."""
     (out / "results.parquet").write_bytes(b"damaged")
-    assert verdicts(read_evidence(out)) == RIGHT
+    assert verdicts(read_evidence(out)) == FEW_RIGHT
 
 
 def test_the_sensitivity_is_that_of_the_index(tmp_path: Path) -> None:
     units = {"sensitivity-abc": {"started": 3.0, "mark": "own"}, "sensitivity-other": {"started": 9.0, "mark": "other"}}
-    found = read_evidence(make_run(tmp_path, clips=20, units=units)).sensitivity
+    found = read_evidence(few_run(tmp_path, clips=20, units=units)).sensitivity
     assert found is not None
     assert found["mark"] == "own"
 
@@ -185,8 +200,8 @@ def test_a_study_that_was_changed_after_the_run_is_noticed(out: Path) -> None:
 
 
 def test_a_study_and_an_index_of_two_runs_are_refused(out: Path, tmp_path: Path) -> None:
-    few = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
-    shutil.copy(make_run(tmp_path / "other", variants=few) / "study.yaml", out / "study.yaml")
+    other = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
+    shutil.copy(make_run(tmp_path / "other", variants=other) / "study.yaml", out / "study.yaml")
     with pytest.raises(QrayError, match="of two runs"):
         read_evidence(out)
 
@@ -202,49 +217,49 @@ def test_a_record_that_makes_no_sense_costs_its_variant_alone(out: Path) -> None
     path.write_text('{"artifact": 3}')
     found = read_evidence(out)
     assert "cannot be understood" in str(of(found, "ptq-openvino").reason)
-    assert verdicts(found) == {name: word for name, word in RIGHT.items() if name != "ptq-openvino"}
+    assert verdicts(found) == {name: word for name, word in FEW_RIGHT.items() if name != "ptq-openvino"}
 
 
 def test_one_clip_has_no_verdict(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, clips=1))
+    found = read_evidence(few_run(tmp_path, clips=1))
     assert set(verdicts(found).values()) == {None}
     assert any("1 clip in TEST" in note for note in found.notes)
     assert without_variant_is_silent(found) == []
 
 
 def test_few_clips_have_no_verdict(tmp_path: Path) -> None:
-    change = {name: {"sd": 0.1} for name in VARIANTS}
-    found = read_evidence(make_run(tmp_path, clips=6, change=change))
+    change = {name: {"sd": 0.1} for name in FEW}
+    found = read_evidence(few_run(tmp_path, clips=6, change=change))
     assert set(verdicts(found).values()) == {None}
     assert without_variant_is_silent(found) == []
 
 
 def test_a_variant_with_predictions_that_are_no_numbers_has_no_verdict(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, nan={"ptq-openvino": 3}))
+    found = read_evidence(few_run(tmp_path, nan={"ptq-openvino": 3}))
     assert "ptq-openvino" not in verdicts(found)
     assert "3 of 200 predictions are not finite" in of(found, "ptq-openvino").row.reason or ""
 
 
 def test_an_fp32_of_nothing_but_nan_gives_no_verdict(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, nan={"fp32": 200}))
+    found = read_evidence(few_run(tmp_path, nan={"fp32": 200}))
     assert verdicts(found) == {}
     assert any("FP32 has no predictions" in note for note in found.notes)
 
 
 def test_clips_that_fp32_could_not_read_are_left_out_of_all(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, nan=dict.fromkeys(RIGHT | {"fp32": ""}, 4)))
+    found = read_evidence(few_run(tmp_path, nan=dict.fromkeys(FEW, 4)))
     assert {v.accuracy.n_clips for v in found.variants if v.accuracy} == {196}
 
 
 def test_a_variant_that_is_constant_is_inferior_and_says_why(tmp_path: Path) -> None:
-    found = of(read_evidence(make_run(tmp_path, constant=["ptq-openvino"])), "ptq-openvino")
+    found = of(read_evidence(few_run(tmp_path, constant=["ptq-openvino"])), "ptq-openvino")
     assert found.comparison is not None
     assert found.comparison.verdict == "inferior"
     assert "predicts 50 for every clip" in found.notes[0]
 
 
 def test_nothing_is_non_inferior_to_an_fp32_that_is_constant(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, constant=["fp32"]))
+    found = read_evidence(few_run(tmp_path, constant=["fp32"]))
     assert set(verdicts(found).values()) == {None}
     assert any("mean predictor" in note for note in found.notes)
 
@@ -261,7 +276,7 @@ def test_damaged_predictions_are_a_note(out: Path, content: bytes) -> None:
     predictions(out, "ptq-openvino").write_bytes(content)
     found = read_evidence(out)
     assert "cannot be read" in of(found, "ptq-openvino").notes[0]
-    assert verdicts(found) == {name: word for name, word in RIGHT.items() if name != "ptq-openvino"}
+    assert verdicts(found) == {name: word for name, word in FEW_RIGHT.items() if name != "ptq-openvino"}
 
 
 @pytest.mark.parametrize(
@@ -312,5 +327,5 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_thresholds_are_the_studys(tmp_path: Path) -> None:
-    found = read_evidence(make_run(tmp_path, verdict={"thresholds": [40.0]}))
+    found = read_evidence(few_run(tmp_path, verdict={"thresholds": [40.0]}))
     assert [r.threshold for r in of(found, "ptq-openvino").reclassified] == [40.0]

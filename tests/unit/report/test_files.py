@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
-from support.reports import full_run, report_of, small_run
+from support.reports import report_of, small_run
 from typer.testing import CliRunner
 
 from qray.cli import app
@@ -28,12 +28,9 @@ from qray.words.markdown import to_markdown
 EVIL = "<script>alert('x')</script> & \"quoted\" | `tick`"
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    out = full_run(folder / "out")
-    write_document(report_of(out, folder / "set"), out)
-    return out
+@pytest.fixture
+def out(full_report: tuple[Path, Document]) -> Path:
+    return full_report[0]
 
 
 def hashes(out: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.evidence_runs import make_run
-from support.reports import full_run, report_of, section, small_run, texts
+from support.reports import report_of, section, small_run, texts
 from support.videos import numbered_frames, write_file_list, write_video
 
 from qray.judge.judge import read_evidence
@@ -15,10 +15,9 @@ from qray.report.thumbnails import find_video, worst_clips
 from qray.words.document import Clips, Document, Gallery, Picture, pictures
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Document:
-    folder = tmp_path_factory.mktemp("full")
-    return report_of(full_run(folder / "out"), folder / "set")
+@pytest.fixture
+def full(full_report: tuple[Path, Document]) -> Document:
+    return full_report[1]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,9 @@ def test_the_worst_clips_are_shown_with_label_and_both_predictions(full: Documen
     assert all([line.split()[0] for line in card.lines] == ["Label", "FP32", "ptq-openvino", "moved"] for card in cards)
 
 
-def test_the_worst_clip_is_the_one_with_the_largest_error(full: Document, tmp_path: Path) -> None:
-    evidence = read_evidence(full_run(tmp_path / "out"))
+def test_the_worst_clip_is_the_one_with_the_largest_error(full_report: tuple[Path, Document]) -> None:
+    out, full = full_report
+    evidence = read_evidence(out)
     clips = next(v.clips for v in evidence.variants if v.name == "ptq-openvino")
     assert clips is not None
     worst = clips.loc[(clips["prediction"] - clips["target"]).abs().idxmax(), "clip"]

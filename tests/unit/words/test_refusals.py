@@ -8,10 +8,9 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from support.doctored_runs import FEW, clamped, doctored_run, noise, predictions_file, rewrite
+from support.doctored_runs import FEW, clamped, doctored_run, noise, predictions_of, rewrite
 from support.evidence_runs import make_run
 from support.outcomes import NOISE, STUDY, TARGET, baseline, fp32, outcome, predictions, table
 
@@ -125,7 +124,7 @@ def test_an_empty_guardrail_takes_back_what_mlflow_was_told() -> None:
 
 def test_over_seeds_one_refused_run_refuses_the_method(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(seed), variants=FEW, seed=seed) for seed in range(3)]
-    own = pq.read_table(predictions_file(runs[1], "ptq-openvino"), partitioning=None)["prediction"].to_numpy()
+    own = predictions_of(runs[1], "ptq-openvino")["prediction"].to_numpy()
     rewrite(runs[1], "ptq-openvino", np.maximum(own, np.sort(own)[5]))
     found = over_seeds([read_evidence(run) for run in runs])
     text = printed(lambda console: print_seeds(found, console))
