@@ -99,6 +99,7 @@ def pick_variant(
     margin: Annotated[float | None, typer.Option(help="Another margin than the study declared.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Measured thread count; default: the first.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Measured batch size; default: the first.")] = None,
+    device: Annotated[str | None, typer.Option(help="Measured device; default: the first.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name the variant to ship, and why; exit code 3 if none qualifies.
@@ -116,7 +117,7 @@ def pick_variant(
     from qray.words.terminal import results_console
 
     evidence = read_evidence(out)
-    choice = choose(evidence, Bounds(max_latency_ms, max_size_mb, max_rss_mb, margin), threads, batch)
+    choice = choose(evidence, Bounds(max_latency_ms, max_size_mb, max_rss_mb, margin), threads, batch, device)
     if as_json:
         print(choice_json(choice))
     else:

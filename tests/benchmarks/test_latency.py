@@ -14,6 +14,7 @@ from support.shelf import build_in_own_process
 from qray.engines.registry import build_artifact
 from qray.measure.host import cpu_flags
 from qray.measure.latency import Latency, measure_latency
+from qray.point import Point
 from qray.study import Measure, Variant
 
 VARIANTS = (
@@ -42,7 +43,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Latency]:
         else:
             build_artifact(build, name, root / name)
     folders: dict[str, Path] = {name: root / name for name, _, _ in VARIANTS}
-    result = measure_latency(folders, 1, 1, SETTINGS, timeout_s=600)
+    result = measure_latency(folders, Point(threads=1, batch=1), SETTINGS, timeout_s=600)
     show(result)
     return result
 

@@ -15,6 +15,7 @@ from qray.judge.judge import judge_outcomes
 from qray.judge.outcome import Outcome, Provenance
 from qray.judge.row import to_table
 from qray.measure.latency import Latency
+from qray.point import Point
 from qray.study import Study
 
 CLIPS = 60
@@ -25,6 +26,7 @@ STUDY = Study.model_validate(
     {"name": "s", "variants": [{"name": "fp32", "method": "fp32", "engine": "eager"}], "verdict": {"bootstrap": 400}}
 )
 MADE = {"build": Provenance({"torch": "2"}, "this host", "avx2 fma")}
+AT = Point(threads=1, batch=1)
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -40,7 +42,7 @@ def outcome(name: str, method: str, engine: str, noise: float = 1.0, ms: float |
     """A finished variant whose errors are `noise` times the common ones."""
     finished: dict[str, Any] = {
         "predictions": predictions(TARGET + noise * NOISE), "size_bytes": 4_000_000, "weights_bytes": 3_000_000,
-        "latency": {} if ms is None else {(1, 1): latency(ms)}, "int8_mac_share": 0.0, "artifact": f"artifacts/{name}",
+        "latency": {} if ms is None else {AT: latency(ms)}, "int8_mac_share": 0.0, "artifact": f"artifacts/{name}",
         "made": MADE,
     }  # fmt: skip
     return Outcome(name, f"key of {name}", method, engine, **(finished | more))

@@ -10,6 +10,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import guard
 from qray.judge.pairwise import compare_clips
 from qray.judge.statistics import Estimate, VerdictWord
+from qray.point import Point
 from qray.study_verdict import Verdict
 
 #: Share of the margin that the MAE may grow by from one run to the next. A verdict compares a variant with the FP32 of
@@ -33,7 +34,13 @@ class Side:
     verdict: VerdictWord | None
     size_bytes: int | None
     latency_ms: float | None
+    point: Point | None
     host: str | None
+
+    @property
+    def where(self) -> tuple[str | None, Point | None]:
+        """Host and point of the latency: of two, both must be the same."""
+        return self.host, self.point
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class VariantDiff:
 
     mae: MAE in B less MAE in A with its 95 % interval. paired: over the `n_common` clips that both predicted, else over
     two samples of clips. verdict_a, verdict_b: both at A's margin. flipped: whether they differ. latency: B's over A's,
-    where both ran on one host. broken: guardrails, as A declared them, that B breaks and A does not, as sentences.
-    regressions: sentences.
+    where both were taken on one host at one point. broken: guardrails, as A declared them, that B breaks and A does
+    not, as sentences. regressions: sentences.
     """
 
     name: str
@@ -113,7 +120,7 @@ def _variant(
     broken = _broken(a, b, settings)
     both = side_a is not None and side_b is not None
     latency = None
-    if side_a and side_b and side_a.host == side_b.host is not None and side_a.latency_ms and side_b.latency_ms:
+    if side_a and side_b and side_a.latency_ms and side_b.latency_ms and side_a.where == side_b.where:
         latency = side_b.latency_ms / side_a.latency_ms
     return VariantDiff(
         name, side_a, side_b, mae, paired, common, verdict_a, verdict_b, both and verdict_a != verdict_b, latency,
@@ -128,7 +135,8 @@ def _side(variant: VariantEvidence | None) -> Side | None:
     return Side(
         status=row.status, reason=row.reason,
         mae=own.mae if own else None, mae_low=own.mae_low if own else None, mae_high=own.mae_high if own else None,
-        verdict=variant.verdict, size_bytes=row.size_bytes, latency_ms=row.latency_p50_ms, host=row.host,
+        verdict=variant.verdict, size_bytes=row.size_bytes, latency_ms=row.latency_p50_ms, point=row.point,
+        host=row.host,
     )  # fmt: skip
 
 
@@ -206,4 +214,4 @@ def _notes(a: Evidence, b: Evidence, variants: tuple[VariantDiff, ...]) -> Itera
     if any(v.latency is not None for v in variants):
         yield "latencies of two runs are not interleaved: on one host an indication, never a regression"
     elif any(v.a and v.b and v.a.latency_ms and v.b.latency_ms for v in variants):
-        yield "latencies were taken on different hosts, and are not compared"
+        yield "latencies were taken on different hosts or at different points, and are not compared"

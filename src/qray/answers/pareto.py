@@ -8,9 +8,9 @@ from itertools import permutations
 from typing import Literal
 
 from qray.judge.evidence import Evidence
-from qray.judge.index import At
 from qray.judge.pairwise import Pairs, choose_point
 from qray.judge.statistics import Estimate
+from qray.point import Point
 
 Standing = Literal["better", "as good", "open", "worse"]
 #: Where the interval of a ratio of latencies holds 1, the two count as equally fast if it stays within this factor.
@@ -46,9 +46,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Front:
-    """All finished variants of a run at one (threads, batch), and what the front as a whole cannot carry."""
+    """All finished variants of a run at one point, and what the front as a whole cannot carry."""
 
-    at: At | None
+    at: Point | None
     places: tuple[Place, ...]
     notes: tuple[str, ...] = ()
 
@@ -110,14 +110,14 @@ def dominates(axes: Mapping[str, Axis]) -> bool:
     return "better" in standings and all(s in ("better", "as good") for s in standings)
 
 
-def pareto_front(evidence: Evidence, at: At | None = None) -> Front:
+def pareto_front(evidence: Evidence, at: Point | None = None) -> Front:
     """The front over error, latency and size (Pareto dominance as in Deb, Multi-Objective Optimization, 2001, 2.4).
 
     A variant is dominated only by one that is at least as good on all three axes and better on at least one with
     the intervals separated: errors compared clip by clip, latencies round by round. Intervals are per pair, at 95 %.
     One whose mean is non-inferior and that breaks a guardrail is on no front and dominates nothing: its mean hides what
     is wrong with it.
-    at: (threads, batch); by default the first that the run measured.
+    at: by default the first point that the run measured.
     """
     at = at or choose_point(evidence)
     pairs, margin = Pairs(evidence, at), evidence.study.verdict.margin

@@ -9,9 +9,9 @@ from pathlib import Path
 from qray.answers.bounds import Bounds, Failure, failures
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import Guardrail, sentences
-from qray.judge.index import At
-from qray.judge.pairwise import Pairs, choose_point, point
+from qray.judge.pairwise import Pairs, choose_point
 from qray.judge.statistics import Estimate, VerdictWord
+from qray.point import Point
 
 #: Sizes this close (a share of the smaller) are one size: compiled code of the same network varies by as much.
 SIZE_TIE = 0.01
@@ -55,7 +55,7 @@ class Choice:
     """
 
     out: Path
-    at: At | None
+    at: Point | None
     bounds: Bounds
     margin: float
     picked: Candidate | None
@@ -68,8 +68,9 @@ class Choice:
 
 
 def choose(
-    evidence: Evidence, bounds: Bounds | None = None, threads: int | None = None, batch: int | None = None
-) -> Choice:
+    evidence: Evidence, bounds: Bounds | None = None, threads: int | None = None, batch: int | None = None,
+    device: str | None = None,
+) -> Choice:  # fmt: skip
     """Name the variant to ship.
 
     It must have finished, be non-inferior at the margin, break no guardrail, beat the mean predictor, and meet every
@@ -78,10 +79,10 @@ def choose(
     lowest MAE.
 
     Raises:
-        UsageError: nothing was measured at the threads and batch asked for.
+        UsageError: nothing was measured at the threads, batch and device asked for.
     """
     bounds = bounds or Bounds()
-    at = choose_point(evidence, threads, batch)
+    at = choose_point(evidence, threads, batch, device)
     pairs = Pairs(evidence, at)
     margin = bounds.margin if bounds.margin is not None else evidence.study.verdict.margin
     timed = any(pairs.p50(v.name) for v in evidence.variants)
@@ -260,7 +261,7 @@ def _distance(candidate: Candidate) -> tuple[float, str]:
     return max(f.over / f.limit if f.over is not None else float("inf") for f in candidate.failures), candidate.name
 
 
-def _notes(evidence: Evidence, bounds: Bounds, at: At | None, timed: bool) -> list[str]:
+def _notes(evidence: Evidence, bounds: Bounds, at: Point | None, timed: bool) -> list[str]:
     notes = []
     declared = evidence.study.verdict.margin
     if bounds.margin is not None and bounds.margin != declared:
@@ -269,5 +270,5 @@ def _notes(evidence: Evidence, bounds: Bounds, at: At | None, timed: bool) -> li
             "with the results in sight is not declared beforehand, and its verdicts are not the study's"
         )
     if not timed:
-        notes.append("latency was not measured" + (f" at {point(at)}" if at else " in this run"))
+        notes.append("latency was not measured" + (f" at {at}" if at else " in this run"))
     return notes

@@ -12,13 +12,13 @@ import pandas as pd
 from qray.judge.agreement import BlandAltman, Reclassification
 from qray.judge.comparison import Comparison
 from qray.judge.guardrails import Guardrail
-from qray.judge.index import At
 from qray.judge.outcome import Outcome
 from qray.judge.ratio import Speed
 from qray.judge.row import Row
 from qray.judge.statistics import Accuracy, VerdictWord
 from qray.judge.timing import Timing
 from qray.measure.latency import Latency
+from qray.point import Point
 from qray.study import Study
 
 
@@ -58,10 +58,10 @@ class VariantEvidence:
     #: Against FP32; None for FP32 itself and wherever it cannot be made.
     comparison: Comparison | None = None
     reclassified: tuple[Reclassification, ...] = ()
-    speeds: Mapping[At, Speed] = field(default_factory=dict)
+    speeds: Mapping[Point, Speed] = field(default_factory=dict)
     #: Sentences that say what could not be concluded, and why.
     notes: tuple[str, ...] = ()
-    #: Its rows of results.parquet, one for each (threads, batch) measured, or one without.
+    #: Its rows of results.parquet, one for each point measured, or one without.
     rows: tuple[Row, ...] = ()
 
     @property
@@ -81,16 +81,16 @@ class VariantEvidence:
 
     @property
     def row(self) -> Row:
-        """Its row at the first (threads, batch) measured."""
+        """Its row at the first point measured."""
         return self.rows[0]
 
     @property
     def speed(self) -> Speed | None:
-        """Its speed at the first (threads, batch) measured."""
+        """Its speed at the first point measured."""
         return self.speeds.get(self.row.point) if self.row.point is not None else None
 
-    def latency(self, at: At | None) -> Latency | None:
-        """Its calls at a (threads, batch); None where it was not timed there."""
+    def latency(self, at: Point | None) -> Latency | None:
+        """Its calls at a point; None where it was not timed there."""
         found = self.outcome.latency.get(at) if at is not None else None
         return found if found is not None and found.medians is not None else None
 

@@ -16,11 +16,10 @@ from qray.errors import QrayError
 from qray.escape import command
 from qray.graph.unit import Result
 from qray.measure.isa import Machine
+from qray.point import CPU, Point
 
 FILE = "run.json"
 FORMAT = 3
-#: (threads, batch) of a measurement.
-At = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,19 @@ class TrialState:
 
 @dataclass(frozen=True)
 class PointUnits:
-    """What was or is to be measured at one (threads, batch): the key of the latency of all artifacts together, and of
-    the memory of each variant's."""
+    """What was or is to be measured at one point: the key of the latency of all artifacts together, and of the memory
+    of each variant's."""
 
     threads: int
     batch: int
     latency: str
     memory: Mapping[str, str]
+    device: str = CPU
 
     @property
-    def at(self) -> At:
-        """(threads, batch)."""
-        return self.threads, self.batch
+    def point(self) -> Point:
+        """Where."""
+        return Point(device=self.device, threads=self.threads, batch=self.batch)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import pandas as pd
 from qray.judge.agreement import bland_altman, reclassify
 from qray.judge.comparison import MIN_CLIPS, ONE_SIDED, adjust, compare, pair
 from qray.judge.evidence import AgainstMean, Evidence, VariantEvidence
-from qray.judge.index import At
 from qray.judge.outcome import Outcome, outcomes_of
 from qray.judge.ratio import Speed, Timed, speed_of
 from qray.judge.row import Row
 from qray.judge.run import Run, read_run
 from qray.judge.statistics import accuracy, paired_ratio
 from qray.judge.table import rows_of, trial_row
+from qray.point import Point
 from qray.study import Study
 
 
@@ -116,12 +116,12 @@ class _Judge:
         ratio = paired_ratio(errors, base, self.boot, self.seed) if outcome is not self.baseline else None
         return found if ratio is None else AgainstMean(found.mae, ratio[0], *ratio[1])
 
-    def _speeds(self, outcome: Outcome) -> dict[At, Speed]:
+    def _speeds(self, outcome: Outcome) -> dict[Point, Speed]:
         found = {}
         for at in outcome.latency:
             timed = [Timed(o.variant, o.method, o.engine, o.latency[at]) for o in self.variants if at in o.latency]
             own = next(t for t in timed if t.name == outcome.variant)
-            found[at] = speed_of(own, timed, at, self.fp32.variant)
+            found[at] = speed_of(own, timed, self.fp32.variant)
         return found
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 
 from qray.engines.parity import kernel_fault
 from qray.graph.unit import Result
-from qray.judge.index import At, TrialState
+from qray.judge.index import TrialState
 from qray.judge.run import Run, read_predictions
 from qray.measure.latency import Latency
+from qray.point import Point
 from qray.study import Variant
 
 NOT_FINISHED = "not finished; run the same command again"
@@ -40,7 +41,7 @@ class Outcome:
 
     key: of what it is (the build; the evaluation of the baseline). predictions: the split's frame (clip, target,
     prediction), or None; predictions_path: where it is, relative to OUT. isa and notes: of the artifact. latency,
-    peak_rss_mb and measured: by (threads, batch). made: who did what, by what was done ("build", ...), in the order of
+    peak_rss_mb and measured: by point. made: who did what, by what was done ("build", ...), in the order of
     the work; measured: who measured, likewise ("memory", "latency"). Everything not known is None; a measurement that
     failed says why in memory_error or in its `Latency`.
     """
@@ -63,11 +64,11 @@ class Outcome:
     isa: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     artifact: str | None = None
-    latency: Mapping[At, Latency] = field(default_factory=dict)
-    peak_rss_mb: Mapping[At, float] = field(default_factory=dict)
-    memory_error: Mapping[At, str] = field(default_factory=dict)
+    latency: Mapping[Point, Latency] = field(default_factory=dict)
+    peak_rss_mb: Mapping[Point, float] = field(default_factory=dict)
+    memory_error: Mapping[Point, str] = field(default_factory=dict)
     made: Mapping[str, Provenance] = field(default_factory=dict)
-    measured: Mapping[At, Mapping[str, Provenance]] = field(default_factory=dict)
+    measured: Mapping[Point, Mapping[str, Provenance]] = field(default_factory=dict)
     train_s: float | None = None
     build_s: float | None = None
     evaluate_s: float | None = None
@@ -135,21 +136,20 @@ def _with_predictions(run: Run, outcome: Outcome, evaluated: Mapping[str, Any]) 
 def _measured(run: Run, variant: str, build_key: str) -> dict[str, Any]:
     """What was measured of an artifact, at each point; where that failed, the reason, until it succeeds."""
     latency, peak, errors = {}, {}, {}
-    made: dict[At, dict[str, Provenance]] = {}
-    for point in run.index.points:
-        memory, timed = run.unit("memory", point.memory[variant]), run.attempt("measure", point.latency)
-        made[point.at] = {
-            what: provenance_of(record) for what, record in (("memory", memory), ("latency", timed)) if record
-        }
+    made: dict[Point, dict[str, Provenance]] = {}
+    for units in run.index.points:
+        at, ended = units.point, run.index.ended
+        memory, timed = run.unit("memory", units.memory[variant]), run.attempt("measure", units.latency)
+        made[at] = {what: provenance_of(record) for what, record in (("memory", memory), ("latency", timed)) if record}
         if memory is not None:
-            peak[point.at] = memory["peak_rss_mb"]
-        elif (ended := run.index.ended.get(point.memory[variant])) is not None and ended.reason:
-            errors[point.at] = ended.reason
+            peak[at] = memory["peak_rss_mb"]
+        elif (failed := ended.get(units.memory[variant])) is not None and failed.reason:
+            errors[at] = failed.reason
         calls = timed["latency"].get(build_key) if timed else None
         if calls is not None:
-            latency[point.at] = _calls(calls)
-        elif (ended := run.index.ended.get(point.latency)) is not None:
-            latency[point.at] = Latency(error=ended.reason)
+            latency[at] = _calls(calls)
+        elif (failed := ended.get(units.latency)) is not None:
+            latency[at] = Latency(error=failed.reason)
     return {"latency": latency, "peak_rss_mb": peak, "memory_error": errors, "measured": made}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -11,29 +11,20 @@ import pandas as pd
 from qray.errors import UsageError
 from qray.judge.comparison import MIN_CLIPS
 from qray.judge.evidence import Evidence, VariantEvidence
-from qray.judge.index import At
 from qray.judge.ratio import ratio
 from qray.judge.row import Row
 from qray.judge.statistics import Estimate, bootstrap_means, interval, mean_interval, paired_difference
+from qray.point import Point
 from qray.study_verdict import Verdict
 
 #: Two runs are compared pairwise where at least this share of the smaller one's clips is common to both.
 COMMON_SHARE = 0.5
 
 
-def point(at: At) -> str:
-    """A (threads, batch) in words."""
-    return f"{at[0]} thread{'s' if at[0] > 1 else ''}, batch {at[1]}"
-
-
-def measured_points(evidence: Evidence) -> list[At]:
-    """Every (threads, batch) at which the run has rows."""
-    points = {row.point for variant in evidence.variants for row in variant.rows}
-    return sorted(point for point in points if point is not None)
-
-
-def choose_point(evidence: Evidence, threads: int | None = None, batch: int | None = None) -> At | None:
-    """The (threads, batch) to compare at: the first of the run that agrees with what is asked for.
+def choose_point(
+    evidence: Evidence, threads: int | None = None, batch: int | None = None, device: str | None = None
+) -> Point | None:
+    """The point to compare at: the first of the run that agrees with what is asked for.
 
     Returns:
         None where the run measured nothing and nothing was asked for.
@@ -41,24 +32,24 @@ def choose_point(evidence: Evidence, threads: int | None = None, batch: int | No
     Raises:
         UsageError: nothing was measured there; names what was.
     """
-    points = measured_points(evidence)
-    found = [p for p in points if threads in (None, p[0]) and batch in (None, p[1])]
-    if found:
-        return found[0]
-    if threads is None and batch is None:
-        return None
-    words = " ".join(f"--{n} {v}" for n, v in (("threads", threads), ("batch", batch)) if v is not None)
-    measured = "; ".join(map(point, points)) or "nothing"
+    points = sorted({row.point for variant in evidence.variants for row in variant.rows if row.point is not None})
+    asked = {"device": device, "threads": threads, "batch": batch}
+    given = {name: value for name, value in asked.items() if value is not None}
+    found = next((p for p in points if given.items() <= asdict(p).items()), None)
+    if found is not None or not given:
+        return found
+    words = " ".join(f"--{name} {value}" for name, value in given.items())
+    measured = "; ".join(map(str, points)) or "nothing"
     raise UsageError(f"{words}: not measured in this run, which measured {measured}")
 
 
 class Pairs:
-    """Paired comparisons within one run at one (threads, batch).
+    """Paired comparisons within one run at one point.
 
     All intervals are at 95 % and for one pair at a time: nothing is corrected for the number of pairs.
     """
 
-    def __init__(self, evidence: Evidence, at: At | None) -> None:
+    def __init__(self, evidence: Evidence, at: Point | None) -> None:
         self.evidence, self.at = evidence, at
         self.variants = {v.name: v for v in evidence.variants}
         self.settings = evidence.study.verdict
@@ -69,14 +60,14 @@ class Pairs:
         self._calls = {name: latency for name, latency in calls.items() if latency is not None}
 
     def row(self, name: str) -> Row:
-        """The variant's row at this (threads, batch), or its first where it has none there, without latency."""
+        """The variant's row at this point, or its first where it has none there, without latency."""
         variant = self.variants[name]
         if self.at is None:
             return variant.row
         for row in variant.rows:
             if row.point == self.at:
                 return row
-        return replace(variant.row, latency_p50_ms=None, peak_rss_mb=None, threads=None, batch=None)
+        return replace(variant.row, latency_p50_ms=None, peak_rss_mb=None, device=None, threads=None, batch=None)
 
     def error(self, name: str, other: str) -> Estimate | None:
         """MAE of `name` less MAE of `other` on the clips that both predicted, with its paired bootstrap interval.

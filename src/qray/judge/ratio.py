@@ -18,7 +18,7 @@ REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16"}
 
 @dataclass(frozen=True)
 class Timed:
-    """One variant's latency at one (threads, batch)."""
+    """One variant's latency at one point."""
 
     name: str
     method: str
@@ -28,7 +28,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one variant is at one (threads, batch), in ratios that are over 1 where it is the faster.
+    """How fast one variant is at one point, in ratios that are over 1 where it is the faster.
 
     total: to FP32 eager; it is engine (FP32 on this variant's engine to FP32 eager) times precision (this variant to
     FP32 on its engine). best_fp32: the fastest FP32 variant, whatever its engine; against_best: the ratio to it, whose
@@ -36,8 +36,6 @@ class Speed:
     whether computing in fewer bits is faster than that, None where that is not settled or not the question (FP32).
     """
 
-    threads: int
-    batch: int
     total: Estimate | None
     engine: Estimate | None
     precision: Estimate | None
@@ -85,8 +83,8 @@ def over_rounds(values: np.ndarray, comparisons: int = 1) -> Estimate:
     return Estimate(*mean_interval(values, 1 - (1 - LEVEL) / comparisons))
 
 
-def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], reference: str) -> Speed:
-    """The speed of one variant among all that were measured with it at (threads, batch).
+def speed_of(own: Timed, measured: Sequence[Timed], reference: str) -> Speed:
+    """The speed of one variant among all that were measured with it, at the same point.
 
     reference: name of the FP32 eager variant.
     """
@@ -95,7 +93,6 @@ def speed_of(own: Timed, measured: Sequence[Timed], at: tuple[int, int], referen
     same_engine = next((t for t in fp32 if t.engine == own.engine), None)
     best, against_best = _best(own, fp32)
     return Speed(
-        at[0], at[1],
         total=_over(base, own), engine=_over(base, same_engine), precision=_over(same_engine, own),
         best_fp32=best, against_best=against_best,
         pays=settled(against_best.low, against_best.high) if against_best and own.method in REDUCED else None,

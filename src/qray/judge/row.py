@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 import pyarrow as pa
 
+from qray.point import Point
+
 #: How tables show a column (`qray.words.cells`); "figure": two digits, and what is no float as it is.
 Form = Literal["figure", "difference", "verdict", "megabytes", "fold", "causes", "whole", "percent", "tenths", "yes_no"]
 
@@ -46,8 +48,8 @@ _95 = "of its 95 % interval"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One variant at one point (threads, batch); or the mean predictor, or a trial of the sweep. What was not measured
-    is None."""
+    """One variant at one point (device, threads, batch); or the mean predictor, or a trial of the sweep. What was not
+    measured is None."""
 
     variant: Annotated[str, Column("name of the variant in the study", title="variant", rank=0, report=True,
                                    names_row=True)]  # fmt: skip
@@ -161,9 +163,11 @@ class Row:
     distinct_share: Annotated[_F, Column("distinct predictions over those of FP32")] = None
 
     @property
-    def point(self) -> tuple[int, int] | None:
-        """(threads, batch), or None where nothing was measured."""
-        return None if self.threads is None or self.batch is None else (self.threads, self.batch)
+    def point(self) -> Point | None:
+        """Where it was measured, or None where nothing was."""
+        if self.device is None or self.threads is None or self.batch is None:
+            return None
+        return Point(device=self.device, threads=self.threads, batch=self.batch)
 
     @property
     def packages(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -14,9 +15,9 @@ from qray.atomic import write_parquet
 from qray.escape import visible
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import columns
-from qray.judge.index import At
 from qray.judge.outcome import FIELDS, Outcome, Provenance
 from qray.judge.row import Row, to_table
+from qray.point import Point
 from qray.study import Study
 
 #: Columns by name.
@@ -33,7 +34,7 @@ def write_table(evidence: Evidence) -> pa.Table:
 
 
 def rows_of(variant: VariantEvidence, study: Study, reference: VariantEvidence, made: datetime) -> tuple[Row, ...]:
-    """A variant's row at each (threads, batch) measured, or one without a measurement. Every column is there; what was
+    """A variant's row at each point measured, or one without a measurement. Every column is there; what was
     not measured is None.
 
     made: when the last unit of the run had ended; UTC.
@@ -64,7 +65,7 @@ def trial_row(outcome: Outcome, study: Study, made: datetime) -> Row:
 def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
     return {
         "variant": outcome.variant, "key": outcome.key, "method": outcome.method, "engine": outcome.engine,
-        "backbone": study.model.backbone, "seed": study.seed, "device": "cpu", "frames": study.clip.frames,
+        "backbone": study.model.backbone, "seed": study.seed, "frames": study.clip.frames,
         "image_size": study.clip.image_size, "size_bytes": outcome.size_bytes, "weights_bytes": outcome.weights_bytes,
         "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact, "created_at": made,
         "stage": outcome.stage, "weight_bits": outcome.weight_bits,
@@ -118,12 +119,12 @@ def _reasons(variant: VariantEvidence) -> list[str]:
     return reasons
 
 
-def _measured(variant: VariantEvidence, at: At | None) -> tuple[Columns, list[str], dict[str, Provenance]]:
-    """Columns of one (threads, batch), why some of them are empty, and who made and who measured it."""
+def _measured(variant: VariantEvidence, at: Point | None) -> tuple[Columns, list[str], dict[str, Provenance]]:
+    """Columns of one point, why some of them are empty, and who made and who measured it."""
     outcome, why = variant.outcome, []
     if at is None:
         return {}, [], dict(outcome.made)
-    row: Columns = {"threads": at[0], "batch": at[1], "peak_rss_mb": outcome.peak_rss_mb.get(at)}
+    row: Columns = {**asdict(at), "peak_rss_mb": outcome.peak_rss_mb.get(at)}
     made, latency = {**outcome.made, **outcome.measured.get(at, {})}, outcome.latency.get(at)
     if latency is not None:
         row |= {

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags, host_name, load_average, usable_cores, usable_cpus
+from qray.point import Point
 from qray.reasons import reason_of
 from qray.study import Measure
 
@@ -41,7 +42,7 @@ def wait_quietly() -> None:
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of one variant at one (threads, batch).
+    """Latency of one variant at one point.
 
     blocks_ms: every call's duration in milliseconds, one list per interleaved block. load_average is of the minute
     before. error: why it could not be measured.
@@ -107,7 +108,7 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
     from qray.engines.artifact import read_artifact
     from qray.engines.registry import load_artifact
 
-    threads, batch = int(request["threads"]), int(request["batch"])
+    point = Point(**request["point"])
     settings = Measure.model_validate(request["measure"])
     load = load_average()
     calls: dict[str, Callable[[], object]] = {}
@@ -115,8 +116,8 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
     for key, folder in request["artifacts"].items():
         try:
             artifact = read_artifact(Path(folder))
-            predict, spec = load_artifact(artifact, threads=threads), artifact.clip
-            shape = (batch, spec.frames, spec.image_size, spec.image_size, 3)
+            predict, spec = load_artifact(artifact, threads=point.threads), artifact.clip
+            shape = (point.batch, spec.frames, spec.image_size, spec.image_size, 3)
             clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
             calls[key] = lambda predict=predict, clips=clips: predict(clips)  # type: ignore[misc]
             calls[key]()
@@ -173,18 +174,18 @@ def pin_to_given_cores() -> None:
 
 
 def measure_latency(
-    artifacts: Mapping[str, Path], threads: int, batch: int, settings: Measure, timeout_s: float
+    artifacts: Mapping[str, Path], point: Point, settings: Measure, timeout_s: float
 ) -> dict[str, Latency]:
-    """Latency of every artifact at one (threads, batch), interleaved in one subprocess."""
+    """Latency of every artifact at one point, interleaved in one subprocess."""
     with tempfile.TemporaryDirectory(prefix="qray-latency-") as folder:
         request, response = Path(folder) / "request.json", Path(folder) / "response.json"
         content = {
             "artifacts": {key: str(path) for key, path in artifacts.items()},
-            "threads": threads, "batch": batch, "measure": settings.model_dump(mode="json"),
+            "point": asdict(point), "measure": settings.model_dump(mode="json"),
         }  # fmt: skip
         request.write_text(json.dumps(content), encoding="utf-8")
-        what = f"latency of {len(artifacts)} variants at {threads} threads, batch {batch}"
-        run_subprocess(["qray.measure.latency", str(request), str(response)], threads, timeout_s, what)
+        what = f"latency of {len(artifacts)} variants at {point}"
+        run_subprocess(["qray.measure.latency", str(request), str(response)], point.threads, timeout_s, what)
         measured = json.loads(response.read_text(encoding="utf-8"))
     # The measuring process is pinned, and would count only the cores that it was left.
     common = {name: measured[name] for name in ("load_average", "cpu_flags")} | {"host": host_name()}

@@ -6,11 +6,13 @@ import json
 import resource
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from qray.measure.latency import pin_to_given_cores, run_subprocess
+from qray.point import Point
 
 CALLS = 3
 
@@ -26,7 +28,7 @@ def _peak_rss_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def measure_memory(folder: Path, threads: int, batch: int, timeout_s: float) -> float:
+def measure_memory(folder: Path, point: Point, timeout_s: float) -> float:
     """Peak resident set in MiB of the whole process: interpreter, engine and model.
 
     Raises:
@@ -34,17 +36,17 @@ def measure_memory(folder: Path, threads: int, batch: int, timeout_s: float) -> 
     """
     with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
         answer = Path(scratch) / "answer.json"
-        arguments = ["qray.measure.memory", str(folder), str(threads), str(batch), str(answer)]
-        run_subprocess(arguments, threads, timeout_s, f"memory of {folder.name}")
+        arguments = ["qray.measure.memory", str(folder), json.dumps(asdict(point)), str(answer)]
+        run_subprocess(arguments, point.threads, timeout_s, f"memory of {folder.name}")
         return float(json.loads(answer.read_text(encoding="utf-8"))["peak_rss_mb"])
 
 
-def _main(folder: Path, threads: int, batch: int) -> float:
+def _main(folder: Path, point: Point) -> float:
     from qray.engines.registry import load_artifact
 
     record = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["clip"]
-    predict = load_artifact(folder, threads=threads)
-    shape = (batch, record["frames"], record["image_size"], record["image_size"], 3)
+    predict = load_artifact(folder, threads=point.threads)
+    shape = (point.batch, record["frames"], record["image_size"], record["image_size"], 3)
     clips = np.zeros(shape, np.uint8)
     for _ in range(CALLS):
         predict(clips)
@@ -53,5 +55,5 @@ def _main(folder: Path, threads: int, batch: int) -> float:
 
 if __name__ == "__main__":
     pin_to_given_cores()
-    peak = _main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
-    Path(sys.argv[4]).write_text(json.dumps({"peak_rss_mb": peak}), encoding="utf-8")
+    peak = _main(Path(sys.argv[1]), Point(**json.loads(sys.argv[2])))
+    Path(sys.argv[3]).write_text(json.dumps({"peak_rss_mb": peak}), encoding="utf-8")

@@ -28,7 +28,7 @@ def digest(evidence: Evidence) -> str:
 
 
 def point(row: Row) -> str:
-    return "" if row.threads is None else f"threads={row.threads} batch={row.batch}"
+    return "" if row.point is None else " ".join(f"{name}={value}" for name, value in row.point.depends().items())
 
 
 def time_ms(row: Row) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 from qray.engines.artifact import read_artifact
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
-from qray.judge.index import At
 from qray.measure.latency import measure_latency
+from qray.point import Point
 from qray.study import Measure
 from qray.units.context import RunContext
 
@@ -20,28 +20,23 @@ from qray.units.context import RunContext
 SECONDS_PER_ARTIFACT = 60.0
 
 
-def points(measure: Measure) -> list[At]:
-    """Every (threads, batch) that a study names."""
-    return [(threads, batch) for threads in measure.threads for batch in measure.batches]
+def points(measure: Measure) -> list[Point]:
+    """Every point that a study names."""
+    return [Point(threads=threads, batch=batch) for threads in measure.threads for batch in measure.batches]
 
 
-def where(at: At) -> str:
-    """A point in words."""
-    return f"{at[0]} thread{'s' * (at[0] > 1)}, batch {at[1]}"
-
-
-def latency_unit(measure: Measure, at: At, builds: Sequence[Unit]) -> Unit:
-    """All artifacts that there are, at one (threads, batch)."""
-    depends = {"threads": at[0], "batch": at[1], "measure": measure.of_a_point()}
-    return Unit("measure", where(at), Latencies(at, tuple(builds)), depends, settled=tuple(builds),
-                title=f"measure latency, {where(at)}")  # fmt: skip
+def latency_unit(measure: Measure, at: Point, builds: Sequence[Unit]) -> Unit:
+    """All artifacts that there are, at one point."""
+    depends = at.depends() | {"measure": measure.of_a_point()}
+    return Unit("measure", str(at), Latencies(at, tuple(builds)), depends, settled=tuple(builds),
+                title=f"measure latency, {at}")  # fmt: skip
 
 
 @dataclass
 class Latencies(Task):
     """Alone on its node. An artifact that fails is a reason of its own, and is tried again with all others."""
 
-    at: At
+    at: Point
     builds: tuple[Unit, ...]
     resources = Resources(exclusive=True)
 
@@ -59,13 +54,13 @@ class Latencies(Task):
         return value | ({"unfinished": f"latency not measured of {'; '.join(errors)}"} if errors else {})
 
 
-def latency(artifacts: dict[str, dict[str, bytes]], at: At, settings: Measure) -> dict[str, Any]:
-    """{"latency": {key: Latency as a dict}, "threads", "batch"} of all artifacts, interleaved."""
+def latency(artifacts: dict[str, dict[str, bytes]], at: Point, settings: Measure) -> dict[str, Any]:
+    """{"latency": {key: Latency as a dict}, and the point} of all artifacts, interleaved."""
     with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
         folders = {key: Path(scratch) / key for key in artifacts}
         for key, files in artifacts.items():
             unpack_folder(files, folders[key])
         limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
-        measured = measure_latency(folders, at[0], at[1], settings, limit)
+        measured = measure_latency(folders, at, settings, limit)
     calls = {key: asdict(value) for key, value in measured.items()}
-    return {"latency": calls, "threads": at[0], "batch": at[1]}
+    return {"latency": calls, **asdict(at)}

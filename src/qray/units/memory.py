@@ -10,24 +10,24 @@ from typing import Any
 from qray.engines.artifact import read_artifact
 from qray.graph.store import pack_folder, unpack_folder
 from qray.graph.unit import Task, Unit
-from qray.judge.index import At
 from qray.measure.memory import measure_memory
+from qray.point import Point
 from qray.units.context import RunContext
-from qray.units.latency import SECONDS_PER_ARTIFACT, where
+from qray.units.latency import SECONDS_PER_ARTIFACT
 
 
-def memory_unit(at: At, build: Unit) -> Unit:
-    """One artifact at one (threads, batch)."""
-    depends = {"artifact": build, "threads": at[0], "batch": at[1]}
-    return Unit("memory", f"{build.name}, {where(at)}", Memory(at, build), depends,
-                title=f"memory of {build.name}, {where(at)}")  # fmt: skip
+def memory_unit(at: Point, build: Unit) -> Unit:
+    """One artifact at one point."""
+    depends = {"artifact": build} | at.depends()
+    return Unit("memory", f"{build.name}, {at}", Memory(at, build), depends,
+                title=f"memory of {build.name}, {at}")  # fmt: skip
 
 
 @dataclass
 class Memory(Task):
     """A process of its own that loads the artifact."""
 
-    at: At
+    at: Point
     build: Unit
 
     def start(self, unit: Unit, run: RunContext) -> Any:
@@ -39,10 +39,10 @@ class Memory(Task):
         return value
 
 
-def memory(key: str, files: dict[str, bytes], at: At) -> dict[str, Any]:
+def memory(key: str, files: dict[str, bytes], at: Point) -> dict[str, Any]:
     """{"peak_rss_mb"}."""
     with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
         folder = Path(scratch) / key
         unpack_folder(files, folder)
         # Others run beside it.
-        return {"peak_rss_mb": measure_memory(folder, at[0], at[1], 5 * SECONDS_PER_ARTIFACT)}
+        return {"peak_rss_mb": measure_memory(folder, at, 5 * SECONDS_PER_ARTIFACT)}

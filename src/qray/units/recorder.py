@@ -12,7 +12,7 @@ from qray.measure.host import provenance_here
 from qray.measure.isa import Machine
 from qray.study import Study, Variant
 from qray.units.evaluate import BASELINE
-from qray.units.latency import points, where
+from qray.units.latency import points
 from qray.units.sweep import Sweep, trial_record
 from qray.units.trials import trial_name
 
@@ -80,8 +80,8 @@ class Recorder:
         latencies, memories = self.graph.of("measure"), self.graph.of("memory")
         return [
             PointUnits(
-                *at, self.store.key(latencies[where(at)]),
-                {variant.name: memories[f"{variant.name}, {where(at)}"].key for variant in self.study.variants},
+                at.threads, at.batch, self.store.key(latencies[str(at)]),
+                {variant.name: memories[f"{variant.name}, {at}"].key for variant in self.study.variants}, at.device,
             )
             for at in points(self.study.measure)
         ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import sentences
+from qray.point import CPU
 from qray.words.figures import capital, counted, megabytes, number, percent, signed, with_interval
 from qray.words.phrases import NO_REASON, guardrail_words, pay_words
 
@@ -112,6 +113,8 @@ def speed_words(variant: VariantEvidence) -> list[str]:
         tail = [f"p{p} {number(value)}" for p, value in percentiles.items() if value is not None]
         times = ", ".join([f"p50 {number(at.latency_p50_ms)} ms", *tail])
         words = f"Latency: {times} per call of {at.batch}, {counted(at.threads or 0, 'thread')}, {at.latency_n} calls"
+        if at.device != CPU:
+            words += f" on {at.device}"
         if at.speedup is not None:
             words += f"; {number(at.speedup)}x the speed of FP32 eager"
         found.append(f"{words}; on {at.host}.")

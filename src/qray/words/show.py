@@ -17,8 +17,8 @@ from rich.table import Table
 from qray.errors import QrayError
 from qray.escape import command
 from qray.judge.index import FILE
-from qray.judge.pairwise import point
 from qray.judge.row import COLUMNS, RESULTS, Row, from_table, is_words
+from qray.point import CPU
 from qray.words.document import Cell, Grid, Tone
 from qray.words.figures import cell, number
 from qray.words.phrases import TONES, not_to_ship, pay_words, settings_words, settle_words, state_words
@@ -95,7 +95,7 @@ def render(table: pa.Table, width: int) -> Table:
         for name, column in COLUMNS.items() if column.rank is not None
     ]  # fmt: skip
     if several_points(rows):
-        columns.insert(1, _Column("", "thr/b", 0, [f"{r.threads}/{r.batch}" if r.threads else "" for r in rows]))
+        columns.insert(1, _Column("", "thr/b", 0, [_at(row) for row in rows]))
     while sum(column.width + GAP for column in columns) - GAP > width and any(column.rank for column in columns):
         columns.remove(max(columns, key=lambda column: column.rank))
     cells = [
@@ -109,6 +109,12 @@ def render(table: pa.Table, width: int) -> Table:
     return grid
 
 
+def _at(row: Row) -> str:
+    if row.point is None:
+        return ""
+    return f"{'' if row.device == CPU else f'{row.device} '}{row.threads}/{row.batch}"
+
+
 def _tone(row: Row, name: str) -> Tone:
     if name == "verdict":
         return "bad" if row.guardrails else TONES.get(row.verdict, "")
@@ -118,7 +124,7 @@ def _tone(row: Row, name: str) -> Tone:
 
 
 def several_points(rows: Iterable[Row]) -> bool:
-    """Whether rows were measured at several (threads, batch), so that each must say at which."""
+    """Whether rows were measured at several points, so that each must say at which."""
     return len({row.point for row in rows} - {None}) > 1
 
 
@@ -149,7 +155,7 @@ def print_results(table: pa.Table, console: Console) -> None:
     for row in variants:
         # Those that are not known to be faster than FP32 on its fastest engine.
         if row.latency_p50_ms is not None and not row.pays and (words := pay_words(row)):
-            where = f" at {point(row.point)}" if several and row.point else ""
+            where = f" at {row.point}" if several and row.point else ""
             say(console, f"{row.variant}{where}: {words}", "unsure")
     _print_sweep([row for row in rows if row.stage == "trial"], console)
 

@@ -13,7 +13,6 @@ from qray.answers.changes import Change
 from qray.answers.diff import RunDiff, VariantDiff
 from qray.answers.pick import Candidate, Choice
 from qray.answers.seeds import OverSeeds, SeedEvidence
-from qray.judge.pairwise import point
 from qray.words.document import Cell, Grid, Tone
 from qray.words.figures import NOT_MEASURED, in_table, marked, megabytes, number, percent
 from qray.words.phrases import TONES, guardrail_words, not_to_ship, state_words
@@ -69,7 +68,7 @@ def print_choice(choice: Choice, reference: str, console: Console) -> None:
         why_not = other.out or choice.passed_over[other.name]
         lines.append((f"  {other.name}: {why_not}", "dim" if other.out is not None else ""))
     if choice.at is not None:
-        lines.append((f"\nLatency and memory at {point(choice.at)}; intervals are 95 %.", "dim"))
+        lines.append((f"\nLatency and memory at {choice.at}; intervals are 95 %.", "dim"))
     for text, tone in [*lines, *((f"Note: {note}", "unsure") for note in choice.notes)]:
         say(console, text, tone)
 
@@ -81,7 +80,7 @@ def choice_json(choice: Choice) -> str:
         return None if candidate is None else asdict(candidate) | {"why": why}
 
     return to_json({
-        "out": choice.out, "threads": choice.at and choice.at[0], "batch": choice.at and choice.at[1],
+        "out": choice.out, **{name: getattr(choice.at, name, None) for name in ("device", "threads", "batch")},
         "bounds": asdict(choice.bounds), "margin": choice.margin, "margin_declared": choice.bounds.margin is None,
         "why": choice.why, "picked": plain(choice.picked, choice.why),
         "runner_up": plain(choice.runner_up, choice.runner_up_why),

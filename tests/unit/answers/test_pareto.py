@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.evidence_runs import VARIANTS, Made, make_run
+from support.outcomes import AT
 
 from qray.answers.pareto import (
     Axis,
@@ -22,6 +23,7 @@ from qray.answers.pareto import (
 from qray.judge.judge import read_evidence
 from qray.judge.pairwise import Pairs
 from qray.judge.statistics import Estimate
+from qray.point import Point
 
 FP32 = {"fp32": VARIANTS["fp32"]}
 
@@ -134,7 +136,7 @@ def test_errors_are_compared_clip_by_clip_where_marginal_intervals_overlap(tmp_p
     assert a.accuracy.mae_high is not None
     assert b.accuracy.mae_low is not None
     assert b.accuracy.mae_low < a.accuracy.mae_high
-    difference = Pairs(evidence, (1, 1)).error("b", "a")
+    difference = Pairs(evidence, AT).error("b", "a")
     assert difference is not None
     assert difference.low is not None
     assert difference.low > 0
@@ -148,7 +150,7 @@ def test_a_loss_that_may_be_over_the_margin_dominates_nothing(tmp_path: Path) ->
 
 def test_without_latency_a_variant_is_not_placed(tmp_path: Path) -> None:
     evidence = read_evidence(make_run(tmp_path))
-    front = pareto_front(evidence, (4, 1))
+    front = pareto_front(evidence, Point(threads=4, batch=1))
     assert {p.on_front for p in front.places} == {None}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.evidence_runs import VARIANTS, key_of, make_latency, make_run
+from support.outcomes import AT
 
 from qray.atomic import write_json
 from qray.errors import UsageError
@@ -18,6 +19,7 @@ from qray.judge.judge import read_evidence
 from qray.judge.outcome import Outcome
 from qray.judge.pairwise import Pairs, choose_point, compare_clips
 from qray.judge.statistics import Estimate
+from qray.point import Point
 from qray.study_verdict import Verdict
 
 FEW = {name: VARIANTS[name] for name in ("fp32", "bf16-openvino", "ptq-openvino")}
@@ -53,18 +55,18 @@ def with_point(evidence: Evidence, threads: int, p50: float) -> Evidence:
 def test_the_difference_to_fp32_is_the_one_that_the_verdict_rests_on(evidence: Evidence) -> None:
     comparison = next(v for v in evidence.variants if v.name == "ptq-openvino").comparison
     assert comparison is not None
-    low, high = interval(Pairs(evidence, (1, 1)).error("ptq-openvino", "fp32"))
+    low, high = interval(Pairs(evidence, AT).error("ptq-openvino", "fp32"))
     assert (low, high) == pytest.approx((comparison.delta_low, comparison.delta_high))
 
 
 def test_a_difference_the_other_way_round_has_the_other_sign(evidence: Evidence) -> None:
-    pairs = Pairs(evidence, (1, 1))
+    pairs = Pairs(evidence, AT)
     low, high = interval(pairs.error("ptq-openvino", "bf16-openvino"))
     assert interval(pairs.error("bf16-openvino", "ptq-openvino")) == pytest.approx((-high, -low), abs=1e-6)
 
 
 def test_the_interval_of_a_median_holds_it(evidence: Evidence) -> None:
-    found = Pairs(evidence, (1, 1)).p50("ptq-openvino")
+    found = Pairs(evidence, AT).p50("ptq-openvino")
     low, high = interval(found)
     assert found is not None
     assert low <= found.value <= high
@@ -72,7 +74,7 @@ def test_the_interval_of_a_median_holds_it(evidence: Evidence) -> None:
 
 def test_a_ratio_of_latencies_is_narrower_than_the_drift_of_the_rounds(evidence: Evidence) -> None:
     # Rounds drift by 5 %, which both variants share.
-    low, high = interval(Pairs(evidence, (1, 1)).latency("ptq-openvino", "fp32"))
+    low, high = interval(Pairs(evidence, AT).latency("ptq-openvino", "fp32"))
     assert high / low < 1.02
 
 
@@ -80,7 +82,7 @@ def test_a_measurement_of_older_settings_is_not_taken_for_the_tables(tmp_path: P
     stale = {key_of("build", name): asdict(latency) for name, latency in make_latency(FEW, seed=7).items()}
     stale[key_of("build", "ptq-openvino")]["blocks_ms"] = [[80.0] * 25] * 10
     out = make_run(tmp_path, variants=FEW, units={"measure-0000000000000000": {"latency": stale, "seconds": 1.0}})
-    found = Pairs(read_evidence(out), (1, 1)).latency("ptq-openvino", "fp32")
+    found = Pairs(read_evidence(out), AT).latency("ptq-openvino", "fp32")
     assert found is not None
     assert found.value == pytest.approx(1.5 / 8.0, rel=0.02)
 
@@ -92,22 +94,31 @@ def test_a_median_of_one_round_has_no_interval(tmp_path: Path) -> None:
     for latency in record["latency"].values():
         latency["blocks_ms"] = [[call for block in latency["blocks_ms"] for call in block]]
     write_json(path, record)
-    found = Pairs(read_evidence(out), (1, 1)).p50("ptq-openvino")
+    found = Pairs(read_evidence(out), AT).p50("ptq-openvino")
     assert found is not None
     assert found.bounds is None
 
 
 def test_another_point_has_its_own_latency(evidence: Evidence) -> None:
-    found = Pairs(with_point(evidence, 4, 0.7), (4, 1)).p50("ptq-openvino")
+    found = Pairs(with_point(evidence, 4, 0.7), Point(threads=4, batch=1)).p50("ptq-openvino")
     assert found == Estimate(0.7, None, None)
 
 
 def test_the_point_asked_for_is_chosen(evidence: Evidence) -> None:
-    assert choose_point(with_point(evidence, 4, 0.7), threads=4) == (4, 1)
+    assert choose_point(with_point(evidence, 4, 0.7), threads=4) == Point(threads=4, batch=1)
 
 
 def test_the_first_point_is_the_default(evidence: Evidence) -> None:
-    assert choose_point(with_point(evidence, 4, 0.7)) == (1, 1)
+    assert choose_point(with_point(evidence, 4, 0.7)) == AT
+
+
+def test_a_device_can_be_asked_for(evidence: Evidence) -> None:
+    found = replace(evidence, variants=tuple(
+        replace(v, rows=(*v.rows, replace(v.row, device="cuda"))) for v in evidence.variants
+    ))  # fmt: skip
+    assert (choose_point(found), choose_point(found, device="cuda")) == (AT, replace(AT, device="cuda"))
+    with pytest.raises(UsageError, match=r"--device xpu: not measured .* 1 thread, batch 1; cuda, 1 thread"):
+        choose_point(found, device="xpu")
 
 
 def test_a_batch_that_was_not_measured_is_bad_usage(evidence: Evidence) -> None:

@@ -145,7 +145,7 @@ def fleet(seed: int = 0, **ms: float) -> list[Timed]:
 
 
 def speed(name: str, of: list[Timed]) -> Speed:
-    return speed_of(next(t for t in of if t.name == name), of, (1, 1), "fp32-eager")
+    return speed_of(next(t for t in of if t.name == name), of, "fp32-eager")
 
 
 def said(name: str, of: list[Timed]) -> str | None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.outcomes import CLIPS, NOISE, TARGET, baseline, fp32, latency, outcome, predictions, row, table, trial
+from support.outcomes import AT, CLIPS, NOISE, TARGET, baseline, fp32, latency, outcome, predictions, row, table, trial
+
+from qray.point import Point
 
 DESIGN = (
     "variant,key,method,engine,backbone,seed,device,threads,batch,frames,image_size,status,reason,split,n_clips,mae,"
@@ -176,11 +178,28 @@ def test_without_fp32_on_the_engine_the_speed_up_is_not_split() -> None:
 
 
 def test_each_threads_and_batch_is_a_row_compared_with_the_reference_at_the_same() -> None:
-    slow = fp32(latency={(1, 1): latency(80.0), (2, 8): latency(400.0)})
-    fast = outcome("int8", "ptq", "openvino", latency={(1, 1): latency(20.0), (2, 8): latency(50.0)})
+    slow = fp32(latency={AT: latency(80.0), Point(threads=2, batch=8): latency(400.0)})
+    fast = outcome("int8", "ptq", "openvino", latency={AT: latency(20.0), Point(threads=2, batch=8): latency(50.0)})
     rows = [r for r in table(slow, fast).to_pylist() if r["variant"] == "int8"]
     assert [(r["threads"], r["batch"]) for r in rows] == [(1, 1), (2, 8)]
     assert [r["speedup"] for r in rows] == pytest.approx([4.0, 8.0])
+
+
+def test_a_device_is_compared_with_itself_alone() -> None:
+    """INT8 on the CPU and FP32 on the GPU are two machines, whatever the engine: no ratio is of both."""
+    gpu = Point(device="cuda", threads=1, batch=1)
+    slow = fp32(latency={AT: latency(80.0), gpu: latency(4.0)})
+    engine = outcome("fp32-ov", "fp32", "openvino", latency={AT: latency(40.0)})
+    fast = outcome("int8", "ptq", "openvino", latency={AT: latency(20.0), gpu: latency(2.0)})
+    on_cpu, on_gpu = (r for r in table(slow, engine, fast).to_pylist() if r["variant"] == "int8")
+    assert [(r["device"], r["best_fp32"]) for r in (on_cpu, on_gpu)] == [("cpu", "fp32-ov"), ("cuda", "fp32")]
+    assert [r["speedup"] for r in (on_cpu, on_gpu)] == pytest.approx([4.0, 2.0])
+    assert on_cpu["speedup_precision"] == pytest.approx(2.0)
+    assert on_gpu["speedup_precision"] is None, "FP32 of its engine was not measured on that device"
+
+
+def test_what_was_not_measured_was_on_no_device() -> None:
+    assert row("fp32", fp32(latency={}))["device"] is None
 
 
 def test_a_latency_row_names_the_host_that_it_was_measured_on() -> None:
@@ -188,18 +207,18 @@ def test_a_latency_row_names_the_host_that_it_was_measured_on() -> None:
 
 
 def test_a_percentile_that_the_sample_cannot_carry_is_null() -> None:
-    found = row("fp32", fp32(latency={(1, 1): latency(80.0, calls=30)}))
+    found = row("fp32", fp32(latency={AT: latency(80.0, calls=30)}))
     assert (found["latency_n"], found["latency_p90_ms"], found["latency_p99_ms"]) == (30, 80.0, None)
 
 
 def test_a_latency_that_failed_leaves_its_reason_and_no_figure() -> None:
-    found = row("fp32", fp32(latency={(1, 1): latency(0.0, calls=0, error="it crashed")}))
+    found = row("fp32", fp32(latency={AT: latency(0.0, calls=0, error="it crashed")}))
     assert (found["latency_p50_ms"], found["latency_n"], found["speedup"]) == (None, None, None)
     assert found["reason"] == "latency not measured: it crashed"
 
 
 def test_memory_without_latency_is_a_row_all_the_same() -> None:
-    found = row("fp32", fp32(latency={}, peak_rss_mb={(1, 1): 300.0}))
+    found = row("fp32", fp32(latency={}, peak_rss_mb={AT: 300.0}))
     assert (found["threads"], found["peak_rss_mb"], found["latency_p50_ms"]) == (1, 300.0, None)
 
 

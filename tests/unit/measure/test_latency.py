@@ -24,6 +24,7 @@ from qray.measure.latency import (
     single_process_environment,
     wait_quietly,
 )
+from qray.point import Point
 from qray.study import Measure
 
 SHORT = Measure(seconds=0.02, min_calls=7, blocks=3, warmup_calls=1)
@@ -110,7 +111,7 @@ def measured(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """Two sound artifacts and a folder that holds none, measured together."""
     artifacts = {name: shelf[name].folder for name in ("fp32-onnxruntime", "ptq-onnxruntime")}
     artifacts["broken"] = tmp_path_factory.mktemp("broken")
-    return measure_latency(artifacts, 1, 2, SHORT, timeout_s=120)
+    return measure_latency(artifacts, Point(threads=1, batch=2), SHORT, timeout_s=120)
 
 
 def test_a_broken_artifact_does_not_cost_the_others(measured: dict[str, Latency]) -> None:

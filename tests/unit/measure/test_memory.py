@@ -9,12 +9,15 @@ from support.shelf import Shelf
 
 from qray.errors import QrayError
 from qray.measure.memory import measure_memory
+from qray.point import Point
+
+POINT = Point(threads=1, batch=1)
 
 
 @pytest.fixture(scope="module")
 def peaks(shelf: Shelf) -> dict[str, float]:
     """Peak MiB by variant."""
-    return {name: measure_memory(shelf[name].folder, 1, 1, 120) for name in ("fp32", "ptq-onnxruntime")}
+    return {name: measure_memory(shelf[name].folder, POINT, 120) for name in ("fp32", "ptq-onnxruntime")}
 
 
 def test_the_figure_is_mebibytes_of_a_process(peaks: dict[str, float]) -> None:
@@ -29,11 +32,11 @@ def test_the_figure_does_not_depend_on_who_asks(shelf: Shelf, peaks: dict[str, f
     """Linux hands a process's peak on to those that it starts, unless the figure is taken with care."""
     ballast = bytearray(2 * int(peaks["ptq-onnxruntime"] * 2**20))
     ballast[::4096] = b"1" * len(ballast[::4096])
-    assert measure_memory(shelf["ptq-onnxruntime"].folder, 1, 1, 120) == pytest.approx(
+    assert measure_memory(shelf["ptq-onnxruntime"].folder, POINT, 120) == pytest.approx(
         peaks["ptq-onnxruntime"], rel=0.2
     )
 
 
 def test_what_is_no_artifact_has_no_figure(tmp_path: Path) -> None:
     with pytest.raises(QrayError, match=f"measuring memory of {tmp_path.name} failed"):
-        measure_memory(tmp_path, 1, 1, 60)
+        measure_memory(tmp_path, POINT, 60)

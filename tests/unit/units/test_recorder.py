@@ -30,15 +30,15 @@ from qray.judge.run import read_run
 from qray.judge.table import write_table
 from qray.measure.isa import this_machine
 from qray.model.regressor import build_regressor
+from qray.point import Point
 from qray.study import Study
 from qray.study_files import dump_study
 from qray.units.data_set import load_manifest
-from qray.units.latency import where
 from qray.units.plan import study_units, units_of_stage
 from qray.units.recorder import Recorder
 from qray.words.show import read_results
 
-AT = (1, 1)
+AT = Point(threads=1, batch=1)
 #: Who made what is finished; not who writes the table.
 OLD = {"versions": {"torch": "1.0", "qray": "0.0.1"}, "host": "old host", "cpu_flags": "avx2"}
 
@@ -83,7 +83,7 @@ class Planned:
         return sweep_of(self.graph).trials
 
     def memory(self, name: str) -> Unit:
-        return self.graph.of("memory")[f"{name}, {where(AT)}"]
+        return self.graph.of("memory")[f"{name}, {AT}"]
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from support.outcomes import baseline, fp32, latency, outcome, predictions, table, trial
+from support.outcomes import AT, baseline, fp32, latency, outcome, predictions, table, trial
 
 from qray.errors import QrayError
 from qray.measure.latency import Latency
+from qray.point import Point
 from qray.questions import print_columns
 from qray.words.show import print_results, read_results, render, results_json, sorted_rows
 from qray.words.terminal import results_console
@@ -45,7 +46,7 @@ def grid(of: pa.Table, width: int) -> list[str]:
 
 
 def several() -> pa.Table:
-    at = {(1, 1): latency(80.0), (4, 8): latency(400.0)}
+    at = {AT: latency(80.0), Point(threads=4, batch=8): latency(400.0)}
     return table(fp32(latency=at), outcome("ptq-onnxruntime", "ptq", "onnxruntime", noise=1.1, latency=at), baseline())
 
 
@@ -98,7 +99,7 @@ def test_a_baseline_that_was_not_beaten_is_printed_in_red() -> None:
 
 
 def test_a_baseline_that_was_not_beaten_is_said_once_for_all_points() -> None:
-    at = {(1, 1): latency(80.0), (4, 8): latency(400.0)}
+    at = {AT: latency(80.0), Point(threads=4, batch=8): latency(400.0)}
     text = lines(table(fp32(noise=20.0, latency=at), baseline()), 200)
     assert sum("does not beat" in line for line in text) == 1
 
@@ -116,7 +117,7 @@ def test_an_inconclusive_verdict_says_how_many_clips_would_settle_it() -> None:
 
 
 def test_an_inconclusive_verdict_is_said_once_for_all_points() -> None:
-    at = {(1, 1): latency(80.0), (4, 8): latency(400.0)}
+    at = {AT: latency(80.0), Point(threads=4, batch=8): latency(400.0)}
     of = table(fp32(latency=at), outcome("unclear", "ptq", "openvino", noise=1.4, latency=at))
     assert sum("would settle it" in line for line in lines(of, 140)) == 1
 
@@ -191,12 +192,12 @@ def int8_at(ms: float) -> list[str]:
     """What is printed of a run in which FP32 takes 8 ms on its fastest engine and INT8 takes `ms`, give or take 1 %."""
 
     def at(of: float) -> Any:
-        return {(1, 1): Latency([[of * (1 + 0.01 * i)] * 20 for i in range(3)])}
+        return {AT: Latency([[of * (1 + 0.01 * i)] * 20 for i in range(3)])}
 
     quick = Latency([[ms * by] * 20 for by in (1.02, 1.0, 1.01)])
     made = table(
         fp32(latency=at(16.0)), outcome("fp32-ov", "fp32", "openvino", latency=at(8.0)),
-        outcome("int8", "ptq", "openvino", latency={(1, 1): quick}),
+        outcome("int8", "ptq", "openvino", latency={AT: quick}),
     )  # fmt: skip
     return lines(made, 140, terminal=True)
 
