@@ -35,7 +35,7 @@ TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests belong into one process where there are several (`pytest -n 2`): those of a room, else those of a file.
+    """Which tests belong into one process where there are several: those of a room, else those of a file.
     The two rooms with Ray come first, one to a process: they take longest, and a Ray that waits leaves the cores to the
     other."""
     from xdist.scheduler import LoadScopeScheduling
