@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, s
     assert lines_with(log, "start sweep")
 
 
+def test_each_row_is_said_as_it_comes_the_mean_predictors_first(finished: tuple[Path, str]) -> None:
+    log = finished[1]
+    said = re.findall(r"\] (\S+) +MAE [0-9.]+ on 12 TEST clips", log)
+    assert said[0] == "mean-predictor"
+    assert sorted(said) == ["finetune", "fp32", "mean-predictor", "ptq-onnxruntime"]
+    assert log.index("mean-predictor") < log.index("done  train fp32")
+    assert log.rindex("on 12 TEST clips") < log.index("start measure")
+
+
 def test_a_first_run_prints_and_reports_where_its_time_went(cpus: int, whole_run: WholeRun) -> None:
     out, done = whole_run(cpus)
     assert "Where the time went" in done.stdout
@@ -109,10 +119,12 @@ def test_a_first_run_prints_and_reports_where_its_time_went(cpus: int, whole_run
 
 def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> None:
     before, table = unit_times(one), results(one).drop(columns=["created_at"])
+    shown = [(one / name).stat().st_mtime_ns for name in ("results.parquet", "report.html")]
     again = tiny_here("all", tiny_dataset, one, "--num-cpus", 2)
     assert again.code == 0, again.stderr
     assert not lines_with(again.stderr, "start "), again.stderr
     assert unit_times(one) == before
+    assert [(one / name).stat().st_mtime_ns for name in ("results.parquet", "report.html")] == shown
     pd.testing.assert_frame_equal(results(one).drop(columns=["created_at"]), table)
 
 

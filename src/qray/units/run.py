@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -129,7 +130,9 @@ def _run_on_ray(
 
         def on_end() -> None:
             recorder.write()
-            rows.say_new()
+            # A line is not worth a run: what is wrong with OUT, the table will tell.
+            with contextlib.suppress(QrayError):
+                rows.say_new()
 
         runner = Runner(store, backend, console, recorder.results, on_end)
         rows = Rows(store.out, runner.say)

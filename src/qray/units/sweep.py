@@ -86,7 +86,7 @@ class Sweep(Task):
         pairs = zip(self.trials, self.standings(run.store), strict=True)
         due = [trial | {"until": s.epochs} for trial, s in pairs if s.state == "run"]
         if not due:
-            return run.backend.done({})
+            return run.backend.done({"failed": {}})
         slots = run.backend.slots
         concurrent = max(1, min(self.max_concurrent, slots.holders - 1))
         if slots.gpus >= 1:
@@ -149,19 +149,19 @@ class Sweep(Task):
         said = f"epoch {epoch}/{epochs}, loss {item['loss']:.4f}, VAL MAE {item['val_mae']:.3f}"
         run.runner.say(f"trial {name}: {said}")
 
-    def finish(self, unit: Unit, run: RunContext, value: dict[str, str]) -> dict[str, Any] | None:
-        """`value`: the reasons of trials that failed, by key: who goes on cannot be decided without them."""
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any] | None:
+        """`value["failed"]`: the reasons of trials that failed, by key: who goes on cannot be decided without them."""
         # Twice: the first answer may have been asked for before the last trial posted.
         for _ in range(2):
             self._take(run, MAILBOX_TIMEOUT_S)
         self._mailbox = None
-        if value:
+        if failed := value["failed"]:
             names = {trial["key"]: trial_name(trial) for trial in self.trials}
-            for key, reason in value.items():
+            for key, reason in failed.items():
                 run.runner.say(f"trial {names[key]} failed: {reason}", "red")
-            key, reason = next(iter(value.items()))
+            key, reason = next(iter(failed.items()))
             raise QrayError(
-                f"{len(value)} of {len(names)} QAT trials did not finish; the next run tries them again: "
+                f"{len(failed)} of {len(names)} QAT trials did not finish; the next run tries them again: "
                 f"{names[key]}: {reason}"
             )
         states = self.standings(run.store)
@@ -188,8 +188,8 @@ def trial_record(store: Store, trial: dict[str, Any], epochs: int) -> dict[str, 
 def sweep(
     job: SweepJob, trials: list[dict[str, Any]], weights: bytes, train: SplitClips, val: SplitClips,
     reached: dict[str, Any], mailbox: Any,
-) -> dict[str, str]:  # fmt: skip
-    """`tune.run_trials`, with Tune imported where it runs."""
+) -> dict[str, Any]:  # fmt: skip
+    """{"failed": `tune.run_trials`}, with Tune imported where it runs."""
     from qray.units.tune import run_trials
 
-    return run_trials(job, trials, weights, train, val, reached, mailbox)
+    return {"failed": run_trials(job, trials, weights, train, val, reached, mailbox)}
