@@ -46,6 +46,5 @@ class Rows:
                 figures += f", Δ to fp32 {cell(row, 'delta_mae')}: {cell(row, 'verdict')}"
             if row.size_bytes is not None:
                 figures += f", {cell(row, 'size_bytes')} MB"
-            self.say(
-                f"{row.variant:<{width}}  {figures if row.status == 'ok' else state_words(row.status, row.reason)}"
-            )
+            said = figures if row.status == "ok" else state_words(row.status, row.reason)
+            self.say(f"{row.variant:<{width}}  {said}")
