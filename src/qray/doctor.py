@@ -25,22 +25,13 @@ from qray.reasons import reason_of
 from qray.study import Variant
 
 State = Literal["ok", "partly", "missing", "broken"]
+Seen = tuple[State, str]
 STYLE: dict[str, str] = {"ok": "green", "partly": "yellow", "missing": "yellow", "broken": "red"}
 #: (encoder, pixel format, container) that are written and read back, to prove that clips can be decoded.
-CODECS = (
-    ("mjpeg", "yuvj420p", "avi"),
-    ("libx264", "yuv420p", "mp4"),
-    ("libx265", "yuv420p", "mp4"),
-    ("libvpx-vp9", "yuv420p", "webm"),
-    ("libsvtav1", "yuv420p", "mkv"),
-)
-
+CODECS = (("mjpeg", "yuvj420p", "avi"), ("libx264", "yuv420p", "mp4"), ("libx265", "yuv420p", "mp4"),
+          ("libvpx-vp9", "yuv420p", "webm"), ("libsvtav1", "yuv420p", "mkv"))  # fmt: skip
 #: A task that does nothing is back in under a second; the whole diagnosis is to take less than a minute.
 RAY_TASK_TIMEOUT_S = 30.0
-
-
-#: A state, and what was seen in detail.
-Seen = tuple[State, str]
 
 
 @dataclass(frozen=True)

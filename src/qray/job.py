@@ -14,7 +14,7 @@ from pathlib import Path
 #: Beside the package that was shipped: what it needs, one requirement a line, and the study that was given as a file.
 REQUIREMENTS, STUDY_FOLDER = "requirements.txt", "study"
 #: Where a job works: OUT and a synthetic data set go there unless the command line names other places.
-FOLDER = "~/qray-jobs"
+FOLDER = Path("~/qray-jobs")
 PYTHON = (3, 11)
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     for study in (shipped / STUDY_FOLDER).glob("*"):
         arguments += ["--study", str(study)]
-    folder = Path(FOLDER).expanduser()
+    folder = FOLDER.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from qray.judge.evidence import Evidence
     from qray.words.document import Document
-
-Answer = TypeVar("Answer")
 
 
 def show_results(out: OutArgument, as_json: JsonOption = False) -> None:
@@ -143,9 +140,13 @@ def diff_outs(
     from qray.answers.diff import diff_runs
     from qray.judge.judge import read_evidence
     from qray.words.show_answers import print_diff
+    from qray.words.terminal import results_console, to_json
 
     found = diff_runs(read_evidence(a), read_evidence(b), tolerance)
-    _tell(found, print_diff, as_json)
+    if as_json:
+        print(to_json(found))
+    else:
+        print_diff(found, results_console())
     if found.regressions:
         more = f", and {len(found.regressions) - 1} more" if len(found.regressions) > 1 else ""
         raise Regression(f"{b} is worse than {a}: {found.regressions[0]}{more}")
@@ -164,17 +165,13 @@ def show_seeds(
     from qray.answers.seeds import over_seeds
     from qray.judge.judge import read_evidence
     from qray.words.show_answers import print_seeds
-
-    _tell(over_seeds([read_evidence(out) for out in outs]), print_seeds, as_json)
-
-
-def _tell(found: Answer, show: Callable[[Answer, Console], None], as_json: bool) -> None:
     from qray.words.terminal import results_console, to_json
 
+    found = over_seeds([read_evidence(out) for out in outs])
     if as_json:
         print(to_json(found))
     else:
-        show(found, results_console())
+        print_seeds(found, results_console())
 
 
 def write_model_cards(

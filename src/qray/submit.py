@@ -20,6 +20,7 @@ from qray import job as on_cluster
 from qray.errors import QrayError, UsageError
 from qray.ray_address import ask_dashboard, dashboard_address
 from qray.ray_token import use_token_at_dashboard
+from qray.study import Study
 from qray.study_files import load_study, workflow_folder
 
 POLL_S = 1.0
@@ -38,8 +39,8 @@ class Request:
     settings: tuple[str, ...]
     more: tuple[str, ...] = ()
 
-    def check(self) -> None:
-        """Find here what would fail there.
+    def check(self) -> Study:
+        """Find here what would fail there; the study that is asked for.
 
         Raises:
             UsageError: the study is bad, or data lies where only this folder's neighbours find it.
@@ -52,6 +53,7 @@ class Request:
                 f"{name} is {str(given)!r}: the job runs on the cluster, in a folder of its own, and data is not sent "
                 "along; give the absolute path under which every node sees it, for example /data/EchoNet-Dynamic"
             )
+        return study
 
     def arguments(self) -> list[str]:
         """The command line of the job, less a study that is sent as a file."""
@@ -92,7 +94,7 @@ def submit(address: str, request: Request, wait: bool) -> str:
         QrayError: no cluster answers at `address`. UsageError: the request or the address cannot be right.
     """
     address = dashboard_address(address)
-    request.check()
+    study = request.check()
     answer = ask_dashboard(address)
     if answer not in ("yes", "token"):
         raise QrayError(
@@ -110,7 +112,7 @@ def submit(address: str, request: Request, wait: bool) -> str:
         client = JobSubmissionClient(address)
         with tempfile.TemporaryDirectory(prefix="qray-submit-") as folder:
             stage(request, Path(folder))
-            _say_what_is_sent(request, Path(folder))
+            _say_what_is_sent(request, study, Path(folder))
             job = _submit(client, entrypoint, folder)
     except (ConnectionError, RuntimeError, OSError) as error:
         raise QrayError(f"no Ray cluster took the job at {address}: {error}") from None
@@ -133,14 +135,13 @@ def submit(address: str, request: Request, wait: bool) -> str:
         raise
 
 
-def _say_what_is_sent(request: Request, folder: Path) -> None:
+def _say_what_is_sent(request: Request, study: Study, folder: Path) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 2**20
     what = "qray" + (f" and {request.study_file}" if request.study_file else "")
     print(f"sends {what} ({len(files)} files, {size:.1f} MB), and nothing else of {Path.cwd()}")
-    out = request.out or Path("runs") / load_study(request.study, request.settings).name
-    where = out if out.is_absolute() else f"{on_cluster.FOLDER}/{out}"
-    print(f"output on the head: {where}", flush=True)
+    # An absolute path is taken as it is.
+    print(f"output on the head: {on_cluster.FOLDER / (request.out or Path('runs') / study.name)}", flush=True)
 
 
 def _submit(client: Any, entrypoint: str, folder: str) -> str:

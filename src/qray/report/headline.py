@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from qray.answers.pick import Candidate, Choice, choose
 from qray.errors import QrayError
@@ -28,20 +29,19 @@ def headline(evidence: Evidence, choice: Choice | None) -> Headline:
     if choice is None:
         return Headline("No verdict", ("This run cannot be judged; the notes below say why.",), "unsure")
     picked = choice.picked
-    counted = _counted(evidence)
+    judged = [v for v in evidence.variants if v.verdict is not None]
+    counted = _counted(evidence, judged)
     if picked is None:
-        judged = bool(_judged(evidence))
         title = "Ship none of these variants" if judged else "No verdict: this run cannot name one to ship"
-        why = own_paths(evidence, choice.why)
-        return Headline(title, (_sentence(why), *counted), "bad" if judged else "unsure")
+        return Headline(title, (_sentence(own_paths(evidence, choice.why)), *counted), "bad" if judged else "unsure")
     where = f"; it is in `{own_paths(evidence, str(picked.artifact))}`" if picked.artifact is not None else ""
-    said = [_sentence(_case(evidence, picked, choice)), f"Chosen as {choice.why.removesuffix('.')}{where}."]
+    said = [_case(evidence, picked, choice.margin), f"Chosen as {choice.why.removesuffix('.')}{where}."]
     if picked.guardrails:
         said.append(f"No guardrail is broken: {guardrail_words(picked.guardrails)}.")
     if choice.runner_up is not None:
         reason = choice.passed_over.get(choice.runner_up.name, "").removeprefix("qualifies; ")
         said.append(f"Runner-up: {choice.runner_up.name}" + (f", which {_against(reason)}." if reason else "."))
-    elif len(_judged(evidence)) > 1:
+    elif len(judged) > 1:
         said.append("No other variant qualifies.")
     return Headline(f"Ship {picked.name}", (*said, *counted), "good")
 
@@ -52,8 +52,7 @@ def _against(reason: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    stripped = text.strip().removesuffix(".")
-    return f"{capital(stripped)}." if stripped else ""
+    return f"{capital(text.strip().removesuffix('.'))}." if text.strip() else ""
 
 
 def own_paths(evidence: Evidence, text: str) -> str:
@@ -61,7 +60,7 @@ def own_paths(evidence: Evidence, text: str) -> str:
     return text.replace(f"{evidence.out}/", "")
 
 
-def _case(evidence: Evidence, picked: Candidate, choice: Choice) -> str:
+def _case(evidence: Evidence, picked: Candidate, margin: float) -> str:
     """The claim and the figures that carry it."""
     parts = []
     if (ratio := picked.faster) is not None:
@@ -69,40 +68,24 @@ def _case(evidence: Evidence, picked: Candidate, choice: Choice) -> str:
         parts.append(f"{number(ratio.value)}x {words} FP32 eager {spread(ratio.low, ratio.high)}".strip())
     elif picked.latency_ms is not None:
         parts.append(f"{number(picked.latency_ms.value)} ms per call")
-    if picked.size_ratio is not None:
-        parts.append(_size(picked))
-    lead = f"{', '.join(parts)}; " if parts else ""
+    if (share := picked.size_ratio) is not None:
+        word = next((w for known, w in SHARES if abs(share - known) <= known / 10), f"{percent(share)} of its size")
+        parts.append(f"{word} ({megabytes(picked.size_bytes)} MB)")
     reference = evidence.reference.accuracy
     against = f" against {number(reference.mae)}" if reference is not None else ""
-    delta = picked.delta
-    if delta is None:
-        return f"{lead}MAE {number(picked.mae)}{against}."
-    difference = with_interval(*delta.parts, sign=True, lead="95 % ")
-    return (
-        f"{lead}MAE {number(picked.mae)}{against}, difference {difference}, within the margin of {choice.margin:g} "
-        "declared before the run."
-    )
+    error = f"MAE {number(picked.mae)}{against}"
+    if picked.delta is not None:
+        error += f", difference {with_interval(*picked.delta.parts, sign=True, lead='95 % ')}, within the margin of "
+        error += f"{margin:g} declared before the run"
+    return _sentence("; ".join(filter(None, (", ".join(parts), error))))
 
 
-def _size(picked: Candidate) -> str:
-    ratio = picked.size_ratio
-    assert ratio is not None
-    word = next((word for share, word in SHARES if abs(ratio - share) <= share / 10), f"{percent(ratio)} of its size")
-    return f"{word} ({megabytes(picked.size_bytes)} MB)"
-
-
-def _judged(evidence: Evidence) -> list[VariantEvidence]:
-    return [v for v in evidence.variants if v.verdict is not None]
-
-
-def _counted(evidence: Evidence) -> list[str]:
+def _counted(evidence: Evidence, judged: Sequence[VariantEvidence]) -> list[str]:
     """How the other variants came out, in a line."""
-    words = Counter(verdict_word(v) for v in _judged(evidence))
-    stopped = Counter(v.row.status for v in evidence.variants if v.row.status in ("skipped", "failed"))
-    parts = [
-        f"{words[word]} {word}" for word in ("non-inferior", NOT_TO_SHIP, "inconclusive", "inferior") if words[word]
-    ]
-    parts += [f"{stopped[word]} {word}" for word in ("skipped", "failed") if stopped[word]]
+    words = Counter(verdict_word(v) for v in judged)
+    words.update(v.row.status for v in evidence.variants if v.row.status != "ok")
+    order = ("non-inferior", NOT_TO_SHIP, "inconclusive", "inferior", "skipped", "failed")
+    parts = [f"{words[word]} {word}" for word in order if words[word]]
     return [f"Besides FP32: {listed(parts)}."] if parts else []
 
 

@@ -8,15 +8,14 @@ import hashlib
 import re
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qray.atomic import atomic_path, write_text
-from qray.words.document import Block, Document, pictures
+from qray.words.document import Document, pictures
 from qray.words.markdown import to_markdown
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
 
 FOLDER = "report"
 
@@ -53,13 +52,12 @@ def to_html(document: Document) -> str:
 
     environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    environment.filters["kind"] = _kind
-    environment.filters["prose"] = _prose
-    # What is marked as safe is our own or matplotlib's: it escapes what it writes, and so does `theme.inline`.
-    environment.filters["ours"] = Markup
+    # What is marked as ours needs no escape: matplotlib and `theme.inline` escape what they write.
+    environment.filters.update(
+        base64=_base64, kind=lambda block: type(block).__name__.lower(), prose=_prose, ours=Markup
+    )
     script, style = _text("sort.js"), _text("report.css")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    digest = _base64(hashlib.sha256(script.encode()).digest())
     page = environment.get_template("report.html.j2").render(
         document=document, script=Markup(script), style=Markup(style), script_hash=digest
     )
@@ -70,8 +68,8 @@ def _text(name: str) -> str:
     return resources.files("qray.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _kind(block: Block | Any) -> str:
-    return type(block).__name__.lower()
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def _prose(text: str) -> Markup:

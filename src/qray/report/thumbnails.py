@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
+from qray.data.video_folder import VideoFolder
 from qray.errors import QrayError
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.study import Study
@@ -59,13 +61,13 @@ def worst_clips(variant: VariantEvidence, study: Study, data: Path | None) -> li
 
 def _lines(name: str, row: pd.Series) -> tuple[str, ...]:
     target, own, reference = float(row["target"]), float(row["prediction"]), float(row["reference"])
-    lines = [f"Label {number(target, 1)}"]
-    if np.isfinite(reference):
-        lines.append(f"FP32 {number(reference, 1)} ({signed(reference - target, 1)})")
-    lines.append(f"{name} {number(own, 1)} ({signed(own - target, 1)})")
-    if np.isfinite(reference):
-        lines.append(f"moved by {signed(own - reference, 1)}")
-    return tuple(lines)
+    known = bool(np.isfinite(reference))
+    return (
+        f"Label {number(target, 1)}",
+        *([f"FP32 {number(reference, 1)} ({signed(reference - target, 1)})"] if known else []),
+        f"{name} {number(own, 1)} ({signed(own - target, 1)})",
+        *([f"moved by {signed(own - reference, 1)}"] if known else []),
+    )
 
 
 def _frames(clip: str, study: Study, data: Path | None, paths: Mapping[str, Path]) -> tuple[tuple[bytes, ...], str]:
@@ -95,8 +97,6 @@ def _frames(clip: str, study: Study, data: Path | None, paths: Mapping[str, Path
 
 def find_video(folder: Path, clip: str, follow_links: bool = False) -> Path | None:
     """The file of a clip, whose name comes with or without its ending; None if there is none inside the folder."""
-    from qray.data.video_folder import VideoFolder
-
     videos = VideoFolder(folder, follow_links)
     found, _ = videos.find(clip)
     return videos.path(found) if found else None
@@ -113,8 +113,6 @@ def _clip_paths(study: Study, data: Path | None) -> dict[str, Path]:
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

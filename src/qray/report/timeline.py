@@ -109,7 +109,7 @@ def _is_number(value: Any) -> bool:
 
 def _gaps(bars: Sequence[Bar], length: float) -> tuple[tuple[float, float], ...]:
     """Spans of at least LEAST_IDLE_S seconds that no bar covers; bars are in order of their begin."""
-    reached = [0.0, *accumulate((bar.end for bar in bars), max)]
+    reached = accumulate((bar.end for bar in bars), max, initial=0.0)
     begins = [*(bar.begin for bar in bars), length]
     return tuple((end, begin) for end, begin in zip(reached, begins, strict=True) if begin - end >= LEAST_IDLE_S)
 
