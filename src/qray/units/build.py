@@ -45,7 +45,7 @@ class Build(Task):
 
     variant: Variant
     isa: str
-    version = 3
+    version = 4
 
     def __post_init__(self) -> None:
         self.resources = Resources(fresh_process=changes_process(self.variant))

@@ -30,8 +30,8 @@ def test_an_engine_of_its_own_needs_no_torch(shelf: Shelf, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AOT)
-def test_a_compiled_package_needs_no_torchao(shelf: Shelf, name: str) -> None:
-    assert "torchao" not in shelf.fresh(name)["modules"]
+def test_a_compiled_package_needs_neither_torchao_nor_the_compiler(shelf: Shelf, name: str) -> None:
+    assert not {"torchao", "torch._inductor", "torch._dynamo"} & set(shelf.fresh(name)["modules"])
 
 
 @pytest.mark.parametrize("name", ALL)
