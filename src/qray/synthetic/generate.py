@@ -62,10 +62,11 @@ def write_mjpeg(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
         # Standard Huffman tables: twice as fast to write as optimal ones, a tenth larger.
         stream.codec_context.options = {"huffman": "default"}
         stream.codec_context.qmin = stream.codec_context.qmax = JPEG_QUANTISER
-        planes = np.full((height * 3 // 2, width), 128, np.uint8)
+        # One frame for all, with colour planes that stay grey: the encoder is done with it when it returns.
+        frame = av.VideoFrame.from_ndarray(np.full((height * 3 // 2, width), 128, np.uint8), format="yuvj420p")
+        luma = np.frombuffer(frame.planes[0], np.uint8).reshape(height, frame.planes[0].line_size)[:, :width]
         for number in range(n):
-            planes[:height] = frames[number]
-            frame = av.VideoFrame.from_ndarray(planes, format="yuvj420p")
+            luma[:] = frames[number]
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
