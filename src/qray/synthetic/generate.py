@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import threading
@@ -31,16 +30,8 @@ WORKSHOP = ".facts"
 JPEG_QUANTISER = 5
 CLIPS_PER_CALL = 8
 FILE_LIST_COLUMNS = (
-    "FileName",
-    "EF",
-    "ESV",
-    "EDV",
-    "FrameHeight",
-    "FrameWidth",
-    "FPS",
-    "NumberOfFrames",
-    "Split",
-)
+    "FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split",
+)  # fmt: skip
 TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
 
 
@@ -116,14 +107,6 @@ def _start_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _csv(columns: tuple[str, ...], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _settings(root: Path) -> dict[str, Any] | None:
     """What the set was made with; None where there is none, {} where the file cannot be read."""
     try:
@@ -174,12 +157,16 @@ def synthesize(root: Path, counts: Mapping[str, int], seed: int, workers: int | 
     Raises:
         QrayError: the folder holds something else or a set of another seed, cannot be written, or a worker was killed.
     """
+    import pandas as pd
+
     try:
         _check_settings(root, seed)
         (root / "Videos").mkdir(parents=True, exist_ok=True)
         facts = _make_all(root, counts, seed, workers)
-        write_text(root / "VolumeTracings.csv", _csv(TRACING_COLUMNS, [row for f in facts for row in f["tracings"]]))
-        write_text(root / "FileList.csv", _csv(FILE_LIST_COLUMNS, [f["row"] for f in facts]))
+        tracings = pd.DataFrame([row for f in facts for row in f["tracings"]], columns=TRACING_COLUMNS)
+        write_text(root / "VolumeTracings.csv", tracings.to_csv(index=False, lineterminator="\n"))
+        clips = pd.DataFrame([f["row"] for f in facts], columns=FILE_LIST_COLUMNS)
+        write_text(root / "FileList.csv", clips.to_csv(index=False, lineterminator="\n"))
     except OSError as error:
         raise QrayError(
             f"{root}: the synthetic set cannot be written: {error.strerror or error}; "
