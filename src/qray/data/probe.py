@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from qray.data.containers import broken_at, declared_size
 from qray.data.decode import ClipError, all_frames, open_video
@@ -37,14 +38,17 @@ def probe(path: Path) -> Probe:
             return Probe(0, "", error="not a file")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-            size = file.tell()
-            declared, broken = declared_size(file), broken_at(file)
+            return _judge(path, file, file.tell(), digest)
     except FileNotFoundError:
         return Probe(0, "", error="file not found")
     except OSError as error:
         return Probe(0, "", error=f"cannot be read: {error.strerror}")
+
+
+def _judge(path: Path, file: BinaryIO, size: int, digest: str) -> Probe:
     if size == 0:
         return Probe(0, digest, error="empty file")
+    declared = declared_size(file)
     # Some AVI writers count a padding byte that they do not write.
     if declared is not None and declared > size + 1:
         return Probe(size, digest, error=f"truncated: its header says {declared} bytes, the file has {size}")
@@ -64,6 +68,6 @@ def probe(path: Path) -> Probe:
     reason = None
     if n_frames == 0:
         reason = "no frames"
-    elif broken is not None and n_frames != expected:
+    elif n_frames != expected and (broken := broken_at(file)) is not None:
         reason = f"damaged: byte {broken} starts no part of a video; {n_frames} frames around it can be read"
     return Probe(size, digest, n_frames, width, height, fps, reason)

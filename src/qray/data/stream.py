@@ -11,8 +11,9 @@ import re
 import socket
 import threading
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -158,15 +159,15 @@ class _RowNumbers(ray.data.Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """One task a block."""
-        firsts = accumulate(self.sizes, initial=0)
-        return [self._task(first, size) for first, size in zip(firsts, self.sizes, strict=False)]
+        blocks = zip(self.sizes, accumulate(self.sizes), strict=True)
+        return [
+            ReadTask(partial(_numbers, end - size, size), BlockMetadata(size, size_bytes=8 * size, exec_stats=None))
+            for size, end in blocks
+        ]
 
-    @staticmethod
-    def _task(first: int, count: int) -> ReadTask:
-        def read() -> list[pa.Table]:
-            return [pa.table({"id": np.arange(first, first + count)})]
 
-        return ReadTask(read, BlockMetadata(num_rows=count, size_bytes=8 * count, exec_stats=None))
+def _numbers(first: int, count: int) -> list[pa.Table]:
+    return [pa.table({"id": np.arange(first, first + count)})]
 
 
 def block_sizes(total: int, batch: int, most: int, parallel: int) -> list[int]:
@@ -237,13 +238,6 @@ def cluster_state() -> str:
     )
 
 
-def _diagnosis(name: str, timeout_s: float) -> str:
-    return (
-        f"stream {name}: no batch for {timeout_s:.0f} s. {cluster_state()}. If no CPU is free, something holds those "
-        "that decoding needs; if storage is slow, raise evaluation.batch_timeout_s"
-    )
-
-
 def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Generator[Batch, None, None]:
     """Deliver a dataset's batches, decoding ahead in the background.
 
@@ -259,11 +253,9 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
 
     def offer(item: Batch | BaseException | None) -> bool:
         while not closed.is_set():
-            try:
+            with suppress(queue.Full):
                 ahead.put(item, timeout=0.5)
                 return True
-            except queue.Full:
-                continue
         return False
 
     def produce() -> None:
@@ -285,7 +277,10 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
             try:
                 item = ahead.get(timeout=plan.timeout_s)
             except queue.Empty:
-                raise StreamStalled(_diagnosis(name, plan.timeout_s)) from None
+                raise StreamStalled(
+                    f"stream {name}: no batch for {plan.timeout_s:.0f} s. {cluster_state()}. If no CPU is free, "
+                    "something holds those that decoding needs; if storage is slow, raise evaluation.batch_timeout_s"
+                ) from None
             if item is None:
                 return
             if isinstance(item, BaseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import threading
@@ -31,16 +30,8 @@ WORKSHOP = ".facts"
 JPEG_QUANTISER = 5
 CLIPS_PER_CALL = 8
 FILE_LIST_COLUMNS = (
-    "FileName",
-    "EF",
-    "ESV",
-    "EDV",
-    "FrameHeight",
-    "FrameWidth",
-    "FPS",
-    "NumberOfFrames",
-    "Split",
-)
+    "FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split",
+)  # fmt: skip
 TRACING_COLUMNS = ("FileName", "X1", "Y1", "X2", "Y2", "Frame")
 
 
@@ -62,10 +53,11 @@ def write_mjpeg(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
         # Standard Huffman tables: twice as fast to write as optimal ones, a tenth larger.
         stream.codec_context.options = {"huffman": "default"}
         stream.codec_context.qmin = stream.codec_context.qmax = JPEG_QUANTISER
-        planes = np.full((height * 3 // 2, width), 128, np.uint8)
+        # One frame for all, with colour planes that stay grey: the encoder is done with it when it returns.
+        frame = av.VideoFrame.from_ndarray(np.full((height * 3 // 2, width), 128, np.uint8), format="yuvj420p")
+        luma = np.frombuffer(frame.planes[0], np.uint8).reshape(height, frame.planes[0].line_size)[:, :width]
         for number in range(n):
-            planes[:height] = frames[number]
-            frame = av.VideoFrame.from_ndarray(planes, format="yuvj420p")
+            luma[:] = frames[number]
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -113,14 +105,6 @@ def _start_worker() -> None:
         os.environ[variable] = "1"
     # A pool's workers outlive a parent that was killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _csv(columns: tuple[str, ...], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _settings(root: Path) -> dict[str, Any] | None:
@@ -173,12 +157,16 @@ def synthesize(root: Path, counts: Mapping[str, int], seed: int, workers: int | 
     Raises:
         QrayError: the folder holds something else or a set of another seed, cannot be written, or a worker was killed.
     """
+    import pandas as pd
+
     try:
         _check_settings(root, seed)
         (root / "Videos").mkdir(parents=True, exist_ok=True)
         facts = _make_all(root, counts, seed, workers)
-        write_text(root / "VolumeTracings.csv", _csv(TRACING_COLUMNS, [row for f in facts for row in f["tracings"]]))
-        write_text(root / "FileList.csv", _csv(FILE_LIST_COLUMNS, [f["row"] for f in facts]))
+        tracings = pd.DataFrame([row for f in facts for row in f["tracings"]], columns=TRACING_COLUMNS)
+        write_text(root / "VolumeTracings.csv", tracings.to_csv(index=False, lineterminator="\n"))
+        clips = pd.DataFrame([f["row"] for f in facts], columns=FILE_LIST_COLUMNS)
+        write_text(root / "FileList.csv", clips.to_csv(index=False, lineterminator="\n"))
     except OSError as error:
         raise QrayError(
             f"{root}: the synthetic set cannot be written: {error.strerror or error}; "

@@ -215,7 +215,7 @@ def _tissue_speckle(scene: _Scene, at: int, u: Image, v: Image, v2: Image, from_
     y = (u_ed * cos - v_ed * sin + f32(view.apex_y + TEXTURE_MARGIN)) * f32(TEXTURE_SCALE)
     x_at = np.clip(x, 0, TEXTURE_SIZE - 1).astype(np.int32)
     y_at = np.clip(y, 0, TEXTURE_SIZE - 1).astype(np.int32)
-    return scene.texture[y_at * TEXTURE_SIZE + x_at]
+    return scene.texture.take(y_at * TEXTURE_SIZE + x_at)
 
 
 def _trace(scene: _Scene, at: int, breath_px: int) -> NDArray[np.float64]:
