@@ -19,8 +19,8 @@ FEW = {name: VARIANTS[name] for name in ("fp32", "ptq-openvino")}
 
 def predictions_of(out: Path, variant: str) -> pd.DataFrame:
     """A variant's predictions, as OUT keeps them."""
-    path = Store(out).predictions_path(key_of("evaluate", variant), "TEST")
-    return pq.read_table(path, partitioning=None).to_pandas()
+    (file,) = (Store(out).get("evaluate", key_of("evaluate", variant)) or {})["files"]
+    return pq.read_table(out / file, partitioning=None).to_pandas()
 
 
 def rewrite(out: Path, variant: str, predicted: np.ndarray, target: np.ndarray | None = None) -> None:

@@ -185,9 +185,11 @@ def make_run(
     store = Store(folder)
     write_text(folder / "study.yaml", dump_study(study))
     write_rejected(Manifest(pd.DataFrame(), REJECTED, "", {}), folder / "rejected.parquet")
+    files = {}
     for variant, frame in predictions.items():
-        store.save_predictions(key_of("evaluate", variant), "TEST", frame, frame["prediction"].to_numpy(), seed)
-    _put_units(store, made, latency)
+        path = store.save_predictions(key_of("evaluate", variant), "TEST", frame, frame["prediction"].to_numpy(), seed)
+        files[variant] = [store.relative(path)]
+    _put_units(store, made, latency, files)
     for unit, record in (units or {}).items():
         store.put(*unit.split("-"), dict(record))
     write_index(folder, make_index(study, made))
@@ -225,25 +227,24 @@ def _settings(bits: int) -> dict[str, Any]:
     return {"weight_bits": bits, "lr": 1e-4, "epochs": 1, "observer": "minmax", "keep_fp32": []}
 
 
-def _put_units(store: Store, made: Mapping[str, Made], latency: Mapping[str, Latency]) -> None:
+def _put_units(
+    store: Store, made: Mapping[str, Made], latency: Mapping[str, Latency], files: Mapping[str, list[str]]
+) -> None:
     def unit(kind: str, name: str, at: float, seconds: float, **record: Any) -> None:
         label = {} if kind == "trial" else {"label": f"{kind} {name}"}
         by = {"versions": {"torch": "2.14.1", "qray": "0.1.0"}, "host": "this host", "cpu_flags": "avx2 avx512_vnni"}
         store.put(kind, key_of(kind, name), by | record | label | {"started": BEGAN + at, "seconds": seconds})
 
-    def files(name: str) -> list[str]:
-        return [f"predictions/variant={key_of('evaluate', name)}/test.parquet"]
-
     unit("train", "fp32", 10.0, 120.0, train_s=120.0)
     for bits in (8, 4):
         unit("trial", str(bits), 140.0, 50.0, status="ok", reason=None, val_mae=5.0 + bits / 100, train_s=50.0,
              settings=_settings(bits))  # fmt: skip
-    unit("evaluate", "mean-predictor", 1.0, 0.1, files=files("mean-predictor"))
+    unit("evaluate", "mean-predictor", 1.0, 0.1, files=files["mean-predictor"])
     for at, name in enumerate(latency):
         facts = {"size_bytes": made[name].size, "weights_bytes": made[name].size - 100_000, "isa": "avx512-vnni",
                  "int8_mac_share": made[name].int8, "notes": made[name].notes}  # fmt: skip
         unit("build", name, 130.0 + 8 * at, 5.0, artifact=facts)
-        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=files(name), failed_clips={})
+        unit("evaluate", name, 136.0 + 8 * at, 10.0, files=files[name], failed_clips={})
         unit("memory", name, 280.0, 2.0, peak_rss_mb=made[name].rss)
     by_key = {key_of("build", name): asdict(value) for name, value in latency.items()}
     unit("measure", "latency", 260.0, 20.0, latency=by_key)
