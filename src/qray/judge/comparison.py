@@ -171,13 +171,10 @@ def clips_to_settle(difference: np.ndarray, margin: float) -> int | None:
     return max(math.ceil(needed), len(difference) + 1) if math.isfinite(needed) else None
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def holm(p: Sequence[float]) -> np.ndarray:
     """Adjusted p-values, in the order given: Holm, Scandinavian Journal of Statistics 6, 1979."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, highest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = highest
+    adjusted, order = np.empty(len(p)), np.argsort(p, kind="stable")
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(len(p), 0, -1) * np.sort(p)))
     return adjusted
 
 
@@ -186,20 +183,11 @@ def adjust(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
 
     The claims "non-inferior" and "inferior" are two families: each is right for all variants with 97.5 %.
     """
-    tested = [i for i, c in enumerate(comparisons) if c is not None and c.verdict is not None]
     found = list(comparisons)
-    fit = holm([_known(comparisons[i]).p_noninferior or 0.0 for i in tested])
-    unfit = holm([_known(comparisons[i]).p_inferior or 0.0 for i in tested])
-    for i, p_fit, p_unfit in zip(tested, fit, unfit, strict=True):
-        word: VerdictWord = "inconclusive"
-        if p_fit < ONE_SIDED:
-            word = "non-inferior"
-        elif p_unfit < ONE_SIDED:
-            word = "inferior"
-        found[i] = replace(_known(comparisons[i]), p_holm=p_fit, verdict_holm=word)
+    tested = {at: one for at, one in enumerate(found) if one is not None and one.verdict is not None}
+    fit, unfit = (holm([getattr(one, p) for one in tested.values()]) for p in ("p_noninferior", "p_inferior"))
+    for (at, one), p_fit, p_unfit in zip(tested.items(), fit, unfit, strict=True):
+        unsettled: VerdictWord = "inferior" if p_unfit < ONE_SIDED else "inconclusive"
+        word: VerdictWord = "non-inferior" if p_fit < ONE_SIDED else unsettled
+        found[at] = replace(one, p_holm=float(p_fit), verdict_holm=word)
     return found
-
-
-def _known(comparison: Comparison | None) -> Comparison:
-    assert comparison is not None
-    return comparison

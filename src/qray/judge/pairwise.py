@@ -79,12 +79,7 @@ class Pairs:
         mine, theirs = shared(mine, theirs)
         if not len(mine):
             return None
-        both = np.stack([errors(mine), errors(theirs)], 1)
-        delta = float(both[:, 0].mean() - both[:, 1].mean())
-        if len(both) < MIN_CLIPS:
-            return Estimate(delta)
-        means = bootstrap_means(both, self.settings.bootstrap, self.settings.seed)
-        return Estimate(delta, *interval(means[:, 0] - means[:, 1], len(both)))
+        return _paired(errors(mine), errors(theirs), self.settings)
 
     def latency(self, name: str, other: str) -> Estimate | None:
         """Latency of `name` over latency of `other`, from the rounds in which both were timed (speed.ratio)."""
@@ -127,11 +122,19 @@ def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> 
     n = len(common[0])
     paired = n > 0 and n >= COMMON_SHARE * smaller
     one, other = map(errors, common if paired else (first, second))
-    if (n if paired else smaller) < MIN_CLIPS:
-        return Estimate(float((other - one).mean() if paired else other.mean() - one.mean())), paired, n
     if paired:
-        value, bounds = paired_difference(other, one, draws, seed)
-        return Estimate(value, *bounds), True, n
+        return _paired(other, one, settings), True, n
+    difference = float(other.mean() - one.mean())
+    if smaller < MIN_CLIPS:
+        return Estimate(difference), False, n
     # Different seeds, because the same would pair clips that have nothing in common.
     means = bootstrap_means(other[:, None], draws, seed + 1)[:, 0] - bootstrap_means(one[:, None], draws, seed)[:, 0]
-    return Estimate(float(other.mean() - one.mean()), *interval(means, smaller)), False, n
+    return Estimate(difference, *interval(means, smaller)), False, n
+
+
+def _paired(own: np.ndarray, other: np.ndarray, settings: Verdict) -> Estimate:
+    """Difference of the means of float64 (n,) each, of the same clips; no interval from fewer than carry one."""
+    if len(own) < MIN_CLIPS:
+        return Estimate(float((own - other).mean()))
+    value, bounds = paired_difference(own, other, settings.bootstrap, settings.seed)
+    return Estimate(value, *bounds)

@@ -233,9 +233,8 @@ def accuracy(target: np.ndarray, predicted: np.ndarray, replicates: int, seed: i
 
 def paired_difference(error: np.ndarray, reference: np.ndarray, replicates: int, seed: int) -> tuple[float, Interval]:
     """Difference of mean absolute errors on the same clips, with its paired bootstrap interval."""
-    difference = error - reference
-    means = bootstrap_means(difference[:, None], replicates, seed)
-    return float(difference.mean()), interval(means, len(difference))
+    means = bootstrap_means(np.stack([error, reference], 1), replicates, seed)
+    return float((error - reference).mean()), interval(means[:, 0] - means[:, 1], len(error))
 
 
 def paired_ratio(error: np.ndarray, reference: np.ndarray, replicates: int, seed: int) -> tuple[float, Interval] | None:
