@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qray.atomic import write_text
 from qray.data.manifest import Manifest, write_rejected
 from qray.graph.store import Store
 from qray.judge.index import Index, PointUnits, Result, TrialState, write_index
@@ -182,7 +183,7 @@ def make_run(
         predictions[variant]["prediction"] = 50.0
     latency = make_latency(made, seed)
     store = Store(folder)
-    store.write_study(dump_study(study))
+    write_text(folder / "study.yaml", dump_study(study))
     write_rejected(Manifest(pd.DataFrame(), REJECTED, "", {}), folder / "rejected.parquet")
     for variant, frame in predictions.items():
         store.save_predictions(key_of("evaluate", variant), "TEST", frame, frame["prediction"].to_numpy(), seed)

@@ -105,9 +105,9 @@ def read_index(out: Path) -> Index:
         raise QrayError(f"{path}: not readable as the index of a run ({error}); {again}") from None
 
 
-def unit_files(out: Path) -> list[Path]:
-    """Files of the records of units, by name; temporary ones left out."""
-    return sorted((out / "units").glob("[!.]*-*.json"))
+def unit_files(out: Path, kind: str = "[!.]*") -> list[Path]:
+    """Files of the records of one kind, or of all, by name; temporary ones left out."""
+    return sorted((out / "units").glob(f"{kind}-*.json"))
 
 
 def read_units(out: Path) -> tuple[list[dict[str, Any]], int]:
