@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
+from qray.judge.clips import clips_of
 from qray.judge.judge import judge_outcomes
 from qray.judge.outcome import Outcome, Provenance
 from qray.judge.row import to_table
@@ -30,8 +30,8 @@ AT = Point(threads=1, batch=1)
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def predictions(predicted: Sequence[float] | np.ndarray, target: np.ndarray = TARGET) -> pd.DataFrame:
-    return pd.DataFrame({"clip": [f"c{i}" for i in range(len(target))], "target": target, "prediction": predicted})
+def predictions(predicted: Sequence[float] | np.ndarray, target: np.ndarray = TARGET) -> np.ndarray:
+    return clips_of([f"c{i}" for i in range(len(target))], target, predicted)
 
 
 def latency(milliseconds: float, calls: int = 250, **more: Any) -> Latency:

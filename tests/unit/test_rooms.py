@@ -52,8 +52,8 @@ def test_no_room_knows_ray(room: str) -> None:
 
 
 def test_answers_words_and_reports_compute_no_statistics() -> None:
-    computing = ("bootstrap_means", "interval", "mean_interval", "share_interval", "accuracy", "paired_difference",
-                 "paired_ratio", "tail_probability")  # fmt: skip
+    computing = ("bootstrap_means", "interval", "mean_interval", "share_interval", "rank_sum", "accuracy",
+                 "paired_difference", "paired_ratio", "tail_probability")  # fmt: skip
     called = {f"judge.statistics.{name}" for name in computing}
     above = [path for room in ROOMS[1:] for path in (ROOT / room).glob("*.py")]
     assert {path.name: found for path in above if (found := imported(path) & called)} == {}

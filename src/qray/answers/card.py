@@ -40,7 +40,7 @@ def data_facts(evidence: Evidence) -> DataFacts:
     if not isinstance(splits, dict):
         # The synthetic set is as the study says; of any other only its record tells.
         splits = {"TRAIN": {"clips": s.train}, "VAL": {"clips": s.val}, "TEST": {"clips": s.test}} if synthetic else {}
-    return DataFacts(name, synthetic, record.get("digest"), splits, len(evidence.rejected))
+    return DataFacts(name, synthetic, record.get("digest"), splits, len(evidence.left_out))
 
 
 def artifact_facts(out: Path, row: Row) -> dict[str, Any]:

@@ -144,10 +144,8 @@ def _broken(a: VariantEvidence | None, b: VariantEvidence | None, settings: Verd
     """What B breaks of the guardrails that A keeps, where both have a verdict."""
     if a is None or b is None or not all(v.comparison is not None and v.comparison.guardrails for v in (a, b)):
         return ()
-    frames = [v.clips for v in (a, b) if v.clips is not None]
-    then, now = (
-        guard(f["target"].to_numpy(), f["prediction"].to_numpy(), f["reference"].to_numpy(), settings) for f in frames
-    )
+    clips = [v.predicted for v in (a, b) if v.predicted is not None]
+    then, now = (guard(of["target"], of["prediction"], of["reference"], settings) for of in clips)
     return tuple(
         f"{ours.name} ({ours.words})" for his, ours in zip(then, now, strict=True)
         if ours.ok is False and his.ok is not False

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from qray.errors import QrayError, UsageError
+from qray.judge.clips import errors, rows_of, shared
 from qray.judge.comparison import MIN_CLIPS
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.statistics import VerdictWord, verdict
@@ -75,7 +76,7 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
     variants = []
     for name in names:
         found = [(s, v) for s, run in zip(seeds, runs, strict=True) for v in run.variants if v.name == name]
-        usable = [(s, v) for s, v in found if v.clips is not None and v.accuracy is not None]
+        usable = [(s, v) for s, v in found if v.predicted is not None and v.accuracy is not None]
         if not usable:
             reason = found[0][1].row.reason or "no predictions that can be used"
             notes.append(f"{name}: {found[0][1].row.status} in every run: {reason}")
@@ -84,7 +85,7 @@ def over_seeds(runs: Sequence[Evidence]) -> SeedEvidence:
         if missing:
             notes.append(f"{name}: nothing from seed {', '.join(missing)}")
         clips = _common([variant for _, variant in usable])
-        most = max(len(variant.clips) for _, variant in usable if variant.clips is not None)
+        most = max(variant.accuracy.n_clips for _, variant in usable if variant.accuracy is not None)
         if not clips:
             notes.append(f"{name}: its runs share no clip")
             continue
@@ -130,20 +131,17 @@ def _check(runs: Sequence[Evidence], notes: list[str]) -> tuple[int, ...]:
 
 def _common(variants: Sequence[VariantEvidence]) -> list[str]:
     """Clips that all of these predicted, with the same target."""
-    frames = [v.clips.set_index("clip")["target"] for v in variants if v.clips is not None]
-    shared = frames[0]
-    for other in frames[1:]:
-        shared = shared[shared.index.isin(other.index)]
-        shared = shared[np.isclose(shared, other.loc[shared.index])]
-    return list(shared.index)
+    common, *others = (v.predicted for v in variants if v.predicted is not None)
+    for other in others:
+        common, _ = shared(common, other)
+    return list(common["clip"])
 
 
 def _over(
     name: str, found: Sequence[tuple[int, VariantEvidence]], clips: list[str], settings: Verdict, notes: list[str]
 ) -> OverSeeds:
-    frames = [variant.clips.set_index("clip").loc[clips] for _, variant in found if variant.clips is not None]
-    own = np.stack([(f["prediction"] - f["target"]).abs().to_numpy() for f in frames])
-    base = np.stack([(f["reference"] - f["target"]).abs().to_numpy() for f in frames])
+    rows = [rows_of(variant.predicted, clips) for _, variant in found if variant.predicted is not None]
+    own, base = (np.stack([errors(one, of) for one in rows]) for of in ("prediction", "reference"))
     n, draws = len(clips), (settings.bootstrap, settings.seed)
     low = high = delta = delta_low = delta_high = spread = word = None
     deltas: tuple[float, ...] = ()

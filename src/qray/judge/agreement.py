@@ -69,7 +69,7 @@ def bland_altman(first: np.ndarray, second: np.ndarray) -> BlandAltman:
     Raises:
         ValueError: no clip, or a value that is not finite.
     """
-    from scipy import stats
+    from scipy import special
 
     check_clips(first, second)
     n, difference = len(first), first - second
@@ -77,18 +77,18 @@ def bland_altman(first: np.ndarray, second: np.ndarray) -> BlandAltman:
     if n < 2:
         return BlandAltman(n, bias, *[None] * 11)
     sd = float(difference.std(ddof=1))
-    t = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    t = float(special.stdtrit(n - 1, (1 + LEVEL) / 2))
     own = t * sd / math.sqrt(n)
     limit = t * sd * math.sqrt(1 / n + LIMIT_Z**2 / (2 * (n - 1)))
     lower, upper = bias - LIMIT_Z * sd, bias + LIMIT_Z * sd
     slope = slope_p = None
     # Against a constant the difference is the mean, times -2: a perfect line that says nothing.
     if n > 2 and np.ptp(first) > 0 and np.ptp(second) > 0 and np.ptp(first + second) > 0:
-        if sd == 0:
-            slope, slope_p = 0.0, None
-        else:
-            line = stats.linregress((first + second) / 2, difference)
-            slope, slope_p = float(line.slope), float(line.pvalue)
+        (spread, both), (_, own_spread) = np.cov((first + second) / 2, difference, bias=True)
+        slope, rest = float(both / spread), float(own_spread - both**2 / spread)
+        if sd > 0:
+            error = math.sqrt(max(rest, 0.0) / spread / (n - 2))
+            slope_p = 2 * float(special.stdtr(n - 2, -abs(slope) / error)) if error > 0 else 0.0
     return BlandAltman(
         n=n, bias=bias, bias_low=bias - own, bias_high=bias + own, sd=sd,
         lower=lower, lower_low=lower - limit, lower_high=lower + limit,

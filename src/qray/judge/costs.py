@@ -28,11 +28,6 @@ class Costs:
     threads: int
 
     @property
-    def total_ms(self) -> float:
-        """Milliseconds from file to prediction."""
-        return sum(part.value for part in self.parts.values())
-
-    @property
     def limit(self) -> float:
         """The speed-up of the whole way if the network took no time at all.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
 
 from qray.judge.agreement import BlandAltman, Reclassification
 from qray.judge.comparison import Comparison
@@ -20,6 +21,9 @@ from qray.judge.timing import Timing
 from qray.measure.latency import Latency
 from qray.point import Point
 from qray.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,8 @@ class VariantEvidence:
     #: "ok", "skipped" or "failed", with the reason: the outcome's own, or that its predictions carry no accuracy.
     status: str
     reason: str | None
-    #: Clips that it and FP32 both predicted: clip, target, prediction, and reference (what FP32 predicted; NaN where
-    #: there is no FP32); None where there are no predictions that can be used.
-    clips: pd.DataFrame | None = None
+    #: Clips that it and FP32 both predicted (CLIP); None where there are no predictions that can be used.
+    predicted: np.ndarray | None = None
     accuracy: Accuracy | None = None
     against_mean: AgainstMean | None = None
     #: Bland-Altman of prediction against target, and of prediction against FP32's.
@@ -68,6 +71,13 @@ class VariantEvidence:
     def name(self) -> str:
         """Its name in the study."""
         return self.outcome.variant
+
+    @property
+    def clips(self) -> pd.DataFrame | None:
+        """`predicted` as a frame."""
+        import pandas as pd
+
+        return None if self.predicted is None else pd.DataFrame(self.predicted)
 
     @property
     def verdict(self) -> VerdictWord | None:
@@ -108,7 +118,7 @@ class Evidence:
     #: Rows of the trials of the sweep.
     trials: tuple[Row, ...]
     #: Clips left out: row, clip, reason.
-    rejected: pd.DataFrame
+    left_out: pa.Table
     #: Every record of units/, each with its "kind" and "key".
     units: tuple[Mapping[str, Any], ...]
     timing: Timing | None
@@ -122,6 +132,12 @@ class Evidence:
     def reference(self) -> VariantEvidence:
         """FP32 eager, to which the others are compared."""
         return self.variants[0]
+
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """`left_out` as a frame."""
+        frame: pd.DataFrame = self.left_out.to_pandas()
+        return frame
 
     @property
     def rows(self) -> list[Row]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qray.judge import saturation as ties
 from qray.judge.places import LEAST_MOVED, Group, classes, places
-from qray.judge.statistics import LEVEL, mean_interval, share_interval
+from qray.judge.statistics import LEVEL, mean_interval, rank_sum, share_interval
 from qray.study_verdict import Verdict
 
 #: A class has lost where its MAE grew by more than the limit, and the interval leaves out this share of it. At 0.25 it
@@ -136,7 +136,7 @@ def local_move(distance: np.ndarray, groups: Sequence[Group], settings: Verdict)
 
     Noise is everywhere, and a fault of one class or one end is not: broken where clips that belong together move by
     more than the limit on average, LOCAL times as far as the others, and so many of the farthest that chance does not
-    do it (Mann & Whitney, Annals of Mathematical Statistics 18, 1947).
+    do it (`rank_sum`).
     """
     name, limit = "local_move", settings.margin * settings.guardrails.local_move
     if not groups:
@@ -149,10 +149,7 @@ def local_move(distance: np.ndarray, groups: Sequence[Group], settings: Verdict)
 
 
 def _among_the_farthest(distance: np.ndarray, group: Group) -> bool:
-    from scipy import stats
-
-    here, elsewhere = distance[group.clips], distance[~group.clips]
-    return bool(stats.mannwhitneyu(here, elsewhere, alternative="greater").pvalue < LOCAL_ALPHA)
+    return rank_sum(distance[group.clips], distance[~group.clips]) < LOCAL_ALPHA
 
 
 def moved_share(distance: np.ndarray, settings: Verdict) -> Guardrail:
@@ -176,13 +173,13 @@ def tail(distance: np.ndarray, settings: Verdict) -> Guardrail:
     (Conover, Practical Nonparametric Statistics, 1999, section 3.2). Broken where the interval's upper end, or the
     LEAST_MOVED-th largest where n is too small for one, is over the limit, and at least LEAST_MOVED clips are.
     """
-    from scipy import stats
+    from scipy import special
 
     q, far = settings.guardrails.tail_quantile, max(settings.moved, settings.margin)
     limit, n, ordered = settings.guardrails.tail_moved * far, len(distance), np.sort(distance)
     value = float(np.quantile(distance, q))
     # 1-based ranks, each of which errs in at most 2.5 %.
-    below, above = (int(stats.binom.ppf(p, n, q)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    below, above = np.searchsorted(special.bdtr(np.arange(n + 1), n, q), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     low = float(ordered[below - 1]) if below >= 1 else None
     high = float(ordered[above]) if above < n else None
     gone = int((distance > limit).sum())

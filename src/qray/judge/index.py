@@ -105,9 +105,20 @@ def read_index(out: Path) -> Index:
         raise QrayError(f"{path}: not readable as the index of a run ({error}); {again}") from None
 
 
-def unit_files(out: Path, kind: str = "*") -> list[Path]:
+def unit_files(out: Path, kind: str = "[!.]*") -> list[Path]:
     """Files of the records of one kind, or of all, by name; temporary ones left out."""
-    return sorted((out / "units").glob("[!.]*-*.json" if kind == "*" else f"{kind}-*.json"))
+    return sorted((out / "units").glob(f"{kind}-*.json"))
+
+
+def read_units(out: Path) -> tuple[list[dict[str, Any]], int]:
+    """Every readable record of units/, with its "kind" and "key" and when its work began ("started", epoch seconds; one
+    without a time of its own was written when its work ended); and how many cannot be read."""
+    files, units = unit_files(out), []
+    for path in files:
+        if (record := read_record(path)) is not None:
+            kind, _, key = path.stem.partition("-")
+            units.append({"started": path.stat().st_mtime, **record, "kind": kind, "key": key})
+    return units, len(files) - len(units)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -117,8 +128,3 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def began(record: dict[str, Any], path: Path) -> float:
-    """When a unit's work began, epoch seconds; a record without a time of its own was written when its work ended."""
-    return float(record.get("started", path.stat().st_mtime))

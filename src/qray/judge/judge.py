@@ -8,17 +8,17 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from qray.judge.agreement import bland_altman, reclassify
-from qray.judge.comparison import MIN_CLIPS, ONE_SIDED, adjust, compare, pair
+from qray.judge.clips import errors, pair, rows_of
+from qray.judge.comparison import MIN_CLIPS, ONE_SIDED, adjust, compare
 from qray.judge.evidence import AgainstMean, Evidence, VariantEvidence
 from qray.judge.outcome import Outcome, outcomes_of
 from qray.judge.ratio import Speed, Timed, speed_of
 from qray.judge.row import Row
 from qray.judge.run import Run, read_run
 from qray.judge.statistics import accuracy, paired_ratio
-from qray.judge.table import rows_of, trial_row
+from qray.judge.table import trial_row, variant_rows
 from qray.point import Point
 from qray.study import Study
 
@@ -37,7 +37,7 @@ def judge(run: Run) -> Evidence:
     variants, baseline, trials = judge_outcomes(outcomes_of(run), run.study, run.ended_at)
     return Evidence(
         out=run.out, study=run.study, variants=variants, baseline=baseline, trials=trials,
-        rejected=run.rejected, units=tuple(run.units.values()), timing=run.timing,
+        left_out=run.rejected, units=tuple(run.units.values()), timing=run.timing,
         sensitivity=run.shared("sensitivity"), costs=run.shared("costs"),
         notes=(*run.notes, *_run_notes(run.study, variants)),
     )  # fmt: skip
@@ -54,10 +54,10 @@ def judge_outcomes(
     found = [judge.variant(outcome) for outcome in judge.variants]
     compared = adjust([variant.comparison for variant in found])
     judged = [replace(v, comparison=c) for v, c in zip(found, compared, strict=True)]
-    variants = tuple(replace(v, rows=rows_of(v, study, judged[0], made)) for v in judged)
+    variants = tuple(replace(v, rows=variant_rows(v, study, judged[0], made)) for v in judged)
     mean = judge.variant(judge.baseline)
     trials = tuple(trial_row(outcome, study, made) for outcome in outcomes if outcome.stage == "trial")
-    return variants, replace(mean, rows=rows_of(mean, study, judged[0], made)), trials
+    return variants, replace(mean, rows=variant_rows(mean, study, judged[0], made)), trials
 
 
 class _Judge:
@@ -68,7 +68,7 @@ class _Judge:
         self.variants = [outcome for outcome in outcomes if outcome.stage == "variant"]
         self.baseline = next(outcome for outcome in outcomes if outcome.stage == "baseline")
         self.fp32 = self.variants[0]
-        known = self.fp32.predictions is not None and bool(self.fp32.predictions["prediction"].notna().any())
+        known = self.fp32.predictions is not None and not np.isnan(self.fp32.predictions["prediction"]).all()
         self.reference = self.fp32.predictions if known else None
 
     def variant(self, outcome: Outcome) -> VariantEvidence:
@@ -79,12 +79,12 @@ class _Judge:
             return replace(found, notes=(unusable,)) if unusable else found
         try:
             clips = self._clips(outcome.predictions)
-            own = accuracy(clips["target"].to_numpy(), clips["prediction"].to_numpy(), self.boot, self.seed)
+            own = accuracy(clips["target"], clips["prediction"], self.boot, self.seed)
         except ValueError as error:
             return replace(found, status="failed", reason=f"no accuracy: {error}", notes=(f"no accuracy: {error}",))
-        target, predicted, reference = (clips[c].to_numpy() for c in ("target", "prediction", "reference"))
+        target, predicted, reference = (clips[name] for name in ("target", "prediction", "reference"))
         found = replace(
-            found, clips=clips, accuracy=own, against_mean=self._against_mean(outcome, clips),
+            found, predicted=clips, accuracy=own, against_mean=self._against_mean(outcome, clips),
             against_label=bland_altman(predicted, target), notes=_constant(outcome, predicted),
         )  # fmt: skip
         if outcome.stage == "baseline" or outcome is self.fp32 or self.reference is None:
@@ -96,24 +96,22 @@ class _Judge:
             reclassified=reclassify(target, predicted, reference, self.study.verdict.thresholds),
         )  # fmt: skip
 
-    def _clips(self, own: pd.DataFrame) -> pd.DataFrame:
+    def _clips(self, own: np.ndarray) -> np.ndarray:
         """A variant's clips that FP32 could read: what no variant could read is left out of all figures."""
         if self.reference is None:
-            return own[["clip", "target", "prediction"]].assign(reference=np.nan)
+            return own
         clips = pair(own, self.reference)
-        if clips.empty:
+        if not len(clips):
             raise ValueError("FP32 predicted none of its clips")
         return clips
 
-    def _against_mean(self, outcome: Outcome, clips: pd.DataFrame) -> AgainstMean | None:
+    def _against_mean(self, outcome: Outcome, clips: np.ndarray) -> AgainstMean | None:
         mean = self.baseline.predictions
         if mean is None or not set(clips["clip"]) <= set(mean["clip"]):
             return None
-        same = mean.set_index("clip").loc[clips["clip"]]
-        base = (same["prediction"] - same["target"]).abs().to_numpy()
+        base = errors(rows_of(mean, clips["clip"]))
         found = AgainstMean(float(base.mean()))
-        errors = (clips["prediction"] - clips["target"]).abs().to_numpy()
-        ratio = paired_ratio(errors, base, self.boot, self.seed) if outcome is not self.baseline else None
+        ratio = paired_ratio(errors(clips), base, self.boot, self.seed) if outcome is not self.baseline else None
         return found if ratio is None else AgainstMean(found.mae, ratio[0], *ratio[1])
 
     def _speeds(self, outcome: Outcome) -> dict[Point, Speed]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from qray.engines.parity import kernel_fault
 from qray.graph.unit import Result
+from qray.judge.clips import read_predictions
 from qray.judge.index import TrialState
-from qray.judge.run import Run, read_predictions
+from qray.judge.run import Run
 from qray.measure.latency import Latency
 from qray.point import Point
 from qray.study import Variant
@@ -39,8 +40,8 @@ def provenance_of(record: Mapping[str, Any] | None) -> Provenance:
 class Outcome:
     """What became of one variant (or trial, or the baseline).
 
-    key: of what it is (the build; the evaluation of the baseline). predictions: the split's frame (clip, target,
-    prediction), or None; predictions_path: where it is, relative to OUT. isa and notes: of the artifact. latency,
+    key: of what it is (the build; the evaluation of the baseline). predictions: of the split (CLIP), or
+    None; predictions_path: where it is, relative to OUT. isa and notes: of the artifact. latency,
     peak_rss_mb and measured: by point. made: who did what, by what was done ("build", ...), in the order of
     the work; measured: who measured, likewise ("memory", "latency"). Everything not known is None; a measurement that
     failed says why in memory_error or in its `Latency`.
@@ -55,7 +56,7 @@ class Outcome:
     stage: str = "variant"
     weight_bits: int | None = None
     settings: Mapping[str, Any] | None = None
-    predictions: pd.DataFrame | None = None
+    predictions: np.ndarray | None = None
     predictions_path: str | None = None
     val_mae: float | None = None
     size_bytes: int | None = None

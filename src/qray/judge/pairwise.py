@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, replace
 
 import numpy as np
-import pandas as pd
 
 from qray.errors import UsageError
+from qray.judge.clips import errors, shared, usable
 from qray.judge.comparison import MIN_CLIPS
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.ratio import ratio
@@ -53,9 +53,6 @@ class Pairs:
         self.evidence, self.at = evidence, at
         self.variants = {v.name: v for v in evidence.variants}
         self.settings = evidence.study.verdict
-        frames = {name: _errors(v) for name, v in self.variants.items()}
-        self._errors = {name: None if frame is None else frame["error"] for name, frame in frames.items()}
-        self._replicates: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
         calls = {name: variant.latency(at) for name, variant in self.variants.items()}
         self._calls = {name: latency for name, latency in calls.items() if latency is not None}
 
@@ -76,27 +73,13 @@ class Pairs:
         chapter 8), so that what makes a clip hard for both cancels. None where they share no clip; no interval from
         fewer clips than carry one.
         """
-        mine, theirs = self._errors[name], self._errors[other]
+        mine, theirs = (usable(self.variants[one].predicted) for one in (name, other))
         if mine is None or theirs is None:
             return None
-        common = mine.index.intersection(theirs.index)
-        if len(common) == 0:
+        mine, theirs = shared(mine, theirs)
+        if not len(mine):
             return None
-        delta = float(mine.loc[common].mean() - theirs.loc[common].mean())
-        if len(common) < MIN_CLIPS:
-            return Estimate(delta)
-        clips = tuple(common)
-        return Estimate(delta, *interval(self._means(name, clips) - self._means(other, clips), len(clips)))
-
-    def _means(self, name: str, clips: tuple[str, ...]) -> np.ndarray:
-        """Replicates of the MAE; the same seed and number of clips draw the same clips for every variant."""
-        if (name, clips) not in self._replicates:
-            errors = self._errors[name]
-            assert errors is not None
-            values = errors.loc[list(clips)].to_numpy()[:, None]
-            means = bootstrap_means(values, self.settings.bootstrap, self.settings.seed)[:, 0]
-            self._replicates[name, clips] = means
-        return self._replicates[name, clips]
+        return _paired(errors(mine), errors(theirs), self.settings)
 
     def latency(self, name: str, other: str) -> Estimate | None:
         """Latency of `name` over latency of `other`, from the rounds in which both were timed (speed.ratio)."""
@@ -131,31 +114,27 @@ def compare_clips(a: VariantEvidence, b: VariantEvidence, settings: Verdict) -> 
     chapter 8). Else each run's clips are resampled by themselves (there, section 8.3: two samples), which is wider.
     The interval is None below 10 clips.
     """
-    first, second = _errors(a), _errors(b)
+    first, second = usable(a.predicted), usable(b.predicted)
     if first is None or second is None:
         return None, False, 0
-    common = first.index.intersection(second.index)
-    common = common[np.isclose(first.loc[common, "target"], second.loc[common, "target"], rtol=0, atol=1e-6)]
     smaller, draws, seed = min(len(first), len(second)), settings.bootstrap, settings.seed
-    paired = len(common) > 0 and len(common) >= COMMON_SHARE * smaller
+    common = shared(first, second)
+    n = len(common[0])
+    paired = n > 0 and n >= COMMON_SHARE * smaller
+    one, other = map(errors, common if paired else (first, second))
     if paired:
-        first, second = first.loc[common], second.loc[common]
-    one, other = first["error"].to_numpy(), second["error"].to_numpy()
-    if (len(common) if paired else smaller) < MIN_CLIPS:
-        return Estimate(float((other - one).mean() if paired else other.mean() - one.mean())), paired, len(common)
-    if paired:
-        value, bounds = paired_difference(other, one, draws, seed)
-        return Estimate(value, *bounds), True, len(common)
+        return _paired(other, one, settings), True, n
+    difference = float(other.mean() - one.mean())
+    if smaller < MIN_CLIPS:
+        return Estimate(difference), False, n
     # Different seeds, because the same would pair clips that have nothing in common.
     means = bootstrap_means(other[:, None], draws, seed + 1)[:, 0] - bootstrap_means(one[:, None], draws, seed)[:, 0]
-    return Estimate(float(other.mean() - one.mean()), *interval(means, smaller)), False, len(common)
+    return Estimate(difference, *interval(means, smaller)), False, n
 
 
-def _errors(variant: VariantEvidence) -> pd.DataFrame | None:
-    """Frame indexed by clip with target and absolute error, of the clips with a finite prediction."""
-    if variant.clips is None:
-        return None
-    frame = variant.clips.set_index("clip")
-    frame = pd.DataFrame({"target": frame["target"], "error": (frame["prediction"] - frame["target"]).abs()})
-    frame = frame[np.isfinite(frame["error"])]
-    return frame if len(frame) and frame.index.is_unique else None
+def _paired(own: np.ndarray, other: np.ndarray, settings: Verdict) -> Estimate:
+    """Difference of the means of float64 (n,) each, of the same clips; no interval from fewer than carry one."""
+    if len(own) < MIN_CLIPS:
+        return Estimate(float((own - other).mean()))
+    value, bounds = paired_difference(own, other, settings.bootstrap, settings.seed)
+    return Estimate(value, *bounds)

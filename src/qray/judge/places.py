@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from qray.judge.statistics import Accuracy, accuracy
 from qray.study_verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Classes by quantiles of the target, where the thresholds make fewer than two.
 QUANTILE_CLASSES = 4
@@ -89,14 +92,14 @@ class ClassError:
     error: Accuracy | None
 
 
-def class_errors(clips: pd.DataFrame | None, verdict: Verdict) -> list[ClassError]:
+def class_errors(clips: pd.DataFrame | np.ndarray | None, verdict: Verdict) -> list[ClassError]:
     """Error by class of the label, the study's thresholds between them: the intervals are of each class alone."""
-    if clips is None or clips.empty or not verdict.thresholds:
+    if clips is None or not len(clips) or not verdict.thresholds:
         return []
     edges = sorted(verdict.thresholds)
     names = [f"< {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(edges)),
              f"≥ {edges[-1]:g}"]  # fmt: skip
-    truth, predicted = clips["target"].to_numpy(float), clips["prediction"].to_numpy(float)
+    truth, predicted = (np.asarray(clips[name], float) for name in ("target", "prediction"))
     which = np.searchsorted(edges, truth, side="right")
     found = []
     for number_, name in enumerate(names):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qray.errors import QrayError
 from qray.escape import command
-from qray.judge.index import Index, began, read_index, read_record, unit_files
+from qray.judge.clips import read_columns
+from qray.judge.index import Index, read_index, read_units
 from qray.judge.timing import Timing, read_timing
 from qray.study import Study
 from qray.study_files import load_study
@@ -34,7 +32,7 @@ class Run:
     study: Study
     index: Index
     units: Mapping[tuple[str, str], Mapping[str, Any]]
-    rejected: pd.DataFrame
+    rejected: pa.Table
     timing: Timing | None
     notes: tuple[str, ...]
 
@@ -79,66 +77,17 @@ def read_run(out: Path) -> Run:
             f"study.yaml was changed after the run (margin {index.verdict['margin']:g}, now {study.verdict.margin:g}): "
             "what its verdict section says now was not declared before the run"
         )
-    units, rejected = _units(out, notes), _rejected(out, notes)
-    return Run(out, study, index, units, rejected, read_timing(out), tuple(notes))
-
-
-def _units(out: Path, notes: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    units, broken = {}, 0
-    for path in unit_files(out):
-        record = read_record(path)
-        if record is None:
-            broken += 1
-            continue
-        kind, _, key = path.stem.partition("-")
-        units[kind, key] = record | {"started": began(record, path), "kind": kind, "key": key}
+    units, broken = read_units(out)
     if broken:
         notes.append(f"{broken} records in units/ cannot be read; {AGAIN}")
-    return units
+    rejected, timing = _rejected(out, notes), read_timing(out, units)
+    by_key = {(unit["kind"], unit["key"]): unit for unit in units}
+    return Run(out, study, index, by_key, rejected, timing, tuple(notes))
 
 
-def _rejected(out: Path, notes: list[str]) -> pd.DataFrame:
+def _rejected(out: Path, notes: list[str]) -> pa.Table:
     try:
-        frame = read_frame(out, "rejected.parquet", REJECTED)
+        return read_columns(out, "rejected.parquet", REJECTED)
     except ValueError as error:
         notes.append(f"{error}: which clips were left out is not known")
-        return pd.DataFrame(columns=list(REJECTED))
-    return frame
-
-
-def read_frame(out: Path, relative: str, columns: Iterable[str]) -> pd.DataFrame:
-    """A Parquet file of OUT that must have these columns.
-
-    Raises:
-        ValueError: it cannot be used; the message says why, with the path inside OUT.
-    """
-    path = out / relative
-    if not path.resolve().is_relative_to(out.resolve()):
-        raise ValueError(f"{relative} leads out of {out}")
-    try:
-        frame: pd.DataFrame = pq.read_table(path, partitioning=None).to_pandas()
-    except FileNotFoundError:
-        raise ValueError(f"{relative} is missing") from None
-    except (pa.ArrowException, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{relative} cannot be read ({first})") from None
-    lacking = [name for name in columns if name not in frame.columns]
-    if lacking:
-        raise ValueError(f"{relative} has no column {', '.join(lacking)}")
-    return frame
-
-
-def read_predictions(out: Path, relative: str) -> pd.DataFrame:
-    """Predictions of a split: clip (str), target and prediction (float64; NaN where the clip failed).
-
-    Raises:
-        ValueError: there are none that can be used; the message says why.
-    """
-    frame = read_frame(out, relative, ("clip", "target", "prediction"))
-    if not all(pd.api.types.is_numeric_dtype(frame[name]) for name in ("target", "prediction")):
-        raise ValueError(f"{relative} holds targets or predictions that are no numbers")
-    if frame["clip"].duplicated().any():
-        raise ValueError(f"{relative} names clips twice")
-    if not np.isfinite(frame["target"].to_numpy(np.float64)).all():
-        raise ValueError(f"{relative} holds targets that are not finite")
-    return frame.astype({"target": np.float64, "prediction": np.float64})
+        return pa.table({name: [] for name in REJECTED})

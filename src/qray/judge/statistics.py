@@ -1,4 +1,7 @@
-"""Accuracy with intervals, from predictions per clip alone."""
+"""Accuracy with intervals, from predictions per clip alone.
+
+What scipy.stats has too is made of scipy.special here: the former takes a second to import, for an answer of one.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ LEVEL = 0.95
 CHUNK = 2_000_000
 #: Draws of so many clips times replicates, 100 MB, are kept for the next variant.
 KEPT = 50_000_000
+#: The smaller side of a rank-sum test may have so many values for an exact p.
+EXACT_RANKS = 8
+#: And so are as many means, 40 MB.
+KEPT_MEANS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -78,15 +85,29 @@ def _kept_draws(n: int, replicates: int, seed: int) -> tuple[np.ndarray, ...]:
     return tuple(_draws(n, replicates, seed))
 
 
+@lru_cache(maxsize=2)
+def _kept_means(n: int, replicates: int, seed: int) -> dict[bytes, np.ndarray]:
+    return {}
+
+
 def bootstrap_means(values: np.ndarray, replicates: int, seed: int) -> np.ndarray:
     """Means of resampled rows: float64 (n, k) -> (replicates, k). Rows of one draw keep their columns paired, and what
-    has as many rows is resampled by the same draws: those of a run's variants are made once.
+    has as many rows is resampled by the same draws: those of a run's variants are made once, and so are the means of a
+    column that is asked for again.
 
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 6.
     """
-    n = len(values)
-    draws = _kept_draws if n * replicates <= KEPT else _draws
-    return np.concatenate([counts.astype(np.float64) @ values / n for counts in draws(n, replicates, seed)])
+    n, kept = len(values), _kept_means(len(values), replicates, seed)
+    columns = {column.tobytes(): column for column in values.T}
+    new = [key for key in columns if key not in kept]
+    if new:
+        draws = _kept_draws if n * replicates <= KEPT else _draws
+        chosen = np.stack([columns[key] for key in new], 1)
+        means = np.concatenate([counts.astype(np.float64) @ chosen / n for counts in draws(n, replicates, seed)])
+        if replicates * (len(kept) + len(new)) > KEPT_MEANS:
+            kept.clear()
+        kept.update(zip(new, means.T, strict=True))
+    return np.stack([kept[column.tobytes()] for column in values.T], 1)
 
 
 def _stretch(n: int) -> float:
@@ -128,7 +149,6 @@ def tail_probability(replicates: np.ndarray, value: float, n: int, *, above: boo
 
 def mean_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
     """Mean of float64 (n,) and its interval, Student's t; n of at least 2."""
-    # scipy.stats has it too, and would take `qray show` another second to import.
     from scipy import special
 
     n, mean = len(values), float(values.mean())
@@ -136,13 +156,40 @@ def mean_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, floa
     return mean, mean - half, mean + half
 
 
-@lru_cache(maxsize=1024)
 def share_interval(hits: int, n: int) -> Interval:
     """95 % interval of a share: Wilson, Journal of the American Statistical Association 22, 1927."""
-    from scipy import stats
+    from scipy import special
 
-    found = stats.binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    z = float(special.ndtri((1 + LEVEL) / 2))
+    centre, half = 2 * hits + z**2, z * math.sqrt(4 * hits * (n - hits) / n + z**2)
+    low, high = ((centre + sign * half) / (2 * (n + z**2)) for sign in (-1, 1))
+    return low if hits else 0.0, high if hits < n else 1.0
+
+
+def rank_sum(here: np.ndarray, elsewhere: np.ndarray) -> float:
+    """One-sided p that values here are no larger than elsewhere: float64 (n,) and (m,).
+
+    Mann & Whitney, Annals of Mathematical Statistics 18, 1947: exact up to EXACT_RANKS values without ties on one
+    side, else normal with corrections for ties and continuity, as scipy.stats.mannwhitneyu.
+    """
+    from scipy import special
+
+    small, large = sorted((len(here), len(elsewhere)))
+    n, pairs = small + large, small * large
+    _, which, ties = np.unique(np.concatenate([here, elsewhere]), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[which]
+    larger = float(ranks[: len(here)].sum()) - len(here) * (len(here) + 1) / 2
+    if small > EXACT_RANKS or len(ties) < n:
+        spread = math.sqrt(pairs / 12 * (n + 1 - float((ties**3 - ties).sum()) / (n * (n - 1))))
+        return float(special.ndtr(-(larger - pairs / 2 - 0.5) / spread)) if spread > 0 else 1.0
+    # How many of all ways to draw the small side have so many pairs in which it is the larger: Gauss's binomial.
+    ways = [1] + [0] * pairs
+    for i in range(1, small + 1):
+        for k in range(pairs, large + i - 1, -1):
+            ways[k] -= ways[k - large - i]
+        for k in range(i, pairs + 1):
+            ways[k] += ways[k - i]
+    return sum(ways[round(larger) :]) / math.comb(n, small)
 
 
 def check_clips(*values: np.ndarray) -> None:
@@ -186,9 +233,8 @@ def accuracy(target: np.ndarray, predicted: np.ndarray, replicates: int, seed: i
 
 def paired_difference(error: np.ndarray, reference: np.ndarray, replicates: int, seed: int) -> tuple[float, Interval]:
     """Difference of mean absolute errors on the same clips, with its paired bootstrap interval."""
-    difference = error - reference
-    means = bootstrap_means(difference[:, None], replicates, seed)
-    return float(difference.mean()), interval(means, len(difference))
+    means = bootstrap_means(np.stack([error, reference], 1), replicates, seed)
+    return float((error - reference).mean()), interval(means[:, 0] - means[:, 1], len(error))
 
 
 def paired_ratio(error: np.ndarray, reference: np.ndarray, replicates: int, seed: int) -> tuple[float, Interval] | None:

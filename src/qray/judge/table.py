@@ -33,7 +33,7 @@ def write_table(evidence: Evidence) -> pa.Table:
     return table
 
 
-def rows_of(variant: VariantEvidence, study: Study, reference: VariantEvidence, made: datetime) -> tuple[Row, ...]:
+def variant_rows(variant: VariantEvidence, study: Study, reference: VariantEvidence, made: datetime) -> tuple[Row, ...]:
     """A variant's row at each point measured, or one without a measurement. Every column is there; what was
     not measured is None.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qray.atomic import write_json
-from qray.judge.index import began, read_record, unit_files
+from qray.judge.index import read_record
 
 PHASES_FILE = "phases.json"
 #: The phase in which units run side by side, and the phase that each kind of unit belongs to. A kind that is not here
@@ -72,17 +73,14 @@ def write_phases(out: Path, phases: Mapping[str, float], total: float, started: 
     write_json(out / "units" / PHASES_FILE, {"phases": dict(phases), "total": total, "started": started})
 
 
-def read_timing(out: Path) -> Timing | None:
-    """The last run into OUT that did work, with the units that it finished; None where none was recorded."""
+def read_timing(out: Path, units: Iterable[Mapping[str, Any]]) -> Timing | None:
+    """The last run into OUT that did work, with those that it finished of all units (`index.read_units`); None where
+    none was recorded."""
     record = read_record(out / "units" / PHASES_FILE)
     if record is None or not {"phases", "total", "started"} <= record.keys():
         return None
-    units = []
-    for path in unit_files(out):
-        unit = read_record(path)
-        if unit is None or not isinstance(unit.get("seconds"), int | float):
-            continue
-        start = began(unit, path)
-        if start >= record["started"]:
-            units.append(UnitTime(path.stem.partition("-")[0], unit.get("label"), float(unit["seconds"]), start))
-    return Timing(record["phases"], record["total"], record["started"], tuple(units))
+    done = tuple(
+        UnitTime(unit["kind"], unit.get("label"), float(unit["seconds"]), unit["started"]) for unit in units
+        if isinstance(unit.get("seconds"), int | float) and unit["started"] >= record["started"]
+    )  # fmt: skip
+    return Timing(record["phases"], record["total"], record["started"], done)

@@ -49,7 +49,8 @@ def read_results(out: Path) -> pa.Table:
         known = "table" if (out / FILE).is_file() else "all --out"
         raise QrayError(f"{path}: no such file; `{command('qray', 'run', *known.split(), out)}` makes it")
     try:
-        table = pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except (pa.ArrowInvalid, OSError) as error:
         raise QrayError(f"{path}: not a readable Parquet file ({error}); {anew}") from None
     missing = [name for name in RESULTS.names if name not in table.column_names]

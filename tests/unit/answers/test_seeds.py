@@ -145,10 +145,10 @@ def test_runs_on_other_clips_are_refused(tmp_path: Path) -> None:
 
 def test_the_same_name_with_another_target_is_no_common_clip(outs: list[Path]) -> None:
     runs = [read_evidence(out) for out in outs[:2]]
-    moved = [
-        replace(v, clips=v.clips.assign(target=v.clips["target"] + 1)) if v.clips is not None else v
-        for v in runs[1].variants
-    ]
+    moved = [v if v.predicted is None else replace(v, predicted=v.predicted.copy()) for v in runs[1].variants]
+    for variant in moved:
+        if variant.predicted is not None:
+            variant.predicted["target"] += 1
     with pytest.raises(QrayError, match="share no TEST clip"):
         over_seeds([runs[0], replace(runs[1], variants=tuple(moved))])
 

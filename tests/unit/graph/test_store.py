@@ -10,7 +10,7 @@ import pytest
 
 from qray.atomic import write_json
 from qray.graph.store import Store, pack_folder, unpack_folder
-from qray.judge.run import read_predictions
+from qray.judge.clips import read_predictions
 
 CLIPS = pd.DataFrame({"clip": ["a", "b"], "target": [50.0, 60.0]})
 
@@ -70,7 +70,7 @@ def test_predictions_read_back_in_order_with_failed_clips_as_nan(store: Store) -
     path = store.save_predictions("k", "TEST", CLIPS, np.array([51.5, np.nan]), 0)
     frame = read_predictions(store.out, store.relative(path))
     assert frame["clip"].tolist() == ["a", "b"]
-    assert frame["prediction"].isna().tolist() == [False, True]
+    assert np.isnan(frame["prediction"]).tolist() == [False, True]
 
 
 def test_damaged_predictions_are_named(store: Store) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -14,7 +13,8 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 from support.evidence_runs import standard_noise
 
-from qray.judge.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare, holm, pair, tost
+from qray.judge.clips import clips_of, pair
+from qray.judge.comparison import MIN_CLIPS, Comparison, adjust, clips_to_settle, compare, holm, tost
 from qray.judge.statistics import share_interval
 from qray.study_verdict import Verdict
 
@@ -162,14 +162,14 @@ def test_the_same_seed_gives_the_same_comparison() -> None:
 
 
 def test_clips_are_paired_by_name() -> None:
-    own = pd.DataFrame({"clip": ["a", "b"], "target": [1.0, 2.0], "prediction": [10.0, 20.0]})
-    paired = pair(own, pd.DataFrame({"clip": ["b", "a"], "prediction": [200.0, 100.0]}))
+    own = clips_of(["a", "b"], [1.0, 2.0], [10.0, 20.0])
+    paired = pair(own, clips_of(["b", "a"], [2.0, 1.0], [200.0, 100.0]))
     assert list(paired["reference"]) == [100.0, 200.0]
 
 
 def test_clips_that_fp32_could_not_read_are_left_out_of_a_pair() -> None:
-    own = pd.DataFrame({"clip": ["a", "b", "c"], "target": [1.0, 2.0, 3.0], "prediction": [10.0, 20.0, 30.0]})
-    paired = pair(own, pd.DataFrame({"clip": ["a", "b"], "prediction": [np.nan, 200.0]}))
+    own = clips_of(["a", "b", "c"], [1.0, 2.0, 3.0], [10.0, 20.0, 30.0])
+    paired = pair(own, clips_of(["a", "b"], [1.0, 2.0], [np.nan, 200.0]))
     assert list(paired["clip"]) == ["b"]
 
 

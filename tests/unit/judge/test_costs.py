@@ -45,11 +45,6 @@ def test_a_part_costs_the_mean_of_its_blocks_medians_with_students_interval() ->
     assert (found.value, found.low, found.high) == pytest.approx((medians.mean(), expected.low, expected.high))
 
 
-def test_the_whole_way_is_the_sum_of_its_parts() -> None:
-    found = told(record())
-    assert found.total_ms == pytest.approx(sum(part.value for part in found.parts.values()))
-
-
 def test_a_network_that_took_no_time_would_leave_what_is_outside_of_it() -> None:
     assert told(record()).limit == pytest.approx(4.0)
 

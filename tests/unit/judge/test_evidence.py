@@ -94,7 +94,7 @@ def test_fp32_is_not_compared_with_itself(evidence: Evidence) -> None:
 
 def test_a_variant_that_is_not_there_has_its_row_and_nothing_else(evidence: Evidence) -> None:
     gone = of(evidence, "ptq-inductor")
-    assert (gone.row.status, gone.clips, gone.accuracy, gone.comparison) == ("skipped", None, None, None)
+    assert (gone.row.status, gone.predicted, gone.accuracy, gone.comparison) == ("skipped", None, None, None)
 
 
 def test_accuracy_is_scikit_learns(evidence: Evidence) -> None:

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from support.evidence_runs import VARIANTS, key_of, make_latency, make_run
 from support.outcomes import AT
 
 from qray.atomic import write_json
 from qray.errors import UsageError
+from qray.judge.clips import clips_of
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.judge import read_evidence
 from qray.judge.outcome import Outcome
@@ -40,7 +40,7 @@ def interval(estimate: Estimate | None) -> tuple[float, float]:
 def predicted(target: np.ndarray, error: np.ndarray) -> VariantEvidence:
     """A variant that errs by `error` (float64 (n,)) on n clips."""
     names = [f"clip-{i}" for i in range(len(target))]
-    clips = pd.DataFrame({"clip": names, "target": target, "prediction": target + error, "reference": np.nan})
+    clips = clips_of(names, target, target + error)
     return VariantEvidence(Outcome("v", "key", "ptq", "openvino"), "ok", None, clips)
 
 

@@ -18,6 +18,7 @@ from qray.judge.statistics import (
     mean_interval,
     paired_difference,
     paired_ratio,
+    rank_sum,
     tail_probability,
     verdict,
 )
@@ -206,3 +207,16 @@ def test_a_ratio_to_a_reference_without_error_is_unknown() -> None:
 )
 def test_the_verdict_is_where_the_interval_lies_to_the_margin(low: float, high: float, word: str) -> None:
     assert verdict(low, high, margin=0.5) == word
+
+
+@pytest.mark.parametrize(("here", "elsewhere"), [(3, 60), (5, 295), (8, 9), (9, 3), (9, 40), (35, 265)])
+@pytest.mark.parametrize("digits", [12, 1], ids=["no ties", "ties"])
+def test_the_rank_sum_test_is_scipys(here: int, elsewhere: int, digits: int) -> None:
+    rng = np.random.default_rng(here)
+    one, other = np.round(rng.normal(0.8, 1, here), digits), np.round(rng.normal(0, 1, elsewhere), digits)
+    wanted = stats.mannwhitneyu(one, other, alternative="greater").pvalue
+    assert rank_sum(one, other) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_values_that_are_all_the_same_rank_nowhere() -> None:
+    assert rank_sum(np.ones(5), np.ones(20)) == 1.0

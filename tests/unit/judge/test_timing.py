@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from qray.atomic import write_json
+from qray.judge.index import read_units
 from qray.judge.timing import Timing, read_timing, write_phases
 from qray.words.show_run import render_timing
 
@@ -35,7 +36,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def timing(out: Path) -> Timing:
-    found = read_timing(out)
+    found = read_timing(out, read_units(out)[0])
     assert found is not None
     return found
 
@@ -111,11 +112,11 @@ def test_a_temporary_record_is_no_unit(out: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[]"])
 def test_a_broken_record_of_phases_counts_as_none(out: Path, content: str) -> None:
     (out / "units" / "phases.json").write_text(content)
-    assert read_timing(out) is None
+    assert read_timing(out, read_units(out)[0]) is None
 
 
 def test_a_folder_without_a_record_has_no_timing(tmp_path: Path) -> None:
-    assert read_timing(tmp_path) is None
+    assert read_timing(tmp_path, []) is None
 
 
 def test_each_phase_has_its_seconds_and_its_share(out: Path) -> None:
