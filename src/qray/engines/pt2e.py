@@ -149,8 +149,12 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     program = _quietly(torch.export.export, model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
     layers = read_layers(program)
     quantizer = _quantizer(layers, config, settings.keep_fp32)
+    exported = program.module()
+    # Export wrote down that clips are on the CPU, and training may be on a GPU.
+    for node in exported.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        exported.graph.erase_node(node)
     with few_patterns():
-        prepared = _quietly(prepare_qat_pt2e, program.module(), quantizer)
+        prepared = _quietly(prepare_qat_pt2e, exported, quantizer)
     prepared.meta[LAYERS] = layers
     # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start. The example is
     # no clip of the data set, so its activations must not count as seen.

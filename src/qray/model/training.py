@@ -148,6 +148,8 @@ def fit(
     """
     config, device = settings.training, torch.device(settings.device)
     model.to(device)
+    # By default a GPU rounds what convolutions multiply to TF32, and what is called FP32 is.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     optimizer = _optimizer(model, config)
     schedule = _schedule(optimizer, config, config.epochs * settings.steps_per_epoch)
     first, so_far = 0, 0.0

@@ -61,6 +61,12 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return bool(one) and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_module_to_train_names_no_device(module: Module) -> None:
+    """Export asserts that clips are where the example was, and the trial moves to a GPU where there is one."""
+    named = [node.format_node() for node in module.graph.nodes if "device" in node.kwargs]
+    assert named == []
+
+
 def test_a_switch_reaches_every_batch_norm(module: Module) -> None:
     for training in (False, True):
         pt2e.set_training(module, training)
