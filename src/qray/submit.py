@@ -6,6 +6,7 @@ lies in the current folder stays here: data is read where the nodes see it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
@@ -105,7 +106,7 @@ def submit(address: str, request: Request, wait: bool) -> str:
     # Either would be taken in the place of the address that was given.
     os.environ.pop("RAY_ADDRESS", None)
     os.environ["RAY_API_SERVER_ADDRESS"] = address
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 
     entrypoint = shlex.join(["python", "-m", "qray.job", *request.arguments()])
     try:
@@ -117,22 +118,27 @@ def submit(address: str, request: Request, wait: bool) -> str:
     except (ConnectionError, RuntimeError, OSError) as error:
         raise QrayError(f"no Ray cluster took the job at {address}: {error}") from None
     print(f"job {job}: {entrypoint}", flush=True)
-    shown = 0
+    where = f"--address {address} {job}"
     try:
-        while True:
-            status = client.get_job_status(job)
-            ended = status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
-            if wait:
-                log = client.get_job_logs(job)
-                print(log[shown:], end="", flush=True)
-                shown = len(log)
-            if ended or not wait:
-                return str(status.value)
+        if wait:
+            asyncio.run(_print_log(client, job, where))
+        while not (status := client.get_job_status(job)).is_terminal() and wait:
             time.sleep(POLL_S)
+        return str(status.value)
     except KeyboardInterrupt:
-        where = f"--address {address} {job}"
         print(f"\njob {job} goes on without you: `ray job logs --follow {where}`; `ray job stop {where}` ends it")
         raise
+
+
+async def _print_log(client: Any, job: str, where: str) -> None:
+    """The log of a job as it comes, to its end or that of the connection."""
+    from aiohttp import ClientError
+
+    try:
+        async for lines in client.tail_job_logs(job):
+            print(lines, end="", flush=True)
+    except (RuntimeError, ClientError) as error:
+        print(f"the log broke off ({error}); the job goes on: `ray job logs --follow {where}`", flush=True)
 
 
 def _say_what_is_sent(request: Request, study: Study, folder: Path) -> None:

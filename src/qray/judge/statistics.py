@@ -170,7 +170,8 @@ def rank_sum(here: np.ndarray, elsewhere: np.ndarray) -> float:
     """One-sided p that values here are no larger than elsewhere: float64 (n,) and (m,).
 
     Mann & Whitney, Annals of Mathematical Statistics 18, 1947: exact up to EXACT_RANKS values without ties on one
-    side, else normal with corrections for ties and continuity, as scipy.stats.mannwhitneyu.
+    side, else normal with corrections for ties and continuity, as scipy.stats.mannwhitneyu, whose import takes as long
+    as all of `qray pick`.
     """
     from scipy import special
 
