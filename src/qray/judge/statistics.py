@@ -20,10 +20,10 @@ LEVEL = 0.95
 CHUNK = 2_000_000
 #: Draws of so many clips times replicates, 100 MB, are kept for the next variant.
 KEPT = 50_000_000
-#: The smaller side of a rank-sum test may have so many values for an exact p.
-EXACT_RANKS = 8
 #: And so are as many means, 40 MB.
 KEPT_MEANS = 5_000_000
+#: The smaller side of a rank-sum test may have so many values for an exact p.
+EXACT_RANKS = 8
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,7 @@ def rank_sum(here: np.ndarray, elsewhere: np.ndarray) -> float:
     """One-sided p that values here are no larger than elsewhere: float64 (n,) and (m,).
 
     Mann & Whitney, Annals of Mathematical Statistics 18, 1947: exact up to EXACT_RANKS values without ties on one
-    side, else normal with corrections for ties and continuity, as scipy.stats.mannwhitneyu, whose import takes as long
-    as all of `qray pick`.
+    side, else normal with corrections for ties and continuity, as scipy.stats.mannwhitneyu.
     """
     from scipy import special
 
