@@ -25,7 +25,7 @@ class Engine:
     extra: str | None = None
     #: Why this machine cannot do a method, packages aside.
     lacks: Callable[[str], str | None] = field(default=lambda method: None)
-    #: Methods whose builds leave torch changed, so that their process is not used again.
+    #: Methods whose builds leave torch changed, so that their processes build for this engine alone.
     changes_process: tuple[str, ...] = ()
     #: Whether all that it builds is compiled for an instruction set, not its INT8 alone.
     compiles: bool = False

@@ -37,7 +37,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
         from qray.engines.pt2e import quantized, quantized_in_tail, simulate
 
         module = quantized(request)
-    program = export(module, request.example(), strict=False)
+    program = export(module, request.example())
     layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
     needs = compiled_needs(request.isa)
     code = _compile(program, folder / MODEL_FILE, request.isa)

@@ -32,7 +32,7 @@ def folded(request: BuildRequest) -> tuple[torch.export.ExportedProgram, Layers]
     follows it, and the first one the scale of its channels; the same function. And the network's layers."""
     model = copy.copy(request.model)
     model.__class__ = WithFeatures
-    program = export(model, request.example(), strict=False)
+    program = export(model, request.example())
     layers = read_layers(program)
     fold(program)
     return program, layers

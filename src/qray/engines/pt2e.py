@@ -28,6 +28,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 )
 
 from qray.engines.artifact import BuildRequest, Predict
+from qray.engines.fake_quantize import FakeQuantizeActivation
 from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
 from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
@@ -107,7 +108,7 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
         PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
         qat=False,
     )
-    program = export(request.model, request.example())
+    program = export(request.model, request.example(), strict=True)
     layers = read_layers(program)
     prepared = _quietly(prepare_pt2e, program.module(), _quantizer(layers, config, variant.keep_fp32))
     prepared.meta[LAYERS] = layers
@@ -136,7 +137,7 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     config = _config(
         settings.weight_bits,
         settings.reduce_range,
-        FakeQuantize.with_args(**activation_arguments),
+        FakeQuantizeActivation.with_args(**activation_arguments),
         # Weights change at every step, so their range is that of the present weights (constant 1).
         FakeQuantize.with_args(
             observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=SCALE_EPSILON
@@ -190,8 +191,8 @@ def _switch(module: torch.fx.GraphModule, training: bool) -> None:
     module.recompile()
 
 
-def _activation_observers(module: nn.Module) -> list[FakeQuantize]:
-    return [child for child in module.modules() if isinstance(child, FakeQuantize) and not child.is_per_channel]
+def _activation_observers(module: nn.Module) -> list[FakeQuantizeActivation]:
+    return [child for child in module.modules() if isinstance(child, FakeQuantizeActivation)]
 
 
 def freeze_observers(module: torch.fx.GraphModule) -> None:

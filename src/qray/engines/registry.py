@@ -33,9 +33,9 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     return engine.lacks(variant.method)
 
 
-def changes_process(variant: Variant) -> bool:
-    """Whether the process that built it is not to be used again."""
-    return variant.method in ENGINES[variant.engine].changes_process
+def processes(variant: Variant) -> str:
+    """The name of the processes that build it and nothing of another name; empty where any will do."""
+    return variant.engine if variant.method in ENGINES[variant.engine].changes_process else ""
 
 
 def depends_on_isa(variant: Variant) -> bool:

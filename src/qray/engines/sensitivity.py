@@ -13,6 +13,7 @@ from torch import fx, nn
 from torchao.quantization.pt2e import ObserverBase
 
 from qray.engines.artifact import BuildRequest
+from qray.engines.fake_quantize import fake_quantize
 from qray.engines.layers import LAYERS, quantizable
 from qray.engines.pt2e import observe_static
 from qray.errors import QrayError
@@ -58,7 +59,7 @@ class Switch(nn.Module):
             return x
         limits = self.quant_min, self.quant_max
         if not self.per_channel:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *limits)
+            return fake_quantize(x, self.scale, self.zero_point, *limits)
         if self._weight is None:
             self._weight = torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *limits)
         return self._weight

@@ -65,14 +65,13 @@ def _stored(tensor: torch.Tensor) -> int:
 
 def build(request: BuildRequest, folder: Path) -> Built:
     """Write `model.pt2`."""
-    method, example = request.variant.method, request.example()
+    method = request.variant.method
+    model: nn.Module = to_bf16(request.model) if method == "bf16" else request.model
     if method == "dynamic":
         from torchao.utils import unwrap_tensor_subclass
 
-        # Dynamo cannot trace torchao's Int8Tensor.
-        program = export(unwrap_tensor_subclass(quantize_linear_dynamic(request.model)), example, strict=False)
-    else:
-        program = export(to_bf16(request.model) if method == "bf16" else request.model, example)
+        model = unwrap_tensor_subclass(quantize_linear_dynamic(request.model))
+    program = export(model, request.example())
     layers = read_layers(program)
     int8 = sum(layer.macs for layer in layers if any("_int_mm" in node for node in layer.nodes))
     torch.export.save(program, folder / MODEL_FILE)

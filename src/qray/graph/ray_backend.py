@@ -19,6 +19,8 @@ from qray.graph.telemetry import Board, Status, start_actor
 from qray.graph.unit import Unit
 
 LOOK_EVERY_S = 2.0
+#: The variable of a worker's environment that says whose work it does.
+PROCESSES = "QRAY_PROCESSES"
 
 
 @dataclass(eq=False)
@@ -35,12 +37,8 @@ def _located(value: Any) -> Any:
 
 
 @cache
-def _remote(work: Callable[..., Any], fresh_process: bool) -> Any:
+def _remote(work: Callable[..., Any]) -> Any:
     """Work as a task that says of each record (a dict) where it was made."""
-    options: dict[str, Any] = {"max_retries": 0}
-    if fresh_process:
-        # Options of a call cannot say so.
-        options["max_calls"] = 1
 
     @wraps(work)
     def done(*arguments: Any) -> Any:
@@ -52,8 +50,8 @@ def _remote(work: Callable[..., Any], fresh_process: bool) -> Any:
             yield _located(value)
 
     if inspect.isgeneratorfunction(work):
-        return ray.remote(num_returns="streaming", **options)(yielded)
-    return ray.remote(**options)(done)
+        return ray.remote(num_returns="streaming", max_retries=0)(yielded)
+    return ray.remote(max_retries=0)(done)
 
 
 class RayBackend:
@@ -92,7 +90,10 @@ class RayBackend:
             options = {"num_cpus": cpus, "scheduling_strategy": on_node(node)}
         else:
             options = self.slots.options(resources.gpu) | self.nodes.options(needs)
-        ref = _remote(work, resources.fresh_process).options(name=name, **options).remote(*arguments)
+        if resources.processes:
+            # Ray gives a worker to tasks of one environment alone.
+            options["runtime_env"] = {"env_vars": {PROCESSES: resources.processes}}
+        ref = _remote(work).options(name=name, **options).remote(*arguments)
         return _Handle(ref, streaming=inspect.isgeneratorfunction(work))
 
     def done(self, value: Any = None) -> _Handle:

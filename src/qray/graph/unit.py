@@ -35,8 +35,8 @@ class Resources:
     gpu: bool = False
     #: A node to itself, and only while nothing else runs.
     exclusive: bool = False
-    #: Its process is not used again.
-    fresh_process: bool = False
+    #: Its process is used again only by work that names the same: what it leaves changed would change what others do.
+    processes: str = ""
     #: On the node of the driver, and without a CPU of its own: its children hold the slots.
     here: bool = False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qray.engines.artifact import read_artifact
-from qray.engines.registry import build_needs, changes_process, depends_on_isa, missing_requirement
+from qray.engines.registry import build_needs, depends_on_isa, missing_requirement, processes
 from qray.errors import Unavailable
 from qray.graph.store import pack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
@@ -48,7 +48,7 @@ class Build(Task):
     version = 4
 
     def __post_init__(self) -> None:
-        self.resources = Resources(fresh_process=changes_process(self.variant))
+        self.resources = Resources(processes=processes(self.variant))
 
     def impossible(self) -> str | None:
         return missing_requirement(self.variant, self.isa)

@@ -17,7 +17,7 @@ def each_network_is_exported_once() -> Iterator[None]:
     made: dict[tuple[VideoRegressor, torch.Size, bool], torch.export.ExportedProgram] = {}
     export = pt2e.export
 
-    def once(model: VideoRegressor, example: torch.Tensor, strict: bool = True) -> torch.export.ExportedProgram:
+    def once(model: VideoRegressor, example: torch.Tensor, strict: bool = False) -> torch.export.ExportedProgram:
         assert not model.training
         key = (model, example.shape, strict)
         if key not in made:

@@ -134,7 +134,7 @@ def video() -> VideoRegressor:
 
 @pytest.fixture(scope="module")
 def program(video: VideoRegressor) -> torch.export.ExportedProgram:
-    return export(video, asked(video).example(), strict=False)
+    return export(video, asked(video).example())
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def test_what_something_else_reads_is_not_folded() -> None:
             return made + self.norm(made)
 
     model = Twice().eval()
-    program = export(model, smooth_clips(2, CLIP), strict=False)
+    program = export(model, smooth_clips(2, CLIP))
     fold(program)
     assert len(program.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)) == 1
 

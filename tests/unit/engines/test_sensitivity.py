@@ -68,7 +68,7 @@ def only(model: VideoRegressor, layer: str) -> nn.Module:
     config = _config(8, build.reduce_range, activations, weights, False)
     quantizer = X86InductorQuantizer()
     quantizer.set_module_name_qconfig(f"backbone.{layer}", config)
-    prepared = prepare_pt2e(pt2e.export(model, build.example()).module(), quantizer)
+    prepared = prepare_pt2e(pt2e.export(model, build.example(), strict=True).module(), quantizer)
     with torch.no_grad():
         for clips in build.calibration:
             prepared(clips)
