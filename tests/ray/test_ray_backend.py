@@ -15,7 +15,7 @@ import ray
 from ray import cloudpickle
 from rich.console import Console
 from support import toys
-from support.toys import Toy, counts, fails
+from support.toys import Toy, counts, fails, toy
 
 from qray.graph.ray_backend import RayBackend
 from qray.graph.runner import Runner
@@ -66,12 +66,16 @@ def test_a_failure_is_a_sentence(runner: Runner) -> None:
     assert run(runner, fails)[1] == "ValueError: no luck"
 
 
-def test_a_process_that_is_not_to_be_used_again_ends(runner: Runner) -> None:
-    pid = run(runner, lambda: os.getpid(), resources=Resources(fresh_process=True))[1]
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{pid}").exists()
+def test_processes_of_a_name_are_shared_by_its_work_alone(runner: Runner) -> None:
+    """What compiling leaves changed in a process neither training nor another engine shall see."""
+    names = ("inductor", "", "openvino", "inductor", "openvino", "")
+    units = [toy(f"{i}", os.getpid, resources=Resources(processes=name)) for i, name in enumerate(names)]
+    for unit in units:
+        runner.run([unit])
+    pids = [runner.results[unit.key].record["value"] for unit in units]
+    compiled, plain, other = pids[:3]
+    assert len({compiled, plain, other}) == 3
+    assert pids[3:] == [compiled, other, plain]
 
 
 def test_one_alone_has_all_cpus_of_its_node(runner: Runner) -> None:

@@ -23,7 +23,7 @@ class _OnCpu(torch.autograd.Function):
         return codes.clamp(low, high).sub_(zero_point).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         (codes,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, codes, *ctx.bounds), None, None, None, None
 
@@ -34,7 +34,7 @@ def fake_quantize(
     """(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale, per tensor, whose gradient is that of x
     where the code lies within the bounds, and 0 elsewhere. x: float32; scale: float32 (1,); zero_point: int32 (1,)."""
     if x.device.type == "cpu":
-        return _OnCpu.apply(x, scale, zero_point, low, high)  # type: ignore[no-any-return]
+        return _OnCpu.apply(x, scale, zero_point, low, high)
     return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
 
 

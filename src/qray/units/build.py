@@ -45,7 +45,7 @@ class Build(Task):
 
     variant: Variant
     isa: str
-    version = 4
+    version = 5
 
     def __post_init__(self) -> None:
         self.resources = Resources(processes=processes(self.variant))

@@ -25,9 +25,7 @@ def halves_and_noise(seed: int, scale: float) -> torch.Tensor:
     st.integers(0, 2**16), st.floats(2**-12, 100, width=32), st.integers(0, 255),
     st.sampled_from([(0, 255), (-128, 127), (0, 127)]),
 )  # fmt: skip
-def test_values_and_gradients_are_those_of_torch(
-    seed: int, scale: float, zero: int, limits: tuple[int, int]
-) -> None:
+def test_values_and_gradients_are_those_of_torch(seed: int, scale: float, zero: int, limits: tuple[int, int]) -> None:
     zero = max(limits[0], min(zero, limits[1]))
     qparams = torch.tensor([scale]), torch.tensor([zero], dtype=torch.int32)
     found = []
@@ -43,7 +41,7 @@ def test_values_and_gradients_are_those_of_torch(
 @pytest.mark.parametrize("observer", [MinMaxObserver, MovingAverageMinMaxObserver])
 def test_a_module_observes_and_quantizes_as_torchao_has_it(observer: type) -> None:
     """In training, with its observer frozen, and with its state in another module."""
-    arguments = dict(observer=observer, quant_min=0, quant_max=255, dtype=torch.uint8, eps=2**-12)
+    arguments = {"observer": observer, "quant_min": 0, "quant_max": 255, "dtype": torch.uint8, "eps": 2**-12}
     ours, theirs = FakeQuantizeActivation(**arguments), FakeQuantize(**arguments)
     for step in range(6):
         if step == 3:
