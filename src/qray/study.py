@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from qray.engines.catalog import ENGINES, engines_of
+from qray.model.catalog import BACKBONES
 from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
@@ -16,11 +17,6 @@ Observer = Literal["minmax", "histogram"]
 Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
 
 INT8_METHODS = ("ptq", "qat")
-#: A class for each: made with the width (channels of the first stage), it maps normalised frames, float32 (N, 3, H, W),
-#: to float32 (N, `channels`), whose number it has as an attribute; `load_imagenet()` gives it weights.
-BACKBONES = {
-    "resnet18": "qray.model.resnet:WidthResNet",
-}
 
 
 class Synthetic(Section):
@@ -91,19 +87,38 @@ class ClipSpec(Section):
 
 
 class Model(Section):
-    """A backbone on each frame, pooling over time, linear head."""
+    """A backbone on each frame and pooling over time, or a backbone on whole clips, which pools itself; linear head.
+
+    `width`, channels of the first stage, and `pooling` are by default the backbone's own, and mean_std for one on
+    frames; null where it has no other width, or pools itself.
+    """
 
     backbone: Annotated[str, known(BACKBONES)] = "resnet18"
-    width: int = Field(64, ge=4, description="channels of the first stage; 64 is torchvision's own")
-    pooling: Literal["mean", "mean_std", "max_min"] = "mean_std"
-    weights: Literal["none", "imagenet"] = "none"
+    width: int | None = Field(None, ge=4)
+    pooling: Literal["mean", "mean_std", "max_min"] | None = None
+    weights: Literal["none", "imagenet", "kinetics"] = "none"
     head_init: Literal["default", "zero"] = "default"
     standardize_target: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_the_backbone(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or (chosen := BACKBONES.get(values.get("backbone", "resnet18"))) is None:
+            return values
+        defaults = {"width": chosen.width, "pooling": "mean_std" if chosen.takes == "frames" else None}
+        return defaults | {name: value for name, value in values.items() if value is not None}
+
     @model_validator(mode="after")
-    def _imagenet_needs_full_width(self) -> Model:
-        if self.weights == "imagenet" and self.width != 64:
-            raise ValueError("weights: imagenet exist only for width: 64")
+    def _exists(self) -> Model:
+        has = BACKBONES[self.backbone]
+        if has.width is None and self.width is not None:
+            raise ValueError(f"backbone {self.backbone} has one width only; leave `width` out")
+        if has.takes == "clips" and self.pooling is not None:
+            raise ValueError(f"backbone {self.backbone} sees whole clips and pools itself; leave `pooling` out")
+        if self.weights != "none" and self.weights != has.weights:
+            raise ValueError(f"weights of backbone {self.backbone} are {has.weights or 'none'}, not {self.weights}")
+        if self.weights != "none" and self.width != has.width:
+            raise ValueError(f"weights: {self.weights} exist only for width: {has.width}")
         return self
 
 

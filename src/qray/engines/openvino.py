@@ -122,7 +122,8 @@ def _simulate(quantized: Any, fused: set[str]) -> Simulated:
             codes = ops.round(codes)
         again = ops.add(ops.divide(ops.multiply(codes, ops.subtract(out_high, out_low)), steps), out_low)
         if values.get_node().get_type_name() != "Constant":
-            least, most = (float(value.get_node().get_data().item()) for value in (low, high))
+            # One range for all channels, or of a depthwise convolution's input one for each.
+            least, most = (value.get_node().get_data() for value in (low, high))
             step = (most - least) / (int(node.get_attributes()["levels"]) - 1)
             watched.append((node.get_friendly_name(), values, least, most, step))
         node.output(0).replace(again.output(0))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 NAMED_ACTIVATIONS = 5
 
 
+#: Of a range: a number, or one for each channel.
+Bound = float | np.ndarray
+
+
 @dataclass
 class Outside:
     """Values of quantized activations that lie outside the ranges of their quantizers, by activation."""
@@ -28,8 +32,9 @@ class Outside:
     outside: dict[str, int] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
 
-    def see(self, name: str, values: np.ndarray, low: float, high: float, step: float) -> None:
-        """Count values beyond [low, high]. Up to half a step further the error is no larger than that of rounding."""
+    def see(self, name: str, values: np.ndarray, low: Bound, high: Bound, step: Bound) -> None:
+        """Count values beyond [low, high], which may be arrays that broadcast. Up to half a step further the error is
+        no larger than that of rounding."""
         gone = int(np.count_nonzero((values < low - step / 2) | (values > high + step / 2)))
         self.outside[name] = self.outside.get(name, 0) + gone
         self.values[name] = self.values.get(name, 0) + values.size

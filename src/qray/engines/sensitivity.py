@@ -161,8 +161,11 @@ def _layer_of(user: fx.Node, value: fx.Node, owners: Mapping[str, str]) -> str |
     if str(user.target).startswith("aten.max_pool"):
         # Quantization is monotone, so it commutes with the maximum, and the pool's output is quantized alike.
         return None
-    # What an average pool gives is quantized too, for whatever reads it.
-    found = owners.get(user.name) or owners.get(value.name)
+    found = owners.get(user.name)
+    # What an average pool gives is quantized too, for whatever reads it, and what it reads is so for a product of
+    # squeeze and excitation, which reads the same. It belongs to the layer that it came out of.
+    while found is None and value.all_input_nodes:
+        found, value = owners.get(value.name), value.all_input_nodes[0]
     if found is None:
         raise QrayError(f"the quantizer put an observer before {user.target}, which is no layer that sensitivity knows")
     return found

@@ -1,17 +1,23 @@
-"""The model: a backbone on each frame, pooling over time, linear head. Takes uint8 clips, returns target units."""
+"""The model: a backbone on each frame and pooling over time, or a backbone on clips; and a linear head. Takes uint8
+clips, returns target units."""
 
 from __future__ import annotations
 
 from pkgutil import resolve_name
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qray.study import BACKBONES, Model
+from qray.model.catalog import BACKBONES
+from qray.study import Model
 
-# Channel statistics of ImageNet (torchvision's preset), for every backbone, so that `weights` may change freely.
-CHANNEL_MEAN = (0.485, 0.456, 0.406)
-CHANNEL_STD = (0.229, 0.224, 0.225)
+#: Mean and standard deviation of the channels that torchvision's weights saw, ImageNet's for networks on frames and
+#: Kinetics-400's for those on clips (its presets), whether or not a study takes the weights.
+CHANNELS = {
+    "frames": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clips": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+}
 #: float32 values in an AVX-512 register.
 SIMD_CHANNELS = 16
 # Under this variance (in units of squared activations) the gradient of a square root is noise.
@@ -34,16 +40,17 @@ class VideoRegressor(nn.Module):
         super().__init__()
         self.pooling = config.pooling
         self.memory_format = torch.contiguous_format
-        self.backbone = resolve_name(BACKBONES[config.backbone])(config.width)
-        features = self.backbone.channels * (1 if config.pooling == "mean" else 2)
+        self.takes = BACKBONES[config.backbone].takes
+        self.backbone = _backbone(config)
+        features = self.backbone.channels * (2 if config.pooling in ("mean_std", "max_min") else 1)
         self.head = nn.Linear(features, 1)
         if config.head_init == "zero":
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
-        self.register_buffer("channel_scale", 1 / (255 * torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1))
-        self.register_buffer(
-            "channel_shift", (-torch.tensor(CHANNEL_MEAN) / torch.tensor(CHANNEL_STD)).view(1, 3, 1, 1)
-        )
+        mean, std = map(torch.tensor, CHANNELS[self.takes])
+        of_channels = (1, 3, 1, 1) if self.takes == "frames" else (1, 3, 1, 1, 1)
+        self.register_buffer("channel_scale", 1 / (255 * std).view(of_channels))
+        self.register_buffer("channel_shift", (-mean / std).view(of_channels))
         self.register_buffer("target_mean", torch.tensor(float(target_mean)))
         self.register_buffer("target_std", torch.tensor(float(target_std)))
 
@@ -61,20 +68,27 @@ class VideoRegressor(nn.Module):
         oneDNN 3.12, its issue 6035: fewer than 8 channels with AVX2, as was measured; fewer than 16 with AVX-512).
         """
         convolutions = [module for module in self.backbone.modules() if isinstance(module, nn.Conv2d)]
-        if any(convolution.out_channels < SIMD_CHANNELS for convolution in convolutions):
+        if self.takes == "clips" or any(convolution.out_channels < SIMD_CHANNELS for convolution in convolutions):
             return self
         self.memory_format = torch.channels_last
         return self.to(memory_format=torch.channels_last)
 
     def normalize(self, clips: Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3) -> float32 (B*T, 3, H, W), channels normalised."""
-        frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+        """uint8 (B, T, H, W, 3) -> what the backbone takes, float32 (B*T, 3, H, W) or (B, 3, T, H, W), channels
+        normalised."""
+        if self.takes == "clips":
+            frames = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=self.memory_format)
+        else:
+            frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
         # An export may have moved the scale into the first convolution.
         scaled = frames if self.channel_scale is None else frames * self.channel_scale
         return scaled + self.channel_shift
 
     def read_out(self, features: Tensor, n_frames: int) -> Tensor:
-        """Pool over time, then the head: float32 (B*T, channels) -> float32 (B,), standardised target."""
+        """Pool over time what came of frames, then the head: float32 (B*T, channels), or (B, channels) of a backbone on
+        clips -> float32 (B,), standardised target."""
+        if self.pooling is None:
+            return self.head(features).squeeze(1)
         features = features.view(-1, n_frames, features.shape[1])
         if self.pooling == "mean":
             pooled = features.mean(1)
@@ -91,21 +105,33 @@ class VideoRegressor(nn.Module):
         return self.with_features(clips)[0]
 
     def with_features(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, and the backbone's output, float32 (B*T, channels), where the tail begins."""
+        """What `forward` gives, and the backbone's output, float32 (B*T or B, channels), where the tail begins."""
         features = self.backbone(self.normalize(clips))
         standardised = self.read_out(features, clips.shape[1])
         return standardised * self.target_std + self.target_mean, features
 
 
+def _backbone(config: Model) -> Any:
+    """A fresh network of the catalog."""
+    make = BACKBONES[config.backbone].make
+    if make is not None:
+        return resolve_name(make)(config.width)
+    from qray.model.networks import from_torchvision
+
+    return from_torchvision(config.backbone)
+
+
 def build_regressor(config: Model, target_mean: float, target_std: float, seed: int) -> VideoRegressor:
-    """A fresh model with seeded initial weights, or ImageNet's where the study asks for them.
+    """A fresh model with seeded initial weights, or torchvision's where the study asks for them.
 
     Raises:
-        QrayError: ImageNet weights are wanted, and cannot be had.
+        QrayError: torchvision's weights are wanted, and cannot be had.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VideoRegressor(config, target_mean, target_std)
-    if config.weights == "imagenet":
-        model.backbone.load_imagenet()
+    if config.weights != "none":
+        from qray.model.networks import published_weights
+
+        model.backbone.load_state_dict(published_weights(config.backbone))
     return model

@@ -1,28 +1,21 @@
-"""ResNet-18, the reference backbone."""
+"""ResNets at any width; ResNet-18 is the reference backbone."""
 
 from __future__ import annotations
 
-from http.client import HTTPException
-from pathlib import Path
+from functools import partial
 
-import torch
 from torch import nn
-from torchvision.models import ResNet, ResNet18_Weights
-from torchvision.models.resnet import BasicBlock
-
-from qray.errors import QrayError
-
-RESNET18_BLOCKS = (2, 2, 2, 2)
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 class WidthResNet(ResNet):
-    """torchvision's ResNet-18 at any base width; at width 64 its state_dict is torchvision's, less `fc`.
+    """torchvision's ResNet at any base width; at width 64 its state_dict is torchvision's, less `fc`.
 
-    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, table 1 (18 layers): channels double at each of
-    four stages of two blocks.
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, table 1: channels double at each of four stages.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: tuple[int, ...], width: int) -> None:
         nn.Module.__init__(self)
         # What ResNet._make_layer reads; ResNet.__init__ itself fixes the width at 64.
         self._norm_layer = nn.BatchNorm2d
@@ -31,31 +24,18 @@ class WidthResNet(ResNet):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        for stage, blocks in enumerate(RESNET18_BLOCKS):
+        for stage, count in enumerate(blocks):
             stride = 1 if stage == 0 else 2
-            layer = self._make_layer(BasicBlock, width * 2**stage, blocks, stride=stride)
+            layer = self._make_layer(block, width * 2**stage, count, stride=stride)
             setattr(self, f"layer{stage + 1}", layer)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Identity()
-        self.channels = width * 8
+        self.channels = self.inplanes
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def load_imagenet(self) -> None:
-        """Take torchvision's weights, which are of width 64.
 
-        Raises:
-            QrayError: they are not cached and cannot be downloaded.
-        """
-        weights = ResNet18_Weights.IMAGENET1K_V1
-        try:
-            state = weights.get_state_dict(progress=False, check_hash=True)
-        except (OSError, HTTPException, RuntimeError) as error:
-            # RuntimeError: the download's hash is wrong.
-            cache = Path(torch.hub.get_dir()) / "checkpoints"
-            raise QrayError(
-                f"model.weights is imagenet, but {weights.url} could not be had ({error}): connect this machine, put "
-                f"the file into {cache} (TORCH_HOME moves it), or set model.weights to none"
-            ) from error
-        self.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+resnet18 = partial(WidthResNet, BasicBlock, (2, 2, 2, 2))
+resnet34 = partial(WidthResNet, BasicBlock, (3, 4, 6, 3))
+resnet50 = partial(WidthResNet, Bottleneck, (3, 4, 6, 3))

@@ -1,0 +1,47 @@
+"""Networks with depthwise convolutions, squeeze-and-excitation and hard swish run in INT8 like a ResNet."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support.networks import TARGET_MEAN, TARGET_STD, request, toy_batches
+from torch import nn
+
+from qray.engines.parity import kernel_share
+from qray.engines.registry import build_artifact
+from qray.model.regressor import VideoRegressor, build_regressor
+from qray.model.training import FitSettings, fit
+from qray.study import ClipSpec, Model, Training, Variant
+
+CLIP = ClipSpec(frames=4, image_size=48)
+STEPS = 40
+#: Convolutions of MobileNetV3-small, and its residual adds (Howard et al. 2019, table 2).
+CONVOLUTIONS, ADDS = 52, 6
+
+
+@cache
+def trained() -> VideoRegressor:
+    """A narrow MobileNetV3 that has learnt something: with random weights its activations vanish or explode."""
+    model = build_regressor(Model(backbone="mobilenet_v3_small", width=8), TARGET_MEAN, TARGET_STD, seed=0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Its own momentum of 0.01 follows the batches for hundreds of steps.
+            module.momentum = 0.1
+    training = Training(epochs=1, batch_size=8, lr=3e-3, augment=None)
+    settings = FitSettings(training, STEPS, TARGET_STD, seed=0)
+    list(fit(model.train(), toy_batches(STEPS, clip=CLIP), settings))
+    return model.eval()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_all_of_a_mobilenet_runs_in_int8_as_it_was_simulated(engine: str, tmp_path: Path) -> None:
+    build = request(Variant(name="ptq", method="ptq", engine=engine), trained(), CLIP)
+    built = build_artifact(build, "ptq", tmp_path / "ptq").built
+    assert built.notes["int8_layers"] == CONVOLUTIONS
+    assert built.notes["int8_residual_adds"] >= ADDS
+    assert built.int8_mac_share > 0.99
+    share = kernel_share(built.notes)
+    assert share is not None
+    assert share < 0.5
