@@ -56,7 +56,7 @@ class Row:
     key: Annotated[str, _names("of the build; of the evaluation of the mean predictor; of a trial")]
     method: Annotated[str, _names("fp32, bf16, dynamic, ptq, qat, finetune (FP32 trained as long as QAT) or baseline")]
     engine: Annotated[str, _names("what executes it")]
-    backbone: Annotated[_S, _names("network applied to each frame")] = None
+    backbone: Annotated[_S, _names("network applied to each frame, or to whole clips")] = None
     seed: Annotated[_I, _names("of the study")] = None
     device: Annotated[_S, _names("what it was measured on")] = None
     threads: Annotated[_I, _names("CPU threads of the measurement")] = None

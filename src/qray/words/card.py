@@ -13,6 +13,7 @@ from qray.errors import QrayError, UsageError
 from qray.escape import command, markdown
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.row import Row
+from qray.study import Model
 from qray.words.card_words import agreement_words, method_words, speed_words, verdict_words
 from qray.words.document import Block, Bullets, Cell, Code, Grid, Paragraph
 from qray.words.figures import NOT_MEASURED, capital, number
@@ -90,15 +91,21 @@ def _unit(evidence: Evidence) -> str:
     return evidence.study.data.target_column
 
 
+def network_words(model: Model) -> str:
+    """What is trained, and from what weights on."""
+    width = f" of width {model.width}" if model.width is not None else ""
+    sees = f"each frame, {model.pooling} pooling over time" if model.pooling else "whole clips"
+    first = {"imagenet": "ImageNet", "kinetics": "Kinetics"}.get(model.weights, "random")
+    return f"{model.backbone}{width} on {sees}, linear head; {first} weights before training"
+
+
 def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str, Any]) -> list[str | None]:
     row, study = variant.row, evidence.study
     model, fit, built = study.model, study.training, artifact.get("built")
-    first = "ImageNet weights" if model.weights == "imagenet" else "random weights"
     macs = built.get("macs_per_clip") if isinstance(built, dict) else None
     return [
         f"Form: {method_words(evidence, variant)}",
-        f"Network: {model.backbone} of width {model.width} on each frame, {model.pooling} pooling over time, "
-        f"linear head; {first} before training",
+        f"Network: {network_words(model)}",
         f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
         f"({fit.schedule}), {fit.loss} loss, seed {study.seed}",
         f"Artifact: `{row.artifact}` (relative to the run's folder), key `{row.key}`",

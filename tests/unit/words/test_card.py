@@ -16,7 +16,8 @@ from support.evidence_runs import VARIANTS, key_of, make_run
 from qray.atomic import write_json
 from qray.errors import QrayError, UsageError
 from qray.judge.judge import read_evidence
-from qray.words.card import write_cards
+from qray.study import Model
+from qray.words.card import network_words, write_cards
 
 SECTIONS = (
     "Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data", "Quantitative analyses",
@@ -221,3 +222,24 @@ def test_words_of_the_user_are_text_in_a_card(tmp_path: Path) -> None:
     shown = MarkdownIt("commonmark").enable("table").render(body)
     assert "predicts &lt;b onclick=x&gt;EF|* from a clip" in shown
     assert re.findall("<[bi][ >]", shown) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            Model(width=8, pooling="mean"),
+            "resnet18 of width 8 on each frame, mean pooling over time, linear head; random weights before training",
+        ),
+        (
+            Model(backbone="regnet_y_400mf", weights="imagenet"),
+            "regnet_y_400mf on each frame, mean_std pooling over time, linear head; ImageNet weights before training",
+        ),
+        (
+            Model(backbone="r3d_18", weights="kinetics"),
+            "r3d_18 on whole clips, linear head; Kinetics weights before training",
+        ),
+    ],
+)
+def test_a_network_is_told_by_what_it_sees(model: Model, said: str) -> None:
+    assert network_words(model) == said
