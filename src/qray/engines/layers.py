@@ -27,6 +27,8 @@ ADDS = (aten.add, aten.add_)
 AVERAGE_POOLS = tuple(getattr(aten, f"{kind}avg_pool{rank}d") for kind in ("", "adaptive_") for rank in (1, 2, 3))
 #: Channels that oneDNN computes together.
 CHANNEL_BLOCK = 16
+#: Share of the multiply-accumulates that a quantizer may leave in FP32 by a rule of its own, and the variant is INT8.
+LEFT_AT_MOST = 0.1
 #: Where `pt2e` leaves the layers of the network in the `meta` of what it makes of it.
 LAYERS = "qray_layers"
 
@@ -192,15 +194,23 @@ def resolve_keep_fp32(layers: Layers, names: tuple[str, ...]) -> tuple[str, ...]
     return tuple(known[name] for name in names)
 
 
-def check_coverage(layers: Layers, int8_layers: set[str], int8_adds: int, keep_fp32: tuple[str, ...]) -> float:
-    """The INT8 share of what an engine executes: of all multiply-accumulates.
+def check_coverage(
+    layers: Layers, int8_layers: set[str], int8_adds: int, keep_fp32: tuple[str, ...], left: Collection[str] = ()
+) -> float:
+    """The INT8 share of what an engine executes: of all multiply-accumulates. left: layers that the engine's quantizer
+    does not quantize, by a rule of its own.
 
     Raises:
-        QrayError: a layer that should be INT8 ran in FP32, a residual add did, or a layer of the tail, or one to be
-            kept in FP32, ran in INT8. Layers are counted, not MACs: a downsampling convolution is a third of a percent
-            of ResNet-18.
+        QrayError: a layer that was quantized ran in FP32, a residual add did, or a layer of the tail, or one to be
+            kept in FP32, ran in INT8; or more was left than `LEFT_AT_MOST`. Layers are counted, not MACs: a
+            downsampling convolution is a third of a percent of ResNet-18.
     """
-    wanted = {layer.name for layer in layers if layer.weighted and not layer.tail and layer.name not in keep_fp32}
+    wanted = {layer.name for layer in layers if layer.weighted and not layer.tail} - {*keep_fp32, *left}
+    unquantized = sum(layer.macs for layer in layers if layer.name in left) / total_macs(layers)
+    if unquantized > LEFT_AT_MOST:
+        count = f"{len(left)} convolution{'s' * (len(left) > 1)}"
+        names = ", ".join(sorted(left))
+        raise QrayError(f"the quantizer leaves {count} in FP32, {unquantized:.0%} of the multiply-accumulates: {names}")
     fp32, not_kept = sorted(wanted - int8_layers), sorted(int8_layers & set(keep_fp32))
     if fp32:
         raise QrayError(f"the engine runs {len(fp32)} of {len(wanted)} convolutions in FP32: {', '.join(fp32)}")

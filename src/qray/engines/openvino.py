@@ -91,14 +91,31 @@ def build(request: BuildRequest, folder: Path) -> Built:
             raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
         needs = (BF16,) if method == "bf16" else ()
         return Built(MODEL_FILE, constant_bytes(path), 0.0, total_macs(layers), needs)
-    quantized = _quantize(request, model, resolve_keep_fp32(layers, request.variant.keep_fp32))
+    kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
+    quantized = _quantize(request, model, kept)
     ov.save_model(quantized, path, compress_to_fp16=False)
     compiled = _compile(quantized, method, 1)
     return prove(
         request, MODEL_FILE, constant_bytes(path), layers, executed_in(compiled, {"i8", "u8"}, names),
         quantized_after(compiled, PREFIX), _simulate(quantized, fused_before_adds(compiled)), _runner(compiled),
-        onednn=True,
+        onednn=True, left=_not_quantized(quantized, layers) - {*kept},
     )  # fmt: skip
+
+
+def _not_quantized(quantized: Any, layers: Layers) -> set[str]:
+    """Convolutions of the backbone whose weights NNCF leaves as they are: those of squeeze and excitation, by a pattern
+    of its own (`IgnoredPatternNames.SE_BLOCK`)."""
+    import openvino as ov
+
+    left = {layer.name for layer in layers if layer.kind == "convolution" and not layer.tail}
+    for node in quantized.get_ordered_ops():
+        if node.get_friendly_name() in left:
+            weights = node.input_value(1).get_node()
+            while weights.get_type_name() != "Constant":
+                weights = weights.input_value(0).get_node()
+            if weights.get_element_type() in (ov.Type.i8, ov.Type.u8):
+                left.remove(node.get_friendly_name())
+    return left
 
 
 def _simulate(quantized: Any, fused: set[str]) -> Simulated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import Layers, check_coverage, races, resolve_keep_fp32, total_macs
@@ -15,11 +15,13 @@ from qray.measure.isa import INT8_DOT_PRODUCT
 def prove(
     request: BuildRequest, file: str, weights_bytes: int, layers: Layers, executed: tuple[set[str], int],
     tail: Sequence[str] | None, simulated: Simulated, deployed: Predict, *, onednn: bool, needs: tuple[str, ...] = (),
+    left: Collection[str] = (),
 ) -> Built:  # fmt: skip
     """Describe an artifact, all of whose layers but the tail's and those to be kept run in INT8.
 
     executed: layers, and number of residual adds, that the engine runs in INT8. tail: as `check_tail` takes it. onednn:
-    whether it is that library's convolutions that run. needs: of CPU flags, whatever the weights' range.
+    whether it is that library's convolutions that run. needs: of CPU flags, whatever the weights' range. left: as
+    `check_coverage` takes it.
 
     Raises:
         QrayError: convolutions or residual adds run in FP32, something of the tail is quantized, or a prediction is not
@@ -27,10 +29,12 @@ def prove(
     """
     int8, adds = executed
     kept = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else request.variant.keep_fp32
-    share = check_coverage(layers, int8, adds, resolve_keep_fp32(layers, tuple(kept)))
+    share = check_coverage(layers, int8, adds, resolve_keep_fp32(layers, tuple(kept)), left)
     check_tail(tail)
     notes = parity_notes(runner(request.model, 1), simulated, deployed, request.validation)
     notes |= {"reduce_range": request.reduce_range, "int8_layers": len(int8), "int8_residual_adds": adds}
+    if left:
+        notes["fp32_layers"] = sorted(left)
     if onednn and races(layers):
         notes["one_thread"] = True
     if request.variant.weight_bits == 8 and not request.reduce_range:

@@ -121,6 +121,7 @@ class Row:
     kernel_rms: Annotated[_F, Column("RMS of deployed - simulated predictions on VAL", "target")] = None
     quantization_rms: Annotated[_F, Column("RMS of simulated - FP32 predictions on VAL", "target")] = None
     outside_share: Annotated[_F, Column("share of VAL activations outside the calibrated ranges")] = None
+    fp32_layers: Annotated[_I, Column("convolutions that its engine's quantizer leaves in FP32 by its own rule")] = None
     isa: Annotated[_S, Column("instruction set that it was built for")] = None
     val_mae: Annotated[_F, Column("of the QAT trial that it was built from", "target")] = None
     train_s: Annotated[_F, Column("training of its weights", "s")] = None

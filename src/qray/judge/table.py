@@ -72,6 +72,7 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
         "predictions": outcome.predictions_path, "val_mae": outcome.val_mae, "isa": outcome.isa,
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
+        "fp32_layers": len(outcome.notes.get("fp32_layers", ())) or None,
         **{name: outcome.notes.get(name) for name in PARITY},
     }  # fmt: skip
 

@@ -87,6 +87,15 @@ def guardrail_words(guardrails: Sequence[Guardrail]) -> str:
     return ", ".join(found)
 
 
+def left_words(row: Row) -> str:
+    """What of an INT8 variant is none."""
+    left = counted(row.fp32_layers or 0, "convolution")
+    return (
+        f"{left} in FP32, left so by a rule of the engine's quantizer; {percent(row.int8_mac_share, 1)} of the "
+        "multiply-accumulates are INT8"
+    )
+
+
 def remarks(variant: VariantEvidence) -> list[str]:
     """What must be known of a variant beyond its row, each a sentence that begins with its name."""
     row, compared = variant.row, variant.comparison
@@ -99,6 +108,8 @@ def remarks(variant: VariantEvidence) -> list[str]:
         if compared.verdict is not None and compared.verdict_holm not in (None, compared.verdict):
             found.append(f"adjusted for all variants of the study (Holm) it is {compared.verdict_holm}")
         found.extend(compared.notes)
+    if row.fp32_layers:
+        found.append(left_words(row))
     if variant.speed is not None and variant.speed.pays is not True and (words := pay_words(row)):
         found.append(words)
     return [f"{variant.name}: {text}" for text in dict.fromkeys([*found, *variant.notes])]

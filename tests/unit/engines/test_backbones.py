@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from support.networks import TARGET_MEAN, TARGET_STD, request, toy_batches
+from support.shelf import build_in_own_process
 from torch import nn
 
+from qray.engines.artifact import read_artifact
 from qray.engines.parity import kernel_share
 from qray.engines.registry import build_artifact
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import FitSettings, fit
 from qray.study import ClipSpec, Model, Training, Variant
 
-CLIP = ClipSpec(frames=4, image_size=48)
+CLIP = ClipSpec(frames=4, image_size=64)
 STEPS = 40
 #: Convolutions of MobileNetV3-small, and its residual adds (Howard et al. 2019, table 2).
 CONVOLUTIONS, ADDS = 52, 6
@@ -33,6 +35,21 @@ def trained() -> VideoRegressor:
     settings = FitSettings(training, STEPS, TARGET_STD, seed=0)
     list(fit(model.train(), toy_batches(STEPS, clip=CLIP), settings))
     return model.eval()
+
+
+def test_what_nncf_leaves_in_fp32_is_named(tmp_path: Path) -> None:
+    """Its rule is for squeeze and excitation, two convolutions in each of nine blocks."""
+    build = request(Variant(name="ptq", method="ptq", engine="openvino"), trained(), CLIP)
+    build_in_own_process((build, tmp_path / "ptq"))
+    built = read_artifact(tmp_path / "ptq").built
+    left = built.notes["fp32_layers"]
+    assert len(left) == 18
+    assert all(name.endswith((".fc1", ".fc2")) for name in left)
+    assert built.notes["int8_layers"] == CONVOLUTIONS - len(left)
+    assert 0.9 < built.int8_mac_share < 1
+    share = kernel_share(built.notes)
+    assert share is not None
+    assert share < 0.5
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("inductor", marks=pytest.mark.slow)])

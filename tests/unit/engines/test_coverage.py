@@ -91,6 +91,15 @@ def test_the_check_fails_for_a_kept_layer_that_ran_in_int8(layers: Layers, macs:
         check_coverage(layers, convolutions(macs), RESIDUAL_ADDS, (KEPT_FULL_NAME,))
 
 
+def test_what_a_quantizer_leaves_is_not_wanted_and_may_not_be_much(layers: Layers, macs: dict[str, int]) -> None:
+    by_size = sorted(convolutions(macs), key=lambda name: macs[name])
+    smallest, largest = by_size[0], by_size[-1]
+    share = check_coverage(layers, convolutions(macs) - {smallest}, RESIDUAL_ADDS, (), {smallest})
+    assert share == pytest.approx(1 - (macs[smallest] + macs["head"]) / sum(macs.values()))
+    with pytest.raises(QrayError, match=f"the quantizer leaves 1 convolution in FP32, .*: {largest}"):
+        check_coverage(layers, convolutions(macs) - {largest}, RESIDUAL_ADDS, (), {largest})
+
+
 def test_an_fp32_session_fails_the_check(shelf: Shelf, layers: Layers, tmp_path: Path) -> None:
     from qray.engines import onnxruntime
 

@@ -128,3 +128,19 @@ def test_a_figure_that_there_is_none_of_is_no_word(tmp_path: Path, how: dict[str
     cards = [model_card(evidence, variant) for variant in evidence.variants]
     said = "\n".join([file.getvalue(), to_markdown(report_of(out), "report"), *cards])
     assert re.findall(r".*(?<![\w.-])(?:nan|NaN|inf|None)(?![\w.-]).*", said) == []
+
+
+def test_what_a_quantizer_left_in_fp32_is_said_wherever_the_variant_is_listed(tmp_path: Path) -> None:
+    """A row called INT8 of which something is none says so."""
+    left = {"ptq-openvino": {"notes": {"fp32_layers": ["backbone.se.fc1", "backbone.se.fc2"]}, "int8": 0.984}}
+    evidence = read_evidence(make_run(tmp_path, change=left, table=True))
+    said = (
+        "ptq-openvino: 2 convolutions in FP32, left so by a rule of the engine's quantizer; 98.4% of the "
+        "multiply-accumulates are INT8"
+    )
+    assert said in table(evidence)
+    assert next(v.row.fp32_layers for v in evidence.variants if v.name == "ptq-openvino") == 2
+    text = io.StringIO()
+    print_results(read_results(evidence.out), Console(file=text, width=400))
+    assert said in text.getvalue()
+    assert text.getvalue().count("in FP32, left so") == 1
