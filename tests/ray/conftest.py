@@ -25,11 +25,20 @@ def begin(cpus: int, object_store_bytes: int | None = None) -> None:
     if ray.is_initialized() and _begun == [(cpus, object_store_bytes)]:
         return
     end()
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                object_store_memory=object_store_bytes,
+            )  # fmt: skip
+        except Exception:
+            # Ray's processes have 30 s to come up, which a busy machine does not always grant.
+            if last:
+                raise
+            ray.shutdown()
+        else:
+            break
     _begun.append((cpus, object_store_bytes))
-    ray.init(
-        address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        object_store_memory=object_store_bytes,
-    )  # fmt: skip
 
 
 def end() -> None:

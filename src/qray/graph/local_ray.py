@@ -68,7 +68,8 @@ def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
     try:
         with hangup_blocked():
             return ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options, **common)
-    except (RuntimeError, TimeoutError, OSError, ValueError) as error:
+    except Exception as error:
+        # Of no class of its own where one of Ray's processes is not up in 30 s.
         raise QrayError(
             f"cannot start a local Ray: {reason_of(str(error))}; its logs are in {root}/ray/session_latest/logs"
         ) from error
