@@ -28,9 +28,7 @@ class _OnCpu(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradient, codes, *ctx.bounds), None, None, None, None
 
 
-def fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int
-) -> torch.Tensor:  # fmt: skip
+def fake_quantize(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int) -> torch.Tensor:
     """(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale, per tensor, whose gradient is that of x
     where the code lies within the bounds, and 0 elsewhere. x: float32; scale: float32 (1,); zero_point: int32 (1,)."""
     if x.device.type == "cpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -36,25 +37,30 @@ def from_torchvision(name: str) -> Any:
     return headless(models.get_model(name, weights=None))
 
 
-def mobilenet_v2(width: int) -> Any:
-    """Sandler et al., MobileNetV2, CVPR 2018. width: channels of the first convolution, 32 as published."""
-    return headless(models.mobilenet_v2(width_mult=width / 32))
+def mobilenet(name: str, width: int) -> Any:
+    """A MobileNet, all of whose widths are scaled. width: of the first convolution.
+
+    Sandler et al., MobileNetV2, CVPR 2018; Howard et al., Searching for MobileNetV3, ICCV 2019.
+    """
+    return headless(models.get_model(name, weights=None, width_mult=width / _published(name)))
 
 
-def mobilenet_v3_small(width: int) -> Any:
-    """Howard et al., Searching for MobileNetV3, ICCV 2019. width: of the first convolution, 16 as published."""
-    return headless(models.mobilenet_v3_small(width_mult=width / 16))
-
-
-def mobilenet_v3_large(width: int) -> Any:
-    """As `mobilenet_v3_small`."""
-    return headless(models.mobilenet_v3_large(width_mult=width / 16))
+mobilenet_v2 = partial(mobilenet, "mobilenet_v2")
+mobilenet_v3_small = partial(mobilenet, "mobilenet_v3_small")
+mobilenet_v3_large = partial(mobilenet, "mobilenet_v3_large")
 
 
 def efficientnet_b0(width: int) -> Any:
-    """Tan and Le, EfficientNet, ICML 2019. width: of the first convolution, 32 as published."""
-    stages, last = efficientnet._efficientnet_conf("efficientnet_b0", width_mult=width / 32, depth_mult=1.0)
+    """Tan and Le, EfficientNet, ICML 2019. width: of the first convolution."""
+    factor = width / _published("efficientnet_b0")
+    stages, last = efficientnet._efficientnet_conf("efficientnet_b0", width_mult=factor, depth_mult=1.0)
     return headless(efficientnet.EfficientNet(stages, dropout=0.0, stochastic_depth_prob=0.0, last_channel=last))
+
+
+def _published(name: str) -> int:
+    width = BACKBONES[name].width
+    assert width is not None
+    return width
 
 
 def s3d(width: None) -> Any:
