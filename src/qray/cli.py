@@ -13,6 +13,7 @@ import typer
 from qray import commands, questions
 from qray.errors import QrayError
 from qray.escape import visible
+from qray.importing.command import import_model
 from qray.signals import EXIT_INTERRUPTED, handle_signals, interrupted_exit_code
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -28,6 +29,7 @@ run_app.command("table")(commands.write_table_anew)
 data_app.command("synth")(commands.make_data)
 data_app.command("check")(commands.check_data)
 COMMANDS: dict[str, Callable[..., None]] = {
+    "import": import_model,
     "show": questions.show_results,
     "columns": questions.print_columns,
     "report": questions.report_run,

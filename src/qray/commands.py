@@ -20,8 +20,11 @@ from qray.escape import command, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-StudyOption = Annotated[str, typer.Option("--study", help="A named study or a .yaml file.")]
+StudyOption = Annotated[str | None, typer.Option("--study", help="A named study or a .yaml file; default: quickstart.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Data set folder; default: the study's own.")]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="Folder of an imported model; the study is then `imported` by default.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<study>.")]
 OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
@@ -80,7 +83,8 @@ def _check_ray_address(out: Path) -> None:
 
 def run_stage(
     context: typer.Context,
-    name: StudyOption = "quickstart",
+    name: StudyOption = None,
+    model: ModelOption = None,
     data: DataOption = None,
     out: OutOption = None,
     settings: SetOption = None,
@@ -95,8 +99,11 @@ def run_stage(
     stage = str(context.info_name)
     began, started = time.monotonic(), time.time()
     # JSON is YAML, and quotes whatever a path may contain.
-    located = [] if data is None else [f"data.dir={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
-    study = load_study(name, [*(settings or []), *located])
+    places = {"data.dir": data, "model": model}
+    located = [
+        f"{key}={json.dumps(str(p.resolve()), ensure_ascii=False)}" for key, p in places.items() if p is not None
+    ]
+    study = load_study(name or ("quickstart" if model is None else "imported"), [*(settings or []), *located])
     if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
         # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
@@ -205,7 +212,7 @@ def make_data(
 
 def check_data(
     folder: Annotated[Path, typer.Argument(help="The data set's folder.")],
-    study: StudyOption = "quickstart",
+    study: StudyOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -214,7 +221,7 @@ def check_data(
     from qray.data.splits import SPLITS
     from qray.study_files import load_study
 
-    read_as = load_study(study, settings or []).data
+    read_as = load_study(study or "quickstart", settings or []).data
     manifest = read_manifest(folder, read_as)
     if as_json:
         counts = {split: len(manifest.split(split)) for split in SPLITS}
@@ -281,7 +288,7 @@ def run_doctor(as_json: JsonOption = False) -> None:
 def submit_job(
     address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
     wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
-    study: StudyOption = "quickstart",
+    study: StudyOption = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder, as every node sees it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder on the head; default: ~/qray-jobs/runs/<study>.")] = (
         None
@@ -294,7 +301,7 @@ def submit_job(
     from qray.submit import Request, submit
 
     more = ("--fresh",) * fresh + ("--json",) * as_json
-    status = submit(address, Request(study, data, out, tuple(settings or ()), more), wait)
+    status = submit(address, Request(study or "quickstart", data, out, tuple(settings or ()), more), wait)
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from qray.engines.catalog import ENGINES, engines_of
-from qray.model.catalog import BACKBONES
+from qray.study_model import ClipSpec as ClipSpec
+from qray.study_model import Imported as Imported
+from qray.study_model import Model as Model
+from qray.study_model import Network
 from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
@@ -56,69 +59,6 @@ class Data(Section):
     def _fractions_sum_to_one(self) -> Data:
         if abs(sum(self.split_fractions) - 1) > 1e-6:
             raise ValueError(f"split_fractions must sum to 1, not {sum(self.split_fractions):g}")
-        return self
-
-
-class ClipSpec(Section):
-    """How a video becomes a clip of `frames` frames of `image_size` x `image_size` pixels.
-
-    sampling "uniform": frames spread evenly over the whole video. "window": `frames` frames at `stride`, at a random
-    start in training and at `eval_windows` evenly spaced starts in evaluation, whose predictions are averaged.
-    """
-
-    frames: PositiveInt = 16
-    image_size: int = Field(64, ge=16)
-    sampling: Literal["uniform", "window"] = "window"
-    stride: PositiveInt = 4
-    eval_windows: PositiveInt = 3
-
-    @property
-    def windows(self) -> int:
-        """Number of windows a video is evaluated on."""
-        return self.eval_windows if self.sampling == "window" else 1
-
-    def single_window(self) -> ClipSpec:
-        """The same clips evaluated on one window, the middle one: for calibration and for choosing by VAL."""
-        return self.model_copy(update={"eval_windows": 1})
-
-    def frames_read(self) -> dict[str, Any]:
-        """What training and builds depend on: how many windows an evaluation averages has no part in them."""
-        return self.model_dump(mode="json", exclude={"eval_windows"})
-
-
-class Model(Section):
-    """A backbone on each frame and pooling over time, or a backbone on whole clips, which pools itself; linear head.
-
-    `width`, channels of the first stage, and `pooling` are by default the backbone's own, and mean_std for one on
-    frames; null where it has no other width, or pools itself.
-    """
-
-    backbone: Annotated[str, known(BACKBONES)] = "resnet18"
-    width: int | None = Field(None, ge=4)
-    pooling: Literal["mean", "mean_std", "max_min"] | None = None
-    weights: Literal["none", "imagenet", "kinetics"] = "none"
-    head_init: Literal["default", "zero"] = "default"
-    standardize_target: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_defaults_of_the_backbone(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or (chosen := BACKBONES.get(values.get("backbone", "resnet18"))) is None:
-            return values
-        defaults = {"width": chosen.width, "pooling": "mean_std" if chosen.takes == "frames" else None}
-        return defaults | {name: value for name, value in values.items() if value is not None}
-
-    @model_validator(mode="after")
-    def _exists(self) -> Model:
-        has = BACKBONES[self.backbone]
-        if has.width is None and self.width is not None:
-            raise ValueError(f"backbone {self.backbone} has one width only; leave `width` out")
-        if has.takes == "clips" and self.pooling is not None:
-            raise ValueError(f"backbone {self.backbone} sees whole clips and pools itself; leave `pooling` out")
-        if self.weights != "none" and self.weights != has.weights:
-            raise ValueError(f"weights of backbone {self.backbone} are {has.weights or 'none'}, not {self.weights}")
-        if self.weights != "none" and self.width != has.width:
-            raise ValueError(f"weights: {self.weights} exist only for width: {has.width}")
         return self
 
 
@@ -276,8 +216,8 @@ class Study(Section):
     seed: int = Field(0, ge=0)
     data: Data = Data()
     clip: ClipSpec = ClipSpec()
-    model: Model = Model()
-    training: Training = Training()
+    model: Network = Model()
+    training: Training | None = Training()
     target: Target = Target()
     calibration: Calibration = Calibration()
     parity: Parity = Parity()
@@ -288,8 +228,21 @@ class Study(Section):
     sensitivity: Sensitivity | None = None
     verdict: Verdict = Verdict()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_imported_stays_as_it_is(cls, given: Any) -> Any:
+        imported = isinstance(given, dict) and isinstance(given.get("model"), dict) and "folder" in given["model"]
+        return {"training": None} | given if imported else given
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Study:
+        if self.training is None and isinstance(self.model, Model):
+            raise ValueError("training: null leaves a model's weights as they are, and this one has none; name the "
+                             "folder of an imported model: `model: FOLDER`")  # fmt: skip
+        if isinstance(self.model, Imported) and self.training is None and self.model.fresh_head:
+            raise ValueError("training is needed: the model was imported with --fresh-head, which knows nothing yet")
+        if isinstance(self.model, Imported) and self.training is not None and not self.model.trainable:
+            raise ValueError(f"training: null is needed: {self.model.untrainable}")
         names = [variant.name for variant in self.variants]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -308,6 +261,11 @@ class Study(Section):
     def reference(self) -> Variant:
         """The FP32 eager variant, which every difference and speed-up refers to."""
         return next(v for v in self.variants if (v.method, v.engine) == ("fp32", "eager"))
+
+    @property
+    def fit(self) -> Training:
+        """How QAT fits, and its control, and the model where it is trained at all."""
+        return self.training or Training()
 
     def canonical(self) -> dict[str, Any]:
         """JSON-ready form with every default filled in."""

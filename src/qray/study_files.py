@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from qray.errors import UsageError
+from qray.model.folder import read_model_yaml
 from qray.study import Study
 
 KeyPath = tuple[str | int, ...]
@@ -128,7 +129,8 @@ def _step(node: Any, part: str, key: str) -> str | int:
 
 
 def _sentence(error: Any, lines: dict[KeyPath, int], origin: str, overrides: set[KeyPath]) -> str:
-    where: KeyPath = tuple(error["loc"])
+    # Pydantic names the kind of network that it took a model for.
+    where: KeyPath = tuple(part for part in error["loc"] if part not in ("trained", "imported"))
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "no such key"
@@ -167,11 +169,27 @@ def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
     if not isinstance(tree, dict):
         raise UsageError(f"{origin}: expected a mapping of keys, found {type(tree).__name__}")
     overrides = {_apply(tree, setting) for setting in settings}
+    if isinstance(tree.get("model"), str):
+        _take_model(tree, f"{origin}, line {lines.get(('model',), 1)}")
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
         faults = [_sentence(fault, lines, origin, overrides) for fault in error.errors()]
         raise UsageError("\n".join(faults)) from None
+
+
+def _take_model(tree: dict[str, Any], where: str) -> None:
+    """Put what a folder of `qray import` says into the place of its name, and into `clip` how its clips are read, of
+    which a study may choose how many windows an evaluation averages."""
+    model, clip = read_model_yaml(Path(tree["model"]).expanduser())
+    own, wanted = tree.get("clip"), clip.model_dump(mode="json")
+    for key, value in own.items() if isinstance(own, dict) else ():
+        if key in wanted and key != "eval_windows" and value != wanted[key]:
+            raise UsageError(
+                f"{where}: clip.{key} is {value}, but {tree['model']} was imported with {wanted[key]}; leave `clip` out"
+            )
+    tree["model"] = model.model_dump(mode="json")
+    tree["clip"] = wanted | own if isinstance(own, dict) else wanted
 
 
 def load_study(name_or_path: str, settings: Sequence[str] = ()) -> Study:

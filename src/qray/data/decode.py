@@ -59,16 +59,22 @@ def _last_start(n_frames: int, spec: ClipSpec) -> int:
 
 
 def training_indices(n_frames: int, spec: ClipSpec, rng: np.random.Generator) -> np.ndarray:
-    """Frame numbers int64 (1, T): spread over the video, or a window at a random start. Short videos wrap round."""
+    """Frame numbers int64 (1, T): spread over the video, or a window at its start or at a random one. Short videos wrap
+    round."""
     if spec.sampling == "uniform":
         return _uniform(n_frames, spec)[None]
+    if spec.sampling == "first":
+        return _window(0, spec)[None] % n_frames
     return _window(int(rng.integers(0, _last_start(n_frames, spec) + 1)), spec)[None] % n_frames
 
 
 def evaluation_indices(n_frames: int, spec: ClipSpec) -> np.ndarray:
-    """Frame numbers int64 (W, T): spread over the video, or W windows at evenly spaced starts (one: in the middle)."""
+    """Frame numbers int64 (W, T): spread over the video, its first, or W windows at evenly spaced starts (one: in the
+    middle)."""
     if spec.sampling == "uniform":
         return _uniform(n_frames, spec)[None]
+    if spec.sampling == "first":
+        return _window(0, spec)[None] % n_frames
     last = _last_start(n_frames, spec)
     starts = [last // 2] if spec.windows == 1 else np.linspace(0, last, spec.windows).round().astype(int)
     return np.stack([_window(int(start), spec) for start in starts]) % n_frames

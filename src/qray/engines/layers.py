@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -66,18 +66,20 @@ class Layer:
 Layers = tuple[Layer, ...]
 
 
-def export(model: nn.Module, example: torch.Tensor, strict: bool = False) -> torch.export.ExportedProgram:
-    """Export with a dynamic batch. example: uint8 (2, T, H, W, 3). strict: by Dynamo, which takes five times as long,
-    and without which pt2e finds shared ReLU modules as one partition."""
+def export(model: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+    """Export with a dynamic batch. example: uint8 (2, T, H, W, 3)."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         batch = {0: torch.export.Dim.DYNAMIC}
-        return torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=strict)
+        # Dynamo (strict) would take five times as long.
+        return torch.export.export(model, (example.clone(),), dynamic_shapes=(batch,), strict=False)
 
 
 def read_layers(program: torch.export.ExportedProgram) -> Layers:
     """Layers of a network that was exported with a dynamic batch of clips, in the order in which they are computed."""
     activations, tail = set(program.graph_signature.user_inputs), set(tail_nodes(program.graph))
+    signature = program.graph_signature
+    tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     found: dict[str, Layer] = {}
     for node in program.graph.nodes:
         # Sizes depend on the input too, and what is computed from them alone is no activation.
@@ -90,7 +92,7 @@ def read_layers(program: torch.export.ExportedProgram) -> Layers:
             continue
         macs = 0 if kind in ("add", "pool") else _macs(node)
         channels = _operands(node)[1].meta["val"].shape[0] if kind == "convolution" else 0
-        layer = Layer(_name(node, kind), kind, macs, channels, node in tail, (node.name,))
+        layer = Layer(_name(node, kind, tensors), kind, macs, channels, node in tail, (node.name,))
         if (known := found.get(layer.name)) is None:
             found[layer.name] = layer
         elif layer.weighted:
@@ -123,8 +125,12 @@ def _operands(node: fx.Node) -> tuple[Any, ...]:
     return node.args[at : at + 2]
 
 
-def _name(node: fx.Node, kind: Kind) -> str:
+def _name(node: fx.Node, kind: Kind, tensors: Mapping[str, str]) -> str:
+    """tensors: paths of parameters, by the nodes that stand for them."""
     path, owner = list(node.meta["nn_module_stack"].values())[-1]
+    if kind in ("convolution", "linear") and (weight := tensors.get(_operands(node)[1].name)):
+        # A graph that was imported has no modules, but its weights have the names of those that there were.
+        return weight.rpartition(".")[0]
     # A module's second call is "conv@1".
     path = path.split("@")[0]
     if kind in ("convolution", "linear") or str(owner).startswith("torch.nn.modules.pooling."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -35,13 +36,12 @@ from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.tail import tail_nodes
 from qray.engines.torch_export import runner
 from qray.errors import QrayError
+from qray.model.programs import switch_training, with_sources
 from qray.model.regressor import VideoRegressor
 from qray.study_verdict import Section
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
 SCALE_EPSILON = 2**-12
-#: Operators that do something else in training, and which of their arguments says so.
-TRAINING_FLAG = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 
 
 class QatSettings(Section):
@@ -54,11 +54,15 @@ class QatSettings(Section):
 
 
 class TailInFloat(X86InductorQuantizer):
-    """Every convolution and residual add, as the x86 quantizer has it, and nothing of the tail."""
+    """Every convolution and residual add, as the x86 quantizer has it, but for some nodes, and nothing of the tail."""
+
+    def __init__(self, kept: Collection[str] = ()) -> None:
+        super().__init__()
+        self.kept = kept
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-        """Mark the tail as settled before the quantizer looks at it, which is how it reads a configuration of None."""
-        for node in tail_nodes(model.graph):
+        """Mark what stays as settled before the quantizer looks, which is how it reads a configuration of None."""
+        for node in [*tail_nodes(model.graph), *(node for node in model.graph.nodes if node.name in self.kept)]:
             node.meta[QUANT_ANNOTATION_KEY] = _X86InductorQuantizationAnnotation(_annotated=True)
         return super().annotate(model)
 
@@ -83,10 +87,8 @@ def _config(weight_bits: int, reduce_range: bool, activation: Any, weight: Any, 
 
 
 def _quantizer(layers: Layers, config: QuantizationConfig, keep_fp32: tuple[str, ...]) -> X86InductorQuantizer:
-    quantizer = TailInFloat().set_global(config)
-    for name in resolve_keep_fp32(layers, keep_fp32):
-        quantizer.set_module_name_qconfig(name, None)
-    return quantizer
+    names = resolve_keep_fp32(layers, keep_fp32)
+    return TailInFloat([n for layer in layers if layer.name in names for n in layer.nodes]).set_global(config)
 
 
 def _quietly(function: Any, *arguments: Any, **named: Any) -> Any:
@@ -108,9 +110,9 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
         PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
         qat=False,
     )
-    program = export(request.model, request.example(), strict=True)
+    program = export(request.model, request.example())
     layers = read_layers(program)
-    prepared = _quietly(prepare_pt2e, program.module(), _quantizer(layers, config, variant.keep_fp32))
+    prepared = _quietly(prepare_pt2e, with_sources(program.module()), _quantizer(layers, config, variant.keep_fp32))
     prepared.meta[LAYERS] = layers
     with torch.no_grad():
         for clips in request.calibration:
@@ -147,10 +149,10 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     # An exported module shares its parameters with what it was exported from, and this one is going to be trained.
     model = copy.deepcopy(model).train()
     batch = {0: torch.export.Dim.DYNAMIC}
-    program = _quietly(torch.export.export, model, (example.clone(),), dynamic_shapes=(batch,), strict=True)
+    program = _quietly(torch.export.export, model, (example.clone(),), dynamic_shapes=(batch,), strict=False)
     layers = read_layers(program)
     quantizer = _quantizer(layers, config, settings.keep_fp32)
-    exported = program.module()
+    exported = with_sources(program.module())
     # Export wrote down that clips are on the CPU, and training may be on a GPU.
     for node in exported.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
         exported.graph.erase_node(node)
@@ -159,7 +161,7 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     prepared.meta[LAYERS] = layers
     # One pass gives per-channel observers their final shapes, so that a state_dict fits from the start. The example is
     # no clip of the data set, so its activations must not count as seen.
-    _switch(prepared, False)
+    switch_training(prepared, False)
     with torch.no_grad():
         prepared(example)
     for observer in _activation_observers(prepared):
@@ -174,21 +176,9 @@ def set_training(module: torch.fx.GraphModule, training: bool) -> None:
     In evaluation the activation ranges stay as they are, so that VAL clips calibrate nothing. Switching to training
     undoes both freezes.
     """
-    _switch(module, training)
+    switch_training(module, training)
     for observer in _activation_observers(module):
         (enable_observer if training else disable_observer)(observer)
-
-
-def _switch(module: torch.fx.GraphModule, training: bool) -> None:
-    """Set the flag of every batch-norm and dropout.
-
-    torchao's `move_exported_model_to_train` and `_to_eval` export six patterns each time, which takes them a second,
-    and put others in the places of what they find.
-    """
-    for node in module.graph.nodes:
-        if node.target in TRAINING_FLAG:
-            node.update_arg(TRAINING_FLAG[node.target], training)
-    module.recompile()
 
 
 def _activation_observers(module: nn.Module) -> list[FakeQuantizeActivation]:
@@ -203,7 +193,7 @@ def freeze_observers(module: torch.fx.GraphModule) -> None:
 
 def freeze_batch_norm(module: torch.fx.GraphModule) -> None:
     """Use and keep the running statistics from here on."""
-    _switch(module, False)
+    switch_training(module, False)
 
 
 def quantize_qat(request: BuildRequest, settings: QatSettings) -> nn.Module:

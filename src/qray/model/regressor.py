@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from qray.model.catalog import BACKBONES
-from qray.study import Model
+from qray.model.training import load_checkpoint
+from qray.study_model import Imported, Model
 
 #: Mean and standard deviation of the channels that torchvision's weights saw, ImageNet's for networks on frames and
 #: Kinetics-400's for those on clips (its presets), whether or not a study takes the weights.
 CHANNELS = {
     "frames": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clips": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+}
+#: Where each layout has the axes of (B, T, H, W, 3), or of (B*T, H, W, 3), and the shape of a number for each channel.
+LAYOUTS = {
+    "frames": ((0, 3, 1, 2), (1, 3, 1, 1)),
+    "BCTHW": ((0, 4, 1, 2, 3), (1, 3, 1, 1, 1)),
+    "BTCHW": ((0, 1, 4, 2, 3), (1, 1, 3, 1, 1)),
+    "BTHWC": ((0, 1, 2, 3, 4), (1, 1, 1, 1, 3)),
 }
 #: float32 values in an AVX-512 register.
 SIMD_CHANNELS = 16
@@ -36,21 +44,37 @@ class VideoRegressor(nn.Module):
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, config: Model, target_mean: float = 0.0, target_std: float = 1.0) -> None:
+    def __init__(
+        self, config: Model | Imported, target_mean: float = 0.0, target_std: float = 1.0, program: bytes | None = None
+    ) -> None:
+        """program: of an imported graph, as `programs.read_program` takes it; scale and shift of what is imported are
+        its own."""
         super().__init__()
-        self.pooling = config.pooling
         self.memory_format = torch.contiguous_format
-        self.takes = BACKBONES[config.backbone].takes
-        self.backbone = _backbone(config)
-        features = self.backbone.channels * (2 if config.pooling in ("mean_std", "max_min") else 1)
-        self.head = nn.Linear(features, 1)
-        if config.head_init == "zero":
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
-        mean, std = map(torch.tensor, CHANNELS[self.takes])
-        of_channels = (1, 3, 1, 1) if self.takes == "frames" else (1, 3, 1, 1, 1)
-        self.register_buffer("channel_scale", 1 / (255 * std).view(of_channels))
-        self.register_buffer("channel_shift", (-mean / std).view(of_channels))
+        self.program, self.reversed, full_scale = program, False, 255.0
+        if isinstance(config, Imported):
+            from qray.model.imported import imported_parts
+
+            parts: tuple[Any, Any] = imported_parts(config.source, program)
+            self.layout, self.reversed = config.input.layout, config.input.colour == "bgr"
+            self.pooling: str | None = "outputs" if self.layout == "frames" else None
+            mean, std = config.input.mean, config.input.std
+            target_mean, target_std = config.shift, config.scale
+            full_scale = 255.0 if config.input.range == "0-1" else 1.0
+        else:
+            takes = BACKBONES[config.backbone].takes
+            self.pooling, self.layout = config.pooling, "frames" if takes == "frames" else "BCTHW"
+            backbone = _backbone(config)
+            head = nn.Linear(backbone.channels * (2 if config.pooling in ("mean_std", "max_min") else 1), 1)
+            if config.head_init == "zero":
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+            parts = backbone, head
+            mean, std = CHANNELS[takes]
+        self.backbone, self.head = parts
+        means, stds, of_channels = torch.tensor(mean), torch.tensor(std), LAYOUTS[self.layout][1]
+        self.register_buffer("channel_scale", 1 / (full_scale * stds).view(of_channels))
+        self.register_buffer("channel_shift", (-means / stds).view(of_channels))
         self.register_buffer("target_mean", torch.tensor(float(target_mean)))
         self.register_buffer("target_std", torch.tensor(float(target_std)))
 
@@ -68,18 +92,16 @@ class VideoRegressor(nn.Module):
         oneDNN 3.12, its issue 6035: fewer than 8 channels with AVX2, as was measured; fewer than 16 with AVX-512).
         """
         convolutions = [module for module in self.backbone.modules() if isinstance(module, nn.Conv2d)]
-        if self.takes == "clips" or any(convolution.out_channels < SIMD_CHANNELS for convolution in convolutions):
+        if self.layout != "frames" or any(convolution.out_channels < SIMD_CHANNELS for convolution in convolutions):
             return self
         self.memory_format = torch.channels_last
         return self.to(memory_format=torch.channels_last)
 
     def normalize(self, clips: Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3) -> what the backbone takes, float32 (B*T, 3, H, W) or (B, 3, T, H, W), channels
-        normalised."""
-        if self.takes == "clips":
-            frames = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=self.memory_format)
-        else:
-            frames = clips.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+        """uint8 (B, T, H, W, 3) -> what the backbone takes, float32 in its layout, channels normalised."""
+        pixels = clips.flatten(0, 1) if self.layout == "frames" else clips
+        pixels = pixels.flip(-1) if self.reversed else pixels
+        frames = pixels.permute(LAYOUTS[self.layout][0]).to(torch.float32, memory_format=self.memory_format)
         # An export may have moved the scale into the first convolution.
         scaled = frames if self.channel_scale is None else frames * self.channel_scale
         return scaled + self.channel_shift
@@ -88,7 +110,9 @@ class VideoRegressor(nn.Module):
         """Pool over time what came of frames, then the head: float32 (B*T, channels), or (B, channels) of a backbone on
         clips -> float32 (B,), standardised target."""
         if self.pooling is None:
-            return self.head(features).squeeze(1)
+            return self.head(features).flatten()
+        if self.pooling == "outputs":
+            return self.head(features).view(-1, n_frames).mean(1)
         features = features.view(-1, n_frames, features.shape[1])
         if self.pooling == "mean":
             pooled = features.mean(1)
@@ -135,3 +159,12 @@ def build_regressor(config: Model, target_mean: float, target_std: float, seed: 
 
         model.backbone.load_state_dict(published_weights(config.backbone))
     return model
+
+
+def model_from_state(config: Model | Imported, checkpoint: bytes) -> VideoRegressor:
+    """A trained model in eval mode from a checkpoint."""
+    state = load_checkpoint(checkpoint)
+    program = state.get("program")
+    model = VideoRegressor(config, program=None if program is None else program.numpy().tobytes())
+    model.load_state_dict(state["model"])
+    return model.eval()

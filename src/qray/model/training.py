@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qray.errors import Diverged, QrayError
 from qray.model.epoch import EpochResult
+from qray.model.programs import Part, switch_training
 from qray.study import Augment, Training
 
 #: Numbers of glibc's mallopt, and the bounds that its thresholds reach by themselves.
@@ -93,6 +94,21 @@ def _schedule(optimizer: torch.optim.Optimizer, config: Training, steps: int) ->
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.lr, total_steps=max(steps, 2), pct_start=config.warmup
     )
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Use and keep the running statistics from here on, until `train` is called."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+        elif isinstance(module, Part):
+            switch_training(module.graph, False)
+
+
+def graph_of(model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint needs besides the weights of a network that was imported as a graph: {"program"}, its bytes."""
+    program = getattr(model, "program", None)
+    return {} if program is None else {"program": torch.frombuffer(bytearray(program), dtype=torch.uint8)}
 
 
 def dump_checkpoint(state: dict[str, Any]) -> bytes:
@@ -200,6 +216,7 @@ def fit(
                     "schedule": schedule.state_dict(),
                     "epoch": epoch,
                     "seconds": so_far,
+                    **graph_of(model),
                 }
             )
             yield EpochResult(epoch, total / settings.steps_per_epoch, seconds, so_far, clips, checkpoint)

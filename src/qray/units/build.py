@@ -21,12 +21,15 @@ from qray.units.context import RunContext
 
 def build_unit(
     study: Study, variant: Variant, isa: str, train: Unit, sweep: Unit | None, finetune: Unit | None,
-    digests: Mapping[str, str],
+    digests: Mapping[str, str], fixed: str | None = None,
 ) -> Unit:  # fmt: skip
-    """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that."""
+    """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that.
+    fixed: why the network cannot be trained, where it cannot."""
     depends: dict[str, Any] = {
         "variant": variant.model_dump(mode="json", exclude={"name"}), "clip": study.clip.frames_read()
     }  # fmt: skip
+    if fixed is not None and variant.of_sweep:
+        return Unit("build", variant.name, Build(variant, isa, fixed), depends | {"train": train})
     depends |= {"finetune": finetune} if variant.method == "finetune" else {"train": train}
     if variant.method == "qat":
         depends["sweep"] = sweep
@@ -45,13 +48,15 @@ class Build(Task):
 
     variant: Variant
     isa: str
+    #: Why no machine can build it.
+    never: str | None = None
     version = 5
 
     def __post_init__(self) -> None:
         self.resources = Resources(processes=processes(self.variant))
 
     def impossible(self) -> str | None:
-        return missing_requirement(self.variant, self.isa)
+        return self.never or missing_requirement(self.variant, self.isa)
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         study, variant = run.study, self.variant

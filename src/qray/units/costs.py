@@ -17,7 +17,8 @@ from qray.graph.unit import Resources, Task, Unit
 from qray.measure.costs import PARTS
 from qray.measure.host import host_name
 from qray.measure.latency import pin_to_given_cores, run_subprocess
-from qray.study import ClipSpec, Measure, Model, Study
+from qray.study import ClipSpec, Imported, Measure, Model, Study
+from qray.study_model import NETWORK
 
 if TYPE_CHECKING:
     # The process that times runs this file, and needs no Ray.
@@ -35,7 +36,7 @@ SECONDS_PER_PART = 60.0
 class CostJob:
     """What is timed: the FP32 model on one window of a clip, as latency is, and the videos, with their frame counts."""
 
-    model: Model
+    model: Model | Imported
     clip: ClipSpec
     videos: tuple[tuple[str, int], ...]
     settings: Measure
@@ -123,17 +124,15 @@ def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
 
     from qray.measure.costs import time_parts
     from qray.measure.host import cpu_flags, load_average
-    from qray.model.regressor import VideoRegressor
-    from qray.model.training import load_checkpoint
+    from qray.model.regressor import model_from_state
 
     load = load_average()
     torch.set_num_threads(THREADS)
     spec = ClipSpec.model_validate(request["clip"])
-    model = VideoRegressor(Model.model_validate(request["model"]))
-    model.load_state_dict(load_checkpoint(checkpoint)["model"])
+    model = model_from_state(NETWORK.validate_python(request["model"]), checkpoint)
     decoders, failed = _decoders(spec, request["videos"])
     return {
-        "blocks_ms": time_parts(decoders, model.eval(), Measure.model_validate(request["measure"])),
+        "blocks_ms": time_parts(decoders, model, Measure.model_validate(request["measure"])),
         "clips": len(decoders), "failed_clips": failed, "frames": spec.frames, "image_size": spec.image_size,
         "method": "fp32", "engine": "eager", "threads": THREADS, "batch": 1,
         "cpu_flags": " ".join(sorted(cpu_flags())), "load_average": None if np.isnan(load) else load,

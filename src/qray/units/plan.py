@@ -6,7 +6,7 @@ from qray.data.manifest import Manifest, digest_of
 from qray.data.splits import SPLITS
 from qray.graph.unit import Graph, Unit
 from qray.measure.isa import Machine, this_machine
-from qray.study import Study, Training
+from qray.study import Imported, Study, Training
 from qray.units.build import build_unit
 from qray.units.costs import costs_unit
 from qray.units.evaluate import BASELINE, baseline_unit, evaluate_unit
@@ -38,15 +38,16 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
     machine = machine or this_machine()
     isa = machine.isa if study.target.isa == "native" else study.target.isa
     digests = {split: digest_of(manifest.split(split)) for split in SPLITS}
-    training = _trained_by(study.training, machine)
+    training = _trained_by(study.training, machine) if study.training else None
     train = train_unit(study, training, digests)
-    sweep = sweep_unit(study, isa, train, digests)
+    fixed = study.model.untrainable if isinstance(study.model, Imported) and not study.model.trainable else None
+    sweep = sweep_unit(study, isa, train, digests) if fixed is None else None
     widths = {v.weight_bits: None for v in study.variants if v.method == "finetune"} if sweep else {}
-    finetune = {width: finetune_unit(study.training, width, train, sweep) for width in widths if sweep}
+    finetune = {width: finetune_unit(study.fit, width, train, sweep) for width in widths if sweep}
     units = [train, *([sweep] if sweep else []), *finetune.values()]
     builds = []
     for variant in study.variants:
-        build = build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests)
+        build = build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests, fixed)
         builds.append(build)
         units += [build, evaluate_unit(study, variant, build, digests)]
     units += [baseline_unit(digests), *sensitivity_units(study, isa, train, digests)]

@@ -9,17 +9,21 @@ from typing import Any
 from qray.graph.unit import Resources, Task, Unit
 from qray.measure.host import cpu_flags
 from qray.model.epoch import EpochResult
-from qray.study import Study, Training
+from qray.study import Imported, Study, Training
 from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
 from qray.units.evaluate import predict_split
 from qray.units.trials import qat_training
 
 
-def train_unit(study: Study, training: Training, digests: Mapping[str, str]) -> Unit:
-    """The FP32 training, with its precision resolved; digests: of the clips of each split."""
+def train_unit(study: Study, training: Training | None, digests: Mapping[str, str]) -> Unit:
+    """The FP32 training, with its precision resolved, or without one the weights that were imported; digests: of the
+    clips of each split."""
+    model = study.model.identity() if isinstance(study.model, Imported) else study.model
+    if training is None:
+        return Unit("train", "fp32", AsImported(), {"model": model}, title="take the imported weights")
     depends = {
-        "clips": digests["TRAIN"], "clip": study.clip.frames_read(), "model": study.model, "training": training,
+        "clips": digests["TRAIN"], "clip": study.clip.frames_read(), "model": model, "training": training,
         "seed": study.seed,
     }  # fmt: skip
     return Unit("train", "fp32", Train(training, digests["VAL"]), depends)
@@ -30,6 +34,28 @@ def finetune_unit(training: Training, bits: int, train: Unit, sweep: Unit) -> Un
     depends = {"train": train, "sweep": sweep, "weight_bits": bits}
     return Unit("finetune", f"w{bits}", Finetune(training, bits, train, sweep), depends,
                 title=f"finetune fp32 as qat-w{bits}")  # fmt: skip
+
+
+class AsImported(Task):
+    """The driver's own work."""
+
+    resources = Resources(slots=0)
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        return run.backend.done()
+
+    def finish(self, unit: Unit, run: RunContext, value: None) -> dict[str, Any]:
+        path = run.store.save_checkpoint(unit.key, 0, _imported(run.study) or b"")
+        return {"files": [run.store.relative(path)], "val_mae": {}, "train_s": None}
+
+
+def _imported(study: Study) -> bytes | None:
+    """The weights that a study begins with, where they were imported."""
+    if not isinstance(study.model, Imported):
+        return None
+    from qray.model.imported import imported_checkpoint
+
+    return imported_checkpoint(study.model)
 
 
 @dataclass
@@ -45,7 +71,8 @@ class Train(Task):
         resume = run.store.latest_checkpoint(unit.key)
         if resume is not None:
             run.runner.say("training goes on from its last checkpoint")
-        return run.backend.submit(unit, train, run.job, "fp32", self.training, run.split("TRAIN"), None, resume)
+        return run.backend.submit(unit, train, run.job, "fp32", self.training, run.split("TRAIN"),
+                                  _imported(run.study), resume)  # fmt: skip
 
     def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
         if not isinstance(item, EpochResult):
@@ -125,26 +152,35 @@ def train(
     epochs), "train_s" (seconds of all epochs)}."""
     import torch
 
-    from qray.model.training import FitSettings, fit, load_checkpoint, resolve_precision
-    from qray.units.work import model_from_state, new_model, training_device, training_stream, training_threads
+    from qray.model.training import FitSettings, fit, freeze_batch_norm, load_checkpoint, resolve_precision
+    from qray.units.work import (
+        loss_scale,
+        model_from_state,
+        new_model,
+        training_device,
+        training_stream,
+        training_threads,
+    )
 
     study, device = job.study, training_device()
     torch.set_num_threads(training_threads())
     torch.manual_seed(study.seed)
     target = train_clips.clips["target"]
-    model = model_from_state(study.model, start) if start else new_model(study.model, target, study.seed)
+    if isinstance(study.model, Imported) or start:
+        assert start is not None
+        model = model_from_state(study.model, start)
+    else:
+        model = new_model(study.model, target, study.seed)
     model.channels_last().train()
     plan, batches, failed, telemetry = training_stream(job, name, train_clips, training, resume, training.epochs)
     settings = FitSettings(
-        training, plan.steps_per_epoch(len(target)), model.target_spread, study.seed,
+        training, plan.steps_per_epoch(len(target)), loss_scale(model, study.model, target), study.seed,
         resolve_precision(training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
     )  # fmt: skip
 
     def freeze(epoch: int) -> None:
         if epoch >= freeze_batch_norm_at * training.epochs:
-            for module in model.modules():
-                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            freeze_batch_norm(model)
 
     train_s = float(load_checkpoint(resume)["seconds"]) if resume else 0.0
     losses = []

@@ -16,7 +16,7 @@ from qray.units.clips import SplitClips, named_failures
 from qray.units.evaluate import predict_split
 from qray.units.sweep import SweepJob
 from qray.units.trials import qat_training
-from qray.units.work import model_from_state, training_device, training_stream, training_threads
+from qray.units.work import loss_scale, model_from_state, training_device, training_stream, training_threads
 
 
 def train_qat(
@@ -47,11 +47,12 @@ def train_qat(
         reduce_range=settings["reduce_range"],
     )
     module = pt2e.prepare_qat(model, example, qat)
-    training = qat_training(study.training, settings)
+    training = qat_training(study.fit, settings)
     plan, batches, missed, telemetry = training_stream(job, name, train, training, resume, trial["until"])
     val_plan = job.eval_plan(study.clip.single_window(), training.batch_size)
     steps = plan.steps_per_epoch(len(train.clips))
-    fit_settings = FitSettings(training, steps, model.target_spread, study.seed, "fp32", device)
+    scale = loss_scale(model, study.model, train.clips["target"])
+    fit_settings = FitSettings(training, steps, scale, study.seed, "fp32", device)
 
     def on_epoch(epoch: int) -> None:
         pt2e.set_training(module, True)

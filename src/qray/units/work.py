@@ -15,8 +15,9 @@ from qray.errors import QrayError
 from qray.graph.telemetry import Telemetry
 from qray.measure.host import usable_cpus
 from qray.model.regressor import VideoRegressor, build_regressor
+from qray.model.regressor import model_from_state as model_from_state
 from qray.model.training import TrainBatch, load_checkpoint
-from qray.study import Model, Training
+from qray.study import Imported, Model, Training
 from qray.units.clips import Job, SplitClips
 
 
@@ -32,17 +33,25 @@ def training_threads(share: int = 1) -> int:
 
 def new_model(study_model: Model, target: pd.Series, seed: int) -> VideoRegressor:
     """The untrained model of a study, for the targets of TRAIN."""
-    mean, std = (float(target.mean()), float(target.std(ddof=0))) if study_model.standardize_target else (0.0, 1.0)
-    if not std > 0:
-        raise QrayError(f"all {len(target)} TRAIN targets are {target.iloc[0]:g}: there is nothing to learn")
+    mean, std = (float(target.mean()), target_spread(target)) if study_model.standardize_target else (0.0, 1.0)
     return build_regressor(study_model, mean, std, seed)
 
 
-def model_from_state(study_model: Model, checkpoint: bytes) -> VideoRegressor:
-    """A trained model in eval mode from a checkpoint."""
-    model = VideoRegressor(study_model)
-    model.load_state_dict(load_checkpoint(checkpoint)["model"])
-    return model.eval()
+def target_spread(target: pd.Series) -> float:
+    """Standard deviation of targets.
+
+    Raises:
+        QrayError: they are all the same.
+    """
+    std = float(target.std(ddof=0))
+    if not std > 0:
+        raise QrayError(f"all {len(target)} TRAIN targets are {target.iloc[0]:g}: there is nothing to learn")
+    return std
+
+
+def loss_scale(model: VideoRegressor, study_model: Model | Imported, target: pd.Series) -> float:
+    """What errors are divided by in a loss; an imported network may give target units as they are."""
+    return target_spread(target) if isinstance(study_model, Imported) else model.target_spread
 
 
 def training_stream(

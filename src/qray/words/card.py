@@ -13,7 +13,7 @@ from qray.errors import QrayError, UsageError
 from qray.escape import command, markdown
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.row import Row
-from qray.study import Model
+from qray.study import Imported, Model
 from qray.words.card_words import agreement_words, method_words, speed_words, verdict_words
 from qray.words.document import Block, Bullets, Cell, Code, Grid, Paragraph
 from qray.words.figures import NOT_MEASURED, capital, number
@@ -91,8 +91,14 @@ def _unit(evidence: Evidence) -> str:
     return evidence.study.data.target_column
 
 
-def network_words(model: Model) -> str:
+def network_words(model: Model | Imported) -> str:
     """What is trained, and from what weights on."""
+    if isinstance(model, Imported):
+        seen = model.input
+        return (
+            f"{model.source}, imported (weights {model.weights_sha256[:12]}): takes {seen.layout}, {seen.range}, less "
+            f"{', '.join(f'{v:.4g}' for v in seen.mean)}, over {', '.join(f'{v:.4g}' for v in seen.std)}"
+        )
     width = f" of width {model.width}" if model.width is not None else ""
     sees = f"each frame, {model.pooling} pooling over time" if model.pooling else "whole clips"
     first = {"imagenet": "ImageNet", "kinetics": "Kinetics"}.get(model.weights, "random")
@@ -106,7 +112,9 @@ def _details(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
     return [
         f"Form: {method_words(evidence, variant)}",
         f"Network: {network_words(model)}",
-        f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
+        "Training: none here; the weights are as they were imported"
+        if fit is None
+        else f"Training: {fit.epochs} epochs, batch {fit.batch_size}, {fit.optimizer}, learning rate {fit.lr:g} "
         f"({fit.schedule}), {fit.loss} loss, seed {study.seed}",
         f"Artifact: `{row.artifact}` (relative to the run's folder), key `{row.key}`",
         f"Date of the table: {row.created_at:%Y-%m-%d}" if row.created_at is not None else None,

@@ -14,14 +14,14 @@ from qray.model.regressor import VideoRegressor
 @pytest.fixture(scope="session", autouse=True)
 def each_network_is_exported_once() -> Iterator[None]:
     """PTQ of one network starts from one program again and again, as long as nobody changes its weights."""
-    made: dict[tuple[VideoRegressor, torch.Size, bool], torch.export.ExportedProgram] = {}
+    made: dict[tuple[VideoRegressor, torch.Size], torch.export.ExportedProgram] = {}
     export = pt2e.export
 
-    def once(model: VideoRegressor, example: torch.Tensor, strict: bool = False) -> torch.export.ExportedProgram:
+    def once(model: VideoRegressor, example: torch.Tensor) -> torch.export.ExportedProgram:
         assert not model.training
-        key = (model, example.shape, strict)
+        key = (model, example.shape)
         if key not in made:
-            made[key] = export(model, example, strict)
+            made[key] = export(model, example)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:

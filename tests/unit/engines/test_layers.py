@@ -176,9 +176,11 @@ def test_a_resnets_head_alone_is_its_tail(resnet: Layers) -> None:
 
 
 @pytest.mark.parametrize("network", ["resnet", "video"])
-def test_both_ways_of_exporting_give_the_same_layers(network: str, shelf: Shelf, video: VideoRegressor) -> None:
+def test_both_of_torchs_ways_to_export_give_the_same_layers(network: str, shelf: Shelf, video: VideoRegressor) -> None:
     build = shelf.request("fp32") if network == "resnet" else asked(video)
-    ways = [read_layers(export(build.model, build.example(), strict)) for strict in (True, False)]
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    dynamo = torch.export.export(build.model, (build.example(),), dynamic_shapes=batch, strict=True)
+    ways = [read_layers(program) for program in (dynamo, export(build.model, build.example()))]
     by_dynamo, by_tracing = ([replace(layer, nodes=()) for layer in layers] for layers in ways)
     assert by_dynamo == by_tracing
 

@@ -21,6 +21,7 @@ from qray.engines.layers import layer_names
 from qray.engines.pt2e import SCALE_EPSILON, _config, quantize_static
 from qray.engines.sensitivity import LayeredNetwork, layered, measure_layers
 from qray.errors import QrayError
+from qray.model.programs import with_sources
 from qray.model.regressor import VideoRegressor
 from qray.study import Variant
 
@@ -68,7 +69,7 @@ def only(model: VideoRegressor, layer: str) -> nn.Module:
     config = _config(8, build.reduce_range, activations, weights, False)
     quantizer = X86InductorQuantizer()
     quantizer.set_module_name_qconfig(f"backbone.{layer}", config)
-    prepared = prepare_pt2e(pt2e.export(model, build.example(), strict=True).module(), quantizer)
+    prepared = prepare_pt2e(with_sources(pt2e.export(model, build.example()).module()), quantizer)
     with torch.no_grad():
         for clips in build.calibration:
             prepared(clips)

@@ -1,0 +1,169 @@
+"""Where a model comes from, and the network with its weights that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+
+from qray.errors import QrayError, UsageError
+from qray.importing.checkpoints import best_match, check, read_checkpoint
+from qray.importing.graphs import (
+    check_same,
+    clip_sizes,
+    example_of,
+    layout_of,
+    read_code,
+    read_onnx,
+    read_pt2,
+    to_program,
+)
+from qray.model.imported import whole_network
+from qray.model.regressor import VideoRegressor
+from qray.study_model import ClipSpec, Imported
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Source:
+    """Where a network comes from. name: as `Imported.source` has it; sizes: of the clips that a graph is made for;
+    module: of a graph or of code, and reference: what computes what it computed where it came from; rows: how many it
+    takes at once; told: facts for model.yaml."""
+
+    name: str
+    layout: str
+    sizes: dict[str, int]
+    module: Any = None
+    reference: Callable[[Any], Any] | None = None
+    rows: int = 1
+    told: dict[str, Any] | None = None
+
+
+def open_source(source: Path | None, arch: str | None, code: str | None, allow_code: bool) -> Source:
+    """What kind of source it is; graphs and code are read."""
+
+    if code is not None:
+        if not allow_code:
+            raise UsageError(f"--code {code} runs code of yours; say so with --allow-code")
+        module, sha256 = read_code(code)
+        return Source("code", "", {}, module, told={"code": code, "code_sha256": sha256})
+    if source is None:
+        raise UsageError("name a file to import, or --code package.module:function")
+    if not source.is_file():
+        raise UsageError(f"{source}: no such file")
+    told = {"file": source.name}
+    if source.suffix == ".onnx":
+        module, shape, run = read_onnx(source)
+        layout = layout_of(shape, source.name)
+        return Source("onnx", layout, clip_sizes(shape, layout), module, run, shape[0] or 1, told)
+    if source.suffix == ".pt2":
+        graph, shape = read_pt2(source)
+        layout = layout_of(shape, source.name)
+        return Source("pt2", layout, clip_sizes(shape, layout), graph, graph, shape[0] or 1, told)
+    if arch is None:
+        raise UsageError(
+            f"{source}: a checkpoint holds weights and no network; name its architecture, such as --arch "
+            "torchvision/r2plus1d_18 or --arch timm/resnet18, or give its code with --code"
+        )
+    library, _, name = arch.partition("/")
+    if library not in ("torchvision", "timm") or not name:
+        raise UsageError(f"--arch {arch}: expected torchvision/NAME or timm/NAME")
+    return Source(arch, "BCTHW" if _is_video(library, name) else "frames", {}, told=told)
+
+
+def _is_video(library: str, name: str) -> bool:
+    if library != "torchvision":
+        return False
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise UsageError(f"--arch torchvision/{name}: torchvision has no such architecture; it has "
+                         f"{', '.join(n for n in models.list_models() if n[:3] == name[:3]) or 'others'}")  # fmt: skip
+    return models.get_model_builder(name).__module__.startswith("torchvision.models.video")
+
+
+def clip_of(
+    origin: Source, clips: pd.DataFrame | None, frames: int | None, size: int | None, stride: int, sampling: str,
+    windows: int,
+) -> ClipSpec:  # fmt: skip
+
+    for flag, given, own in (
+        ("--frames", frames, origin.sizes.get("frames")),
+        ("--size", size, origin.sizes.get("image_size")),
+    ):
+        if given is not None and own is not None and given != own:
+            raise UsageError(f"{flag} {given}: the graph was made for {own}")
+    shown = 112
+    if clips is not None and clips["width"].nunique() == 1 and clips["width"].equals(clips["height"]):
+        shown = int(clips["width"].iloc[0])
+    wanted = {
+        "frames": frames or origin.sizes.get("frames", 32), "image_size": size or origin.sizes.get("image_size", shown),
+        "stride": stride, "sampling": sampling, "eval_windows": windows,
+    }  # fmt: skip
+    try:
+        return ClipSpec.model_validate(wanted)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{str(first['loc'][0]).replace('image_', '')}: {first['msg']}") from None
+
+
+def network_of(
+    origin: Source, facts: dict[str, Any], clip: ClipSpec, source: Path | None, state_key: str | None,
+    missing_ok: list[str] | None, unexpected_ok: list[str] | None, fresh_head: bool, say: Callable[..., None],
+) -> tuple[VideoRegressor, Imported, bytes | None]:  # fmt: skip
+    """The network with its weights, what describes it (without its hashes), and its program if it is a graph."""
+
+    program: bytes | None = None
+    name = source.name if source else str((origin.told or {}).get("code"))
+    if origin.module is not None:
+        if not origin.layout:
+            origin.layout = facts["input"]["layout"] = "BCTHW"
+        example = example_of(origin.layout, clip.frames, clip.image_size)
+        program = to_program(origin.module, example, origin.layout, origin.name == "code", name)
+    unhashed = {"weights_sha256": "0" * 64, "network_sha256": None if program is None else "0" * 64}
+    try:
+        model = Imported.model_validate(facts | unhashed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][-1]}: {first['msg']}") from None
+    torch.manual_seed(0)
+    network = VideoRegressor(model, program=program)
+    if program is None:
+        assert source is not None
+        whole, head = whole_network(origin.name)
+        content = read_checkpoint(source)
+        result = best_match(content, whole.state_dict(), head, state_key, source)
+        for line in result.lines():
+            say(line)
+        check(result, missing_ok or (), unexpected_ok or (), head if fresh_head else None)
+        state = dict(_at(content, result.key))
+        whole.load_state_dict({want: state[given] for want, given in result.found.items()}, strict=False)
+        own = {f"head{key.removeprefix(head)}" if key.startswith(f"{head}.") else f"backbone.{key}": value
+               for key, value in whole.state_dict().items()}  # fmt: skip
+        network.load_state_dict(own, strict=False)
+        return network.eval(), model, None
+    network.eval()
+    reference = origin.reference or origin.module.eval()
+    if origin.rows > len(example):
+        raise QrayError(
+            f"{name}: was exported for {origin.rows} clips at once; export it with a dynamic first dimension"
+        )
+    one = example[: origin.rows]
+    with torch.inference_mode():
+        ours = network.head(network.backbone(one))
+        theirs = torch.as_tensor(reference(one.numpy() if origin.name == "onnx" else one))
+    difference = check_same(name, ours, theirs)
+    say(f"as a graph of any number of clips it gives what {name} gives (largest difference {difference:.2g})")
+    return network, model, program
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in filter(None, key.split(".")):
+        content = content[part]
+    return {name: value for name, value in content.items() if hasattr(value, "shape")}
