@@ -69,8 +69,8 @@ def look(network: VideoRegressor, clip: ClipSpec, clips: pd.DataFrame, say: Call
         )
     means, stds = np.mean([mean for mean, _ in inputs]), np.mean([std for _, std in inputs])
     say(
-        f"decoded {len(inputs)} of {len(val)} VAL clips; the network's input has mean {means:.3g} and standard deviation "
-        f"{stds:.3g}"
+        f"decoded {len(inputs)} of {len(val)} VAL clips; the network's input has mean {means:.3g} and standard "
+        f"deviation {stds:.3g}"
     )
     values, target = np.array(predicted), val["target"].to_numpy(np.float64)
     if not np.isfinite(values[[not math.isnan(v) for v in predicted]]).all():

@@ -72,7 +72,7 @@ def import_model(
 ) -> None:
     """Import a trained model: match its weights, check its input and your own predictions, and try every engine."""
     from qray.importing.checks import STATISTICS_CLIPS, compare_with_own, look, pixel_statistics
-    from qray.importing.sources import clip_of, open_source
+    from qray.importing.sources import clip_of, network_of, open_source
     from qray.terminal import open_console
 
     console = open_console(stderr=True, soft_wrap=True)

@@ -68,8 +68,8 @@ def expected_clips(expected: Mapping[str, float], clips: pd.DataFrame, most: int
     known = clips.assign(expected=values).dropna(subset="expected").sort_values("expected", kind="stable")
     if known.empty:
         raise UsageError(
-            f"--expect: none of its {len(expected)} clips, such as {next(iter(expected))!r}, is one of the data set, such "
-            f"as {clips['clip'].iloc[0]!r}"
+            f"--expect: none of its {len(expected)} clips, such as {next(iter(expected))!r}, is one of the data set, "
+            f"such as {clips['clip'].iloc[0]!r}"
         )
     return known.iloc[np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int))]
 
