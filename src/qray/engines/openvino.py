@@ -31,6 +31,10 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
 
     program, layers = folded(request)
     model = ov.convert_model(program)
+    # Conversion forgets the clip's shape, and where the plugin (2026.4.1) does not know the number of channels, a
+    # FakeQuantize that has taken in a shift of the channels shifts them all by that of the first.
+    clip = request.clip
+    model.reshape([-1, clip.frames, clip.image_size, clip.image_size, 3])
     features = model.get_results()[1]
     tail = {features.input_value(0).get_node().get_name()}
     model.remove_result(features)
