@@ -14,7 +14,7 @@ from qray.engines.registry import build_needs, depends_on_isa, missing_requireme
 from qray.errors import Unavailable
 from qray.graph.store import pack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
-from qray.study import INT8_METHODS, Study, Variant
+from qray.study import INT8_METHODS, Calibration, Study, Variant
 from qray.units.clips import Job, SplitClips, calibration_clips, named_failures, parity_clips
 from qray.units.context import RunContext
 
@@ -25,7 +25,7 @@ def build_unit(
 ) -> Unit:  # fmt: skip
     """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that."""
     depends: dict[str, Any] = {
-        "variant": variant.model_dump(mode="json", exclude={"name"}), "clip": study.clip.frames_read()
+        "variant": _settings(variant), "clip": study.clip.frames_read()
     }  # fmt: skip
     depends |= {"finetune": finetune} if variant.method == "finetune" else {"train": train}
     if variant.method == "qat":
@@ -33,10 +33,22 @@ def build_unit(
     if variant.method in INT8_METHODS:
         depends |= {"parity_clips": study.parity.clips, "val": digests["VAL"], "seed": study.seed}
     if variant.method == "ptq":
-        depends |= {"calibration": study.calibration, "clips": digests["TRAIN"]}
+        depends |= {"calibration": _calibration(study, variant), "clips": digests["TRAIN"]}
     if depends_on_isa(variant):
         depends["isa"] = isa
     return Unit("build", variant.name, Build(variant, isa), depends)
+
+
+def _settings(variant: Variant) -> dict[str, Any]:
+    """Of a variant, what its artifact depends on; a setting of the remedies only where it is not at its default."""
+    unset = set(Variant.model_fields) - {"observer"} - set(variant.remedies)
+    unset &= {"range_margin", "bias_correction", "equalize"}
+    return variant.model_dump(mode="json", exclude={"name", "calibration_clips", *unset})
+
+
+def _calibration(study: Study, variant: Variant) -> Calibration:
+    clips = variant.calibration_clips or study.calibration.clips
+    return study.calibration.model_copy(update={"clips": clips})
 
 
 @dataclass
@@ -45,7 +57,7 @@ class Build(Task):
 
     variant: Variant
     isa: str
-    version = 5
+    version = 6
 
     def __post_init__(self) -> None:
         self.resources = Resources(processes=processes(self.variant))
@@ -58,7 +70,7 @@ class Build(Task):
         weights = run.checkpoint((unit.depends.get("finetune") or unit.depends["train"]).key)
         clips, qat = {}, None
         if variant.method == "ptq":
-            clips["calibration"] = run.clips(calibration_clips(study, run.manifest))
+            clips["calibration"] = run.clips(calibration_clips(study, run.manifest, variant.calibration_clips))
         if variant.method in INT8_METHODS:
             clips["validation"] = run.clips(parity_clips(study, run.manifest))
         if variant.method == "qat":
