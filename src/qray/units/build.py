@@ -40,10 +40,10 @@ def build_unit(
 
 
 def _settings(variant: Variant) -> dict[str, Any]:
-    """Of a variant, what its artifact depends on; a setting of the remedies only where it is not at its default."""
-    unset = set(Variant.model_fields) - {"observer"} - set(variant.remedies)
-    unset &= {"range_margin", "bias_correction", "equalize"}
-    return variant.model_dump(mode="json", exclude={"name", "calibration_clips", *unset})
+    """What an artifact depends on of its variant: a setting of `remedies` where it is one, but those older than these,
+    so that a new one changes no other variant's key."""
+    defaults = {"range_margin", "bias_correction", "equalize"} - variant.remedies.keys()
+    return variant.model_dump(mode="json", exclude={"name", "calibration_clips", *defaults})
 
 
 def _calibration(study: Study, variant: Variant) -> Calibration:
