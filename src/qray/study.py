@@ -157,8 +157,7 @@ class Variant(Section):
     what holds 99.99 % of the values; "entropy" and "mse": by what rounding and cutting off lose, as information or
     squared; "histogram": each engine's own ("mse" on inductor, 99.999 % on onnxruntime, extreme quantiles of each batch
     on openvino). range_margin: factor by which ranges are then widened. calibration_clips: by default
-    `calibration.clips`. bias_correction, equalize: algorithms of an engine's own quantizer (openvino: NNCF's fast bias
-    correction, and its channel alignment).
+    `calibration.clips`. bias_correction: NNCF's, on openvino.
     """
 
     name: str
@@ -170,7 +169,6 @@ class Variant(Section):
     range_margin: float = Field(1.0, ge=1)
     calibration_clips: PositiveInt | None = None
     bias_correction: bool = False
-    equalize: bool = False
     keep_fp32: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ ENGINES = {
         "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
         extra="openvino", lacks=_no_bf16,
         # NNCF, which quantizes, may replace functions of torch.
-        changes_process=("ptq",), remedies=("bias_correction", "equalize"),
+        changes_process=("ptq",), remedies=("bias_correction",),
     ),
 }  # fmt: skip
 

@@ -42,7 +42,7 @@ def build_unit(
 def _settings(variant: Variant) -> dict[str, Any]:
     """What an artifact depends on of its variant: a setting of `remedies` where it is one, but those older than these,
     so that a new one changes no other variant's key."""
-    defaults = {"range_margin", "bias_correction", "equalize"} - variant.remedies.keys()
+    defaults = {"range_margin", "bias_correction"} - variant.remedies.keys()
     return variant.model_dump(mode="json", exclude={"name", "calibration_clips", *defaults})
 
 
