@@ -16,10 +16,12 @@ from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
 Split = Literal["TRAIN", "VAL", "TEST"]
-Observer = Literal["minmax", "histogram"]
+Observer = Literal["minmax", "histogram", "percentile", "entropy", "mse"]
 Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
 
 INT8_METHODS = ("ptq", "qat")
+#: Settings of a variant on how the ranges of activations are found, which every engine that quantizes has.
+CALIBRATION = ("observer", "range_margin", "calibration_clips")
 
 
 class Synthetic(Section):
@@ -90,6 +92,12 @@ class Variant(Section):
     """One way to make the model deployable: a method on an engine with its settings.
 
     `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of.
+
+    How ptq finds the ranges of activations. observer "minmax": the extremes of all calibration clips; "percentile":
+    what holds 99.99 % of the values; "entropy" and "mse": by what rounding and cutting off lose, as information or
+    squared; "histogram": each engine's own ("mse" on inductor, 99.999 % on onnxruntime, extreme quantiles of each batch
+    on openvino). range_margin: factor by which ranges are then widened. calibration_clips: by default
+    `calibration.clips`. bias_correction: NNCF's, on openvino.
     """
 
     name: str
@@ -98,6 +106,9 @@ class Variant(Section):
     engine: Annotated[str, known(ENGINES, "none")]
     weight_bits: Literal[8, 4] = 8
     observer: Observer = "histogram"
+    range_margin: float = Field(1.0, ge=1)
+    calibration_clips: PositiveInt | None = None
+    bias_correction: bool = False
     keep_fp32: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -115,7 +126,20 @@ class Variant(Section):
         if self.method in INT8_METHODS and self.weight_bits not in ENGINES[self.engine].weight_bits:
             offering = [name for name in able if self.weight_bits in ENGINES[name].weight_bits]
             raise ValueError(f"weight_bits: {self.weight_bits} is offered on engine {', '.join(offering)} only")
+        for name in self.remedies:
+            if self.method != "ptq":
+                raise ValueError(f"{name} belongs to ptq")
+            having = [engine for engine, has in ENGINES.items() if name in (*CALIBRATION, *has.remedies)]
+            if self.engine not in having:
+                raise ValueError(f"{name} is offered on engine {', '.join(having)} only")
         return self
+
+    @property
+    def remedies(self) -> dict[str, Any]:
+        """Settings by which its quantization differs from the default one of its method, engine and weight width."""
+        names = (*CALIBRATION, *dict.fromkeys(name for engine in ENGINES.values() for name in engine.remedies))
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value != type(self).model_fields[name].default}
 
     @property
     def of_sweep(self) -> bool:

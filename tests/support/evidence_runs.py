@@ -34,7 +34,8 @@ class Made:
     """A variant made by hand.
 
     delta, sd: mean and standard deviation of the change of the absolute error to FP32 over the clips, exactly; ms: its
-    median latency; size: bytes as shipped; reason: why there is nothing (status skipped or failed).
+    median latency; size: bytes as shipped; reason: why there is nothing (status skipped or failed); settings: of the
+    variant in the study.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Made:
     reason: str | None = None
     weight_bits: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: With 200 clips and a margin of 1 the half-width of an interval is 0.14 sd. The right verdicts:
@@ -92,6 +94,7 @@ def make_study(
             "data": {"dir": str(data_dir) if data_dir else None},
             "variants": [
                 {"name": variant, "method": made.method, "engine": made.engine, "weight_bits": made.weight_bits or 8}
+                | dict(made.settings)
                 for variant, made in listed.items()
             ],
             "sweep": {"trials": 2},

@@ -41,6 +41,15 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
         ({"variants": [FP32, {"name": "Q", "method": "ptq", "engine": "inductor"}]}, "lower-case"),
         ({"variants": [FP32 | {"weight_bits": 4}]}, "belongs to ptq and qat"),
         ({"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "weight_bits": 4}]}, "inductor only"),
+        (
+            {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "inductor", "bias_correction": True}]},
+            "bias_correction is offered on engine openvino only",
+        ),
+        ({"variants": [FP32 | {"range_margin": 1.5}]}, "range_margin belongs to ptq"),
+        (
+            {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "observer": "median"}]},
+            "variants.*observer",
+        ),
         ({"sweep": {"trials": 1, "weight_bits": [8, 4]}}, "fewer than the weight widths"),
         ({"data": {"split_fractions": [0.5, 0.5, 0.5]}}, "must sum to 1"),
         ({"model": {"weights": "imagenet", "width": 16}}, "only for width: 64"),

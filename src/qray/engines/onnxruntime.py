@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,8 @@ from qray.engines.tail import PREFIX
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
-#: Share of activations that the percentile calibrator keeps in range.
-PERCENTILE = 99.999
-
-
-def _reader(batches: Iterable[Any]) -> SimpleNamespace:
-    """What calibrates: single clips, because ONNX Runtime holds every activation of what it is handed."""
-    feeds = ({INPUT: clip} for batch in batches for clip in one_by_one(batch.numpy()))
-    return SimpleNamespace(get_next=lambda: next(feeds, None))
+#: What is quantized because it stands between convolutions.
+BETWEEN = ("Relu", "MaxPool")
 
 
 def _session(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
@@ -59,26 +52,58 @@ def _residual_adds(model: Any) -> list[str]:
 
 def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str, ...]) -> None:
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import save_tensors_data
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     logging.getLogger().setLevel(logging.ERROR)
-    prepared = source.with_name("prepared.onnx")
+    prepared, ranges = source.with_name("prepared.onnx"), source.with_name("ranges.json")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     model = onnx.load(str(prepared))
     convolutions = {node.name: layer_of(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
     wanted = [name for name, layer in convolutions.items() if layer not in kept]
     # What stands between convolutions: left out, each costs a conversion to FP32 and back.
-    between = [node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool")]
-    minmax = request.variant.observer == "minmax"
+    between = [node.name for node in model.graph.node if node.op_type in BETWEEN]
+    nodes = [name for name in wanted + _residual_adds(model) + between if not name.startswith(PREFIX)]
+    save_tensors_data(_observed(model, nodes, request), ranges)
     quantize_static(
-        str(prepared), str(target), _reader(request.calibration),
+        str(prepared), str(target), None, calibration_cache_path=ranges,
         quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=request.reduce_range,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        nodes_to_quantize=[n for n in wanted + _residual_adds(model) + between if not n.startswith(PREFIX)],
-        calibrate_method=CalibrationMethod.MinMax if minmax else CalibrationMethod.Percentile,
-        extra_options={} if minmax else {"CalibPercentile": PERCENTILE},
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_quantize=nodes,
     )  # fmt: skip
+
+
+def _observed(model: Any, nodes: Collection[str], request: BuildRequest) -> Any:
+    """Ranges of what these nodes read and make, as `quantize_static` takes them. Its own calibrators keep all of a
+    tensor's values, and know no range of one that is constant."""
+    import onnx
+    import torch
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+
+    from qray.engines.ranges import WIDE_PERCENTILE, observers
+
+    model = onnx.shape_inference.infer_shapes(model)
+    floats = {
+        value.name for value in (*model.graph.value_info, *model.graph.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }  # fmt: skip
+    chosen = {node.name: node for node in model.graph.node if node.name in set(nodes)}
+    names = sorted(floats & {name for node in chosen.values() for name in (*node.input, *node.output)})
+    variant = request.variant
+    kind, more = variant.observer, {}
+    if kind == "histogram":
+        kind, more = "percentile", {"share": WIDE_PERCENTILE}
+    watched = observers(kind, variant.range_margin, names, **more)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n != OUTPUT)
+    session = _session(model.SerializeToString(), 1, optimize=False)
+    for batch in request.calibration:
+        for clip in one_by_one(batch.numpy()):
+            for observer, values in zip(watched.values(), session.run(names, {INPUT: clip}), strict=True):
+                observer(torch.from_numpy(values))
+    bounds = {name: map(np.float32, observer.bounds()) for name, observer in watched.items()}
+    found = {name: TensorData(lowest=np.array(low), highest=np.array(high)) for name, (low, high) in bounds.items()}
+    return TensorsData(CalibrationMethod.MinMax, found)
 
 
 def layer_of(initializer: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torchao.quantization.pt2e import (
-    HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
@@ -33,6 +32,7 @@ from qray.engines.fake_quantize import FakeQuantizeActivation
 from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
 from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
+from qray.engines.ranges import OBSERVERS
 from qray.engines.tail import tail_nodes
 from qray.engines.torch_export import runner
 from qray.errors import QrayError
@@ -102,11 +102,11 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
     """The network with batch-norm folded and observers in place, which have seen the calibration clips; its FP32
     `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
     variant = request.variant
-    observer = HistogramObserver if variant.observer == "histogram" else MinMaxObserver
+    observer = OBSERVERS["mse" if variant.observer == "histogram" else variant.observer]
     config = _config(
         variant.weight_bits,
         request.reduce_range,
-        observer.with_args(eps=SCALE_EPSILON),
+        observer.with_args(eps=SCALE_EPSILON, margin=variant.range_margin),
         PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
         qat=False,
     )

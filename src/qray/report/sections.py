@@ -10,6 +10,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.report.causes import layers, parity, sweep
 from qray.report.headline import choice_of, headline, own_paths
 from qray.report.predictions import classes, decisions, predictions
+from qray.report.remedies import remedies
 from qray.report.table import guardrails, table
 from qray.report.thumbnails import worst
 from qray.report.timeline import timeline
@@ -36,6 +37,7 @@ def compose(evidence: Evidence, data: Path | None = None) -> Document:
         ("decisions", "Decisions that turn", decisions(evidence)),
         ("speed", "Where the speed comes from", speed(evidence)),
         ("layers", "Where the error comes from: layers", layers(evidence)),
+        ("remedies", "Which remedy gave how much", remedies(evidence)),
         ("parity", "Simulated and deployed predictions", parity(evidence)),
         ("sweep", "QAT sweep", sweep(evidence)),
         ("timeline", "What ran where", timeline(evidence)),

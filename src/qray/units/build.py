@@ -14,7 +14,7 @@ from qray.engines.registry import build_needs, depends_on_isa, missing_requireme
 from qray.errors import Unavailable
 from qray.graph.store import pack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
-from qray.study import INT8_METHODS, Study, Variant
+from qray.study import INT8_METHODS, Calibration, Study, Variant
 from qray.units.clips import Job, SplitClips, calibration_clips, named_failures, parity_clips
 from qray.units.context import RunContext
 
@@ -26,7 +26,7 @@ def build_unit(
     """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that.
     fixed: why the network cannot be trained, where it cannot."""
     depends: dict[str, Any] = {
-        "variant": variant.model_dump(mode="json", exclude={"name"}), "clip": study.clip.frames_read()
+        "variant": _settings(variant), "clip": study.clip.frames_read()
     }  # fmt: skip
     if fixed is not None and variant.of_sweep:
         return Unit("build", variant.name, Build(variant, isa, fixed), depends | {"train": train})
@@ -36,10 +36,22 @@ def build_unit(
     if variant.method in INT8_METHODS:
         depends |= {"parity_clips": study.parity.clips, "val": digests["VAL"], "seed": study.seed}
     if variant.method == "ptq":
-        depends |= {"calibration": study.calibration, "clips": digests["TRAIN"]}
+        depends |= {"calibration": _calibration(study, variant), "clips": digests["TRAIN"]}
     if depends_on_isa(variant):
         depends["isa"] = isa
     return Unit("build", variant.name, Build(variant, isa), depends)
+
+
+def _settings(variant: Variant) -> dict[str, Any]:
+    """What an artifact depends on of its variant: a setting of `remedies` where it is one, but those older than these,
+    so that a new one changes no other variant's key."""
+    defaults = {"range_margin", "bias_correction"} - variant.remedies.keys()
+    return variant.model_dump(mode="json", exclude={"name", "calibration_clips", *defaults})
+
+
+def _calibration(study: Study, variant: Variant) -> Calibration:
+    clips = variant.calibration_clips or study.calibration.clips
+    return study.calibration.model_copy(update={"clips": clips})
 
 
 @dataclass
@@ -50,7 +62,7 @@ class Build(Task):
     isa: str
     #: Why no machine can build it.
     never: str | None = None
-    version = 5
+    version = 6
 
     def __post_init__(self) -> None:
         self.resources = Resources(processes=processes(self.variant))
@@ -63,7 +75,7 @@ class Build(Task):
         weights = run.checkpoint((unit.depends.get("finetune") or unit.depends["train"]).key)
         clips, qat = {}, None
         if variant.method == "ptq":
-            clips["calibration"] = run.clips(calibration_clips(study, run.manifest))
+            clips["calibration"] = run.clips(calibration_clips(study, run.manifest, variant.calibration_clips))
         if variant.method in INT8_METHODS:
             clips["validation"] = run.clips(parity_clips(study, run.manifest))
         if variant.method == "qat":

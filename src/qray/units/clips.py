@@ -83,9 +83,10 @@ def named_failures(clips: pd.DataFrame, failed: Mapping[int, str]) -> dict[str, 
     return {str(clips["clip"].iloc[index]): failed[index] for index in sorted(failed)}
 
 
-def calibration_clips(study: Study, manifest: Manifest) -> pd.DataFrame:
-    """TRAIN clips that static quantization observes, drawn by the study's seed."""
-    return covering(manifest.split("TRAIN"), study.calibration.clips, (study.seed, 1))
+def calibration_clips(study: Study, manifest: Manifest, count: int | None = None) -> pd.DataFrame:
+    """TRAIN clips that static quantization observes, drawn by the study's seed: `count`, or as many as the
+    study says."""
+    return covering(manifest.split("TRAIN"), count or study.calibration.clips, (study.seed, 1))
 
 
 def parity_clips(study: Study, manifest: Manifest) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import sentences
 from qray.point import CPU
 from qray.words.figures import capital, counted, megabytes, number, percent, signed, with_interval
-from qray.words.phrases import NO_REASON, guardrail_words, pay_words
+from qray.words.phrases import NO_REASON, guardrail_words, pay_words, remedy_words
 
 #: Below this p the difference depends on the size of the prediction.
 SLOPE_ALPHA = 0.05
@@ -24,12 +24,16 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
         "finetune": "FP32, trained on for as long as QAT was: the control that tells quantization from longer training",
         "bf16": "backbone in bf16, the rest in FP32",
         "dynamic": "INT8 weights in the linear layers, activations quantized as they come; convolutions stay FP32",
-        "ptq": f"static INT8 after training, {bits}-bit weights, ranges observed on {study.calibration.clips} TRAIN "
-        "clips",
+        "ptq": f"static INT8 after training, {bits}-bit weights, ranges observed on "
+        f"{settings.calibration_clips or study.calibration.clips} TRAIN clips",
         "qat": f"INT8 by quantization-aware training from the FP32 checkpoint, {bits}-bit weights",
     }.get(method, method)
     if method == "ptq":
         words += f" by a {settings.observer} observer"
+        others = {
+            name: value for name, value in settings.remedies.items() if name not in ("observer", "calibration_clips")
+        }
+        words += f", {remedy_words(others)}" if others else ""
     if settings.keep_fp32:
         words += f"; kept in FP32: {', '.join(settings.keep_fp32)}"
     words += f"; engine {engine}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qray.judge.costs import Costs
 from qray.judge.evidence import VariantEvidence
@@ -118,3 +119,9 @@ def remarks(variant: VariantEvidence) -> list[str]:
 def settings_words(row: Row) -> str:
     """The settings of a trial, or of what came of one, in a line."""
     return ", ".join(f"{name} {value}" for name, value in row.chosen.items() if value not in ([], None))
+
+
+def remedy_words(remedies: Mapping[str, Any]) -> str:
+    """How a variant is quantized otherwise than by default, in a line; nothing where it is not."""
+    forms = {"observer": "{} observer", "range_margin": "ranges x {:g}", "calibration_clips": "{} calibration clips"}
+    return ", ".join(forms.get(name, name.replace("_", " ")).format(value) for name, value in remedies.items())

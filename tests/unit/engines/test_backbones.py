@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.networks import TARGET_MEAN, TARGET_STD, request, toy_batches
+import torch
+from support.networks import TARGET_MEAN, TARGET_STD, request, smooth_clips, toy_batches
 from support.shelf import build_in_own_process
 from torch import nn
 
@@ -50,6 +52,44 @@ def test_what_nncf_leaves_in_fp32_is_named(tmp_path: Path) -> None:
     share = kernel_share(built.notes)
     assert share is not None
     assert share < 0.5
+
+
+def on_clips() -> VideoRegressor:
+    """A small network of three-dimensional convolutions with a residual add."""
+    torch.manual_seed(0)
+    model = VideoRegressor(Model(backbone="r3d_18"), TARGET_MEAN, TARGET_STD)
+    network: Any = model.backbone
+    network.layer2 = network.layer3 = network.layer4 = nn.Identity()
+    model.head = nn.Linear(64, 1)
+    with torch.no_grad():
+        for seed in range(3):
+            model.train()(smooth_clips(4, CLIP, seed))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def over_time(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Notes of the network on clips in OpenVINO, plain and with remedies."""
+    folder, plain = tmp_path_factory.mktemp("clips"), Variant(name="ptq", method="ptq", engine="openvino")
+    remedies = {"observer": "mse", "range_margin": 1.25, "bias_correction": True}
+    variants = {"plain": plain, "remedied": plain.model_copy(update=remedies)}
+    build_in_own_process(*((request(v, on_clips(), CLIP), folder / name) for name, v in variants.items()))
+    return {name: read_artifact(folder / name).built.notes for name in variants}
+
+
+@pytest.mark.parametrize("name", ["plain", "remedied"])
+def test_convolutions_over_time_run_in_openvino_as_they_were_simulated(
+    over_time: dict[str, dict[str, Any]], name: str
+) -> None:
+    """Where the plugin knew no number of channels, it shifted all by the first one's mean: 0.7 to 10 of what
+    quantization cost mc3_18, s3d and r3d_18."""
+    share = kernel_share(over_time[name])
+    assert share is not None
+    assert share < 0.5
+
+
+def test_wider_ranges_leave_less_outside(over_time: dict[str, dict[str, Any]]) -> None:
+    assert over_time["remedied"]["outside_share"] < over_time["plain"]["outside_share"]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("inductor", marks=pytest.mark.slow)])

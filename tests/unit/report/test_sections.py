@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.evidence_runs import make_run
+from support.evidence_runs import VARIANTS, make_run
 from support.reports import report_of, section, small_run, texts
 from support.videos import numbered_frames, write_file_list, write_video
 
@@ -59,6 +60,22 @@ def test_deployed_predictions_are_held_against_simulated_ones(full: Document) ->
     assert "may be at most 0.5 of what quantization costs" in said
     for figure in ("0.015", "0.133", "0.11"):
         assert f"text='{figure}'" in said
+
+
+def test_what_each_remedy_gives_back_is_said_beside_its_name(tmp_path: Path) -> None:
+    """Against the plain variant of the same method, engine and width, on the same clips."""
+    wide = {"observer": "minmax", "range_margin": 1.5, "calibration_clips": 512}
+    variants = {name: VARIANTS[name] for name in ("fp32", "ptq-onnxruntime", "ptq-openvino")}
+    variants["wide"] = replace(VARIANTS["ptq-onnxruntime"], delta=0.5, sd=0.5, settings=wide)
+    said = section(report_of(make_run(tmp_path / "out", variants=variants)), "remedies")
+    assert "Remedies of ptq on onnxruntime, 8-bit weights" in said
+    assert "openvino" not in said
+    assert "minmax observer, ranges x 1.5, 512 calibration clips" in said
+    assert "+2.00 (+1." in said
+
+
+def test_without_remedies_there_is_no_word_of_them(full: Document) -> None:
+    assert "remedies" not in {found.anchor for found in full.sections}
 
 
 def test_rejected_clips_are_listed_with_their_reasons(full: Document) -> None:

@@ -164,3 +164,20 @@ def test_a_field_changes_the_units_that_depend_on_it_and_no_other(path: str, dat
     assume(before != after)
     mine, theirs = keys(before), keys(after)
     assert {name for name in mine if mine[name] != theirs[name]} == affected
+
+
+@pytest.mark.parametrize(
+    "settings", [{"observer": "mse"}, {"range_margin": 1.5}, {"calibration_clips": 500}, {"bias_correction": True}]
+)
+def test_a_remedy_is_another_artifact(settings: dict[str, Any]) -> None:
+    assert key_with(**settings) != key_with()
+
+
+def test_as_many_clips_as_the_study_has_are_no_remedy() -> None:
+    assert key_with(calibration_clips=Study.model_validate(STUDY).calibration.clips) == key_with()
+
+
+def key_with(**settings: Any) -> str:
+    """Of the artifact of a variant with these settings."""
+    variant = {"name": "ptq", "method": "ptq", "engine": "openvino"} | settings
+    return keys(Study.model_validate(STUDY | {"variants": [STUDY["variants"][0], variant], "sweep": None}))["build ptq"]
