@@ -16,9 +16,9 @@ PHASES_FILE = "phases.json"
 PARALLEL_PHASE = "train, build and evaluate"
 MEASURING_PHASE = "measure latency and costs"
 KINDS = dict.fromkeys(
-    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "memory", "layers", "sensitivity"),
-    PARALLEL_PHASE,
-) | dict.fromkeys(("measure", "costs"), MEASURING_PHASE)
+    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "memory", "layers", "sensitivity",
+     "predict", "mix"), PARALLEL_PHASE,
+) | dict.fromkeys(("measure", "costs"), MEASURING_PHASE)  # fmt: skip
 
 
 @dataclass(frozen=True)

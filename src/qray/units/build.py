@@ -25,7 +25,7 @@ def build_unit(
 ) -> Unit:  # fmt: skip
     """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that."""
     depends: dict[str, Any] = {
-        "variant": variant.model_dump(mode="json", exclude={"name"}), "clip": study.clip.frames_read()
+        "variant": variant.settings(), "clip": study.clip.frames_read()
     }  # fmt: skip
     depends |= {"finetune": finetune} if variant.method == "finetune" else {"train": train}
     if variant.method == "qat":
