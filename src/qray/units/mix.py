@@ -81,9 +81,9 @@ class Mix(Task):
         return run.backend.done()
 
     def finish(self, unit: Unit, run: RunContext, value: None) -> dict[str, Any] | None:
-        layers, rest = ranking(run.store.record(self.sensitivity) or {})
+        layers = ranking(run.store.record(self.sensitivity) or {})
         tried: list[dict[str, Any]] = []
-        while kept := next_round(layers, rest, [_tried(one, self.within) for one in tried], self.evaluations):
+        while kept := next_round(layers, [_tried(one, self.within) for one in tried], self.evaluations):
             candidates = [self.candidate(each) for each in kept]
             if self._ask([of for each in candidates for of in each], run):
                 return None

@@ -37,27 +37,24 @@ class Tried:
     excess: float | None = None
 
 
-def ranking(record: Mapping[str, Any]) -> tuple[list[Ranked], float]:
-    """Layers with weights of a sensitivity record, those first that give most for what they cost; and the harm of what
-    cannot be kept in FP32, additions and pools.
+def ranking(record: Mapping[str, Any]) -> list[Ranked]:
+    """Layers with weights of a sensitivity record, which can be kept in FP32, those first that give most for what they
+    cost.
 
     What a layer costs in FP32 is half its multiply-accumulates and half that it is one more: each leaves INT8 and comes
     back. By multiply-accumulates alone the first would be those that are next to nothing in either respect.
     """
-    found, rest = [], 0.0
     weighted = [layer for layer in record["layers"] if layer["macs"]]
     total = sum(layer["macs"] for layer in weighted)
-    for layer in record["layers"]:
+    found = []
+    for layer in weighted:
         noise = layer["alone"]["sqnr_db"]
         harm = 10 ** (-noise / 10) if noise is not None else 0.0
-        if layer["macs"]:
-            found.append(Ranked(layer["layer"], harm, layer["macs"] / total + 1 / len(weighted)))
-        else:
-            rest += harm
-    return sorted(found, key=lambda layer: -layer.harm / layer.cost), rest
+        found.append(Ranked(layer["layer"], harm, layer["macs"] / total + 1 / len(weighted)))
+    return sorted(found, key=lambda layer: -layer.harm / layer.cost)
 
 
-def next_round(layers: Sequence[Ranked], rest: float, tried: Sequence[Tried], budget: int) -> list[Kept]:
+def next_round(layers: Sequence[Ranked], tried: Sequence[Tried], budget: int) -> list[Kept]:
     """The mixes to try next, side by side; none where the search is over. A function of what was tried, so that a
     search that was killed goes on.
 
@@ -66,7 +63,7 @@ def next_round(layers: Sequence[Ranked], rest: float, tried: Sequence[Tried], bu
     better; then two that divide what is left of the numbers in three. At last those layers are left out of the least
     number that holds which harm less together than the one that it could not do without.
 
-    rest: harm of what cannot be kept. budget: mixes that may be tried in all.
+    budget: mixes that may be tried in all.
     """
     names, outcome = [layer.name for layer in layers], {one.kept: one for one in tried}
     left = budget - len(tried)
@@ -78,7 +75,7 @@ def next_round(layers: Sequence[Ranked], rest: float, tried: Sequence[Tried], bu
     high = min((n for n, one in prefixes.items() if one.holds), default=len(names))
     low = max(n for n, one in prefixes.items() if n < high)
     if high - low > 1:
-        guess = _guess(layers, rest, low, prefixes[low].excess) if high == len(names) else _thirds(low, high)
+        guess = _guess(layers, low, prefixes[low].excess) if high == len(names) else _thirds(low, high)
         sizes = sorted({min(max(n, low + 1), high - 1) for n in guess})
         return [tuple(names[:n]) for n in sizes][:left]
     if high == len(names):
@@ -86,18 +83,19 @@ def next_round(layers: Sequence[Ranked], rest: float, tried: Sequence[Tried], bu
     return [kept for kept in _leaner(layers[:high]) if kept not in outcome][:left]
 
 
-def sqnr_db(layers: Sequence[Ranked], rest: float, kept: int) -> float:
-    """What the features' SQNR comes to with the first layers in FP32: errors of layers add up, as independent ones."""
-    noise = sum(layer.harm for layer in layers[kept:]) + rest
+def sqnr_db(layers: Sequence[Ranked], kept: int) -> float:
+    """The features' SQNR with the first layers in FP32, if errors of layers add up, as independent ones do. That of
+    additions and pools is left out: how much of it stays is the engine's affair."""
+    noise = sum(layer.harm for layer in layers[kept:])
     return -10 * math.log10(noise) if noise > 0 else math.inf
 
 
-def _guess(layers: Sequence[Ranked], rest: float, low: int, excess: float | None) -> tuple[int, int]:
+def _guess(layers: Sequence[Ranked], low: int, excess: float | None) -> tuple[int, int]:
     """Moves of predictions, and with them the interval, are taken to shrink as the square root of the error."""
-    target = sqnr_db(layers, rest, low) + 20 * math.log10(max(excess or 1.0, 1.0))
+    target = sqnr_db(layers, low) + 20 * math.log10(max(excess or 1.0, 1.0))
 
     def least(wanted: float) -> int:
-        return next((n for n in range(low, len(layers)) if sqnr_db(layers, rest, n) >= wanted), len(layers))
+        return next((n for n in range(low, len(layers)) if sqnr_db(layers, n) >= wanted), len(layers))
 
     return least(target), max(2 * low, least(target + SPARE_DB))
 
