@@ -87,7 +87,8 @@ def quantized(task: Task, keep_fp32: tuple[str, ...]) -> Any:
     from qray.engines.layers import resolve_keep_fp32
 
     model, layers = openvino._named_model(task.request)
-    return openvino._compile(openvino._quantize(task.request, model, resolve_keep_fp32(layers, keep_fp32)), "ptq", 1)
+    kept = openvino._numbered(layers, resolve_keep_fp32(layers, keep_fp32, unweighted=True))
+    return openvino._compile(openvino._quantize(task.request, model, kept), "ptq", 1)
 
 
 def mixed(task: Task) -> Found:
@@ -96,7 +97,7 @@ def mixed(task: Task) -> Found:
     network = layered(replace(task.request, variant=VARIANT.model_copy(update={"engine": "inductor"})))
     layers = tuple(network.switches)
     measured = measure_layers(network, [(np.arange(len(clips)), clips)], layers, len(clips))
-    ranked = ranking(summarize([measured], task.target[: len(clips)], 500, 0))
+    ranked = ranking(summarize([measured], task.target[: len(clips)], 500, 0), unweighted=True)
     tried: list[Tried] = []
     judged: dict[tuple[str, ...], dict[str, Any]] = {}
     while kept := next_round(ranked, tried, BUDGET):

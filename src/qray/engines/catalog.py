@@ -31,6 +31,8 @@ class Engine:
     compiles: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
+    #: Whether it can keep additions and pools in FP32, not layers with weights alone.
+    keeps_unweighted: bool = False
     #: Where what it built can run, in torch's words.
     devices: tuple[str, ...] = ("cpu",)
 
@@ -63,7 +65,7 @@ ENGINES = {
         "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
         extra="openvino", lacks=_no_bf16,
         # NNCF, which quantizes, may replace functions of torch.
-        changes_process=("ptq",),
+        changes_process=("ptq",), keeps_unweighted=True,
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from qray.atomic import atomic_path
 from qray.engines.artifact import read_artifact, write_artifact_json
+from qray.engines.catalog import ENGINES
 from qray.engines.registry import missing_requirement
 from qray.errors import QrayError
 from qray.graph.unit import Resources, Skipped, Task, Unit
@@ -81,7 +82,8 @@ class Mix(Task):
         return run.backend.done()
 
     def finish(self, unit: Unit, run: RunContext, value: None) -> dict[str, Any] | None:
-        layers = ranking(run.store.record(self.sensitivity) or {})
+        able = ENGINES[self.variant.engine].keeps_unweighted
+        layers = ranking(run.store.record(self.sensitivity) or {}, able)
         tried: list[dict[str, Any]] = []
         while kept := next_round(layers, [_tried(one, self.within) for one in tried], self.evaluations):
             candidates = [self.candidate(each) for each in kept]

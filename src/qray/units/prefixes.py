@@ -37,20 +37,20 @@ class Tried:
     excess: float | None = None
 
 
-def ranking(record: Mapping[str, Any]) -> list[Ranked]:
-    """Layers with weights of a sensitivity record, which can be kept in FP32, those first that give most for what they
-    cost.
+def ranking(record: Mapping[str, Any], unweighted: bool) -> list[Ranked]:
+    """Layers of a sensitivity record that can be kept in FP32, those first that give most for what they cost.
+    unweighted: additions and pools, which multiply nothing, among them.
 
     What a layer costs in FP32 is half its multiply-accumulates and half that it is one more: each leaves INT8 and comes
     back. By multiply-accumulates alone the first would be those that are next to nothing in either respect.
     """
-    weighted = [layer for layer in record["layers"] if layer["macs"]]
-    total = sum(layer["macs"] for layer in weighted)
+    able = [layer for layer in record["layers"] if unweighted or layer["macs"]]
+    total = sum(layer["macs"] for layer in able)
     found = []
-    for layer in weighted:
+    for layer in able:
         noise = layer["alone"]["sqnr_db"]
         harm = 10 ** (-noise / 10) if noise is not None else 0.0
-        found.append(Ranked(layer["layer"], harm, layer["macs"] / total + 1 / len(weighted)))
+        found.append(Ranked(layer["layer"], harm, layer["macs"] / total + 1 / len(able)))
     return sorted(found, key=lambda layer: -layer.harm / layer.cost)
 
 
@@ -84,8 +84,8 @@ def next_round(layers: Sequence[Ranked], tried: Sequence[Tried], budget: int) ->
 
 
 def sqnr_db(layers: Sequence[Ranked], kept: int) -> float:
-    """The features' SQNR with the first layers in FP32, if errors of layers add up, as independent ones do. That of
-    additions and pools is left out: how much of it stays is the engine's affair."""
+    """The features' SQNR with the first layers in FP32, if errors of layers add up, as independent ones do. Those
+    that cannot be kept are left out: how much of their error stays is the engine's affair."""
     noise = sum(layer.harm for layer in layers[kept:])
     return -10 * math.log10(noise) if noise > 0 else math.inf
 

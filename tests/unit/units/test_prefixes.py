@@ -49,18 +49,19 @@ def least(layers: list[Ranked], judge: Callable[[Kept], Tried]) -> int | None:
 
 
 def test_layers_come_by_harm_for_their_cost() -> None:
-    found = ranking(record(cheap=(20.0, 100), harmful=(10.0, 1000), costly=(20.0, 10_000)))
+    found = ranking(record(cheap=(20.0, 100), harmful=(10.0, 1000), costly=(20.0, 10_000)), False)
     assert [layer.name for layer in found] == ["harmful", "cheap", "costly"]
 
 
 def test_a_layer_of_next_to_no_cost_and_next_to_no_harm_does_not_come_first() -> None:
-    found = ranking(record(tiny=(40.0, 1), harmful=(20.0, 10_000)))
+    found = ranking(record(tiny=(40.0, 1), harmful=(20.0, 10_000)), False)
     assert [layer.name for layer in found] == ["harmful", "tiny"]
 
 
-def test_what_has_no_weights_is_never_kept() -> None:
-    found = ranking(record(conv=(20.0, 10), add=(10.0, 0)))
-    assert [layer.name for layer in found] == ["conv"]
+def test_what_multiplies_nothing_is_kept_where_the_engine_can() -> None:
+    layers = record(conv=(20.0, 10), add=(10.0, 0))
+    assert [layer.name for layer in ranking(layers, unweighted=False)] == ["conv"]
+    assert [layer.name for layer in ranking(layers, unweighted=True)] == ["add", "conv"]
 
 
 def test_plain_quantization_that_holds_is_one_evaluation() -> None:
