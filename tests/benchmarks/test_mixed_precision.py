@@ -66,7 +66,7 @@ class Task:
 
 @dataclass
 class Found:
-    """What came of a search: passes over VAL, clips that layers were ranked by, layers left in FP32, seconds, and the
+    """What came of a search: passes over VAL, clips that layers were ranked by, convolutions left in FP32, seconds, and the
     judgement on what it ended with."""
 
     evaluations: int
@@ -107,7 +107,15 @@ def mixed(task: Task) -> Found:
             print(f"  {len(each)} of {len(ranked)} layers in FP32: {found['why'] or 'holds'}", flush=True)
     best = min((one.kept for one in tried if one.holds), key=len, default=tried[-1].kept)
     # Both whole passes, and two partial ones for each layer, of each clip.
-    return Found(len(tried), (2 + 2 * len(layers)) * len(clips), list(best), time.time() - started, judged[best])
+    seconds, fp32 = time.time() - started, in_fp32(task, quantized(task, best))
+    return Found(len(tried), (2 + 2 * len(layers)) * len(clips), fp32, seconds, judged[best])
+
+
+def in_fp32(task: Task, compiled: Any) -> list[str]:
+    """Convolutions that run in FP32."""
+    _, layers = openvino._named_model(task.request)
+    names = {layer.name for layer in layers if layer.weighted and not layer.tail}
+    return sorted(names - openvino.executed_in(compiled, {"i8", "u8"}, names)[0])
 
 
 def controlled(task: Task) -> Found:
@@ -145,21 +153,18 @@ def controlled(task: Task) -> Found:
             ranking_subset_size=SENSITIVITY_CLIPS, num_ranking_workers=1
         ),
     )  # fmt: skip
-    compiled = openvino._compile(made, "ptq", 1)
+    seconds, compiled = time.time() - started, openvino._compile(made, "ptq", 1)
     verdict = task.judge(predictions(compiled, task.clips))
-    _, layers = openvino._named_model(task.request)
-    names = {layer.name for layer in layers if layer.weighted and not layer.tail}
-    fp32 = sorted(names - openvino.executed_in(compiled, {"i8", "u8"}, names)[0])
     whole = sum(count == len(task.clips) for count in counts)
     # The first is FP32's own, which is not counted on either side.
-    return Found(whole - 1, sum(count for count in counts if count < len(task.clips)), fp32, time.time() - started,
-                 verdict)  # fmt: skip
+    return Found(whole - 1, sum(count for count in counts if count < len(task.clips)),
+                 in_fp32(task, compiled), seconds, verdict)  # fmt: skip
 
 
 def show(name: str, found: Found) -> None:
     delta, ends = found.verdict["delta_high"], found.verdict["why"] or "holds"
     print(f"{name}: {found.evaluations} evaluations on VAL, {found.ranking_clips} clips to rank layers, "
-          f"{len(found.fp32)} layers in FP32, MAE to {delta:+.3f}: {ends}; {found.seconds:.0f} s", flush=True
+          f"{len(found.fp32)} convolutions in FP32, MAE to {delta:+.3f}: {ends}; {found.seconds:.0f} s", flush=True
     )  # fmt: skip
 
 
