@@ -66,8 +66,8 @@ class Task:
 
 @dataclass
 class Found:
-    """What came of a search: passes over VAL, clips that layers were ranked by, convolutions left in FP32, seconds, and the
-    judgement on what it ended with."""
+    """What came of a search: passes over VAL, clips that layers were ranked by, convolutions left in FP32, seconds, and
+    the judgement on what it ended with."""
 
     evaluations: int
     ranking_clips: int
