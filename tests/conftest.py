@@ -30,7 +30,7 @@ ROOMS = (
     ("tests/ray/test_resume.py", "tests/ray/test_run.py", "tests/ray/test_sensitivity.py"), ("tests/ray/",),
     ("tests/unit/engines/", "tests/unit/measure/"), ("tests/unit/report/", "tests/browser/"),
 )  # fmt: skip
-TINY_COUNTS = {"TRAIN": 24, "VAL": 8, "TEST": 12}
+TINY_COUNTS = {"TRAIN": 24, "VAL": 10, "TEST": 12}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic EchoNet-like set of 24 TRAIN, 8 VAL and 12 TEST clips. Read-only: copy it to change it."""
+    """A synthetic EchoNet-like set of 24 TRAIN, 10 VAL and 12 TEST clips. Read-only: copy it to change it."""
     from qray.synthetic.generate import synthesize
 
     root = tmp_path_factory.mktemp("echo") / "set"

@@ -12,7 +12,7 @@ from qray.study_model import ClipSpec as ClipSpec
 from qray.study_model import Imported as Imported
 from qray.study_model import Model as Model
 from qray.study_model import Network
-from qray.study_verdict import Fraction, PositiveInt, Section, Verdict, known
+from qray.study_verdict import Accuracy, Fraction, PositiveInt, Section, Verdict, known
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
 Split = Literal["TRAIN", "VAL", "TEST"]
@@ -91,7 +91,8 @@ class Training(Section):
 class Variant(Section):
     """One way to make the model deployable: a method on an engine with its settings.
 
-    `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of.
+    `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of. With `accuracy`, which ptq
+    takes, layers are kept in FP32 until that holds on VAL; else those that `keep_fp32` names.
 
     How ptq finds the ranges of activations. observer "minmax": the extremes of all calibration clips; "percentile":
     what holds 99.99 % of the values; "entropy" and "mse": by what rounding and cutting off lose, as information or
@@ -110,6 +111,7 @@ class Variant(Section):
     calibration_clips: PositiveInt | None = None
     bias_correction: bool = False
     keep_fp32: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
     @model_validator(mode="after")
     def _can_exist(self) -> Variant:
@@ -121,6 +123,10 @@ class Variant(Section):
             raise ValueError(f"method {self.method} runs on {', '.join(able)}, not on {self.engine}")
         if self.method not in INT8_METHODS and self.keep_fp32:
             raise ValueError(f"keep_fp32 belongs to {' and '.join(INT8_METHODS)}")
+        if self.accuracy is not None and self.method != "ptq":
+            raise ValueError("accuracy belongs to ptq: it chooses the layers that are kept in FP32")
+        if self.accuracy is not None and self.keep_fp32:
+            raise ValueError("accuracy chooses the layers that keep_fp32 would name; leave one of the two out")
         if self.method not in (*INT8_METHODS, "finetune") and self.weight_bits != 8:
             raise ValueError(f"weight_bits belongs to {' and '.join(INT8_METHODS)}, and to finetune, their control")
         if self.method in INT8_METHODS and self.weight_bits not in ENGINES[self.engine].weight_bits:
@@ -145,6 +151,13 @@ class Variant(Section):
     def of_sweep(self) -> bool:
         """Whether it is made of the best trial of the sweep (qat), or trained with its settings (finetune)."""
         return self.method in ("qat", "finetune")
+
+    def settings(self) -> dict[str, Any]:
+        """What a build of it depends on: neither the name, nor `accuracy`, of which `keep_fp32` comes, nor the number of
+        calibration clips, which its calibration tells; and a younger setting only where it is used, so that it changes
+        no other variant's key."""
+        defaults = {"range_margin", "bias_correction"} - self.remedies.keys()
+        return self.model_dump(mode="json", exclude={"name", "accuracy", "calibration_clips", *defaults})
 
 
 class Sweep(Section):

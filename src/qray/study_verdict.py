@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,19 @@ class Guardrails(Section):
     tail_moved: float = Field(1.5, gt=0)
     tied: PositiveInt = 1
     distinct_share: Fraction = 0.8
+
+
+class Accuracy(Section):
+    """What mixed precision is to hold on VAL: as many layers stay in FP32 as that takes, chosen by the search of
+    `units.mix`.
+
+    within: what the upper end of the interval of its loss of MAE to FP32 must stay under, in target units, or the
+    study's margin; the guardrails are the study's either way. evaluations: mixes that are tried at most, each of them
+    built and evaluated on VAL.
+    """
+
+    within: Literal["margin"] | Annotated[float, Field(gt=0)] = "margin"
+    evaluations: PositiveInt = 12
 
 
 class Verdict(Section):

@@ -12,9 +12,14 @@ from support.runs import Finished, run_tiny
 
 Begin = Callable[..., None]
 WholeRun = Callable[[int], tuple[Path, Finished]]
-#: What every run asks is not asked of each: a second batch size, and the layers, by one task and by two.
-LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity.clips=6", "--set")
-MORE = {1: (*LAYERS, "sensitivity.tasks=1"), 2: (), 4: (*LAYERS, "sensitivity.tasks=2")}
+#: What every run asks is not asked of each: a second batch size, the layers, by one task and by two, and a mix.
+LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity={clips: 6, observer: minmax}", "--set")
+MIXED = "variants=[" + ", ".join((
+    "{name: fp32, method: fp32, engine: eager}", "{name: finetune, method: finetune, engine: eager}",
+    "{name: ptq-onnxruntime, method: ptq, engine: onnxruntime, observer: minmax}",
+    "{name: mixed, method: ptq, engine: onnxruntime, observer: minmax, accuracy: {within: 50}}",
+)) + "]"  # fmt: skip
+MORE = {1: (*LAYERS, "sensitivity.tasks=1", "--set", MIXED), 2: (), 4: (*LAYERS, "sensitivity.tasks=2")}
 
 
 _begun: list[tuple[int, int | None]] = []

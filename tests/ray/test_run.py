@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.runs import Finished, here, lines_with, results, tiny_here, unit_times, units
+from support.runs import Finished, here, lines_with, predictions, results, tiny_here, unit_times, units
 
 from qray.errors import QrayError
 from qray.judge.index import unit_files
@@ -21,6 +21,8 @@ from qray.report.timeline import timeline_of
 CPUS = (1, 2, 4)
 #: Batch sizes that are measured on each number of CPUs.
 BATCHES = {1: (1,), 2: (1, 2), 4: (1,)}
+#: And variants.
+VARIANTS = {cpus: {"fp32", "ptq-onnxruntime", "finetune"} | ({"mixed"} if cpus == 1 else set()) for cpus in CPUS}
 WholeRun = Callable[[int], tuple[Path, Finished]]
 
 
@@ -46,9 +48,9 @@ def one(whole_run: WholeRun, tmp_path: Path) -> Path:
 def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str], cpus: int) -> None:
     rows = results(finished[0])
     variants = rows[rows["stage"] == "variant"]
-    assert set(variants["variant"]) == {"fp32", "ptq-onnxruntime", "finetune"}
+    assert set(variants["variant"]) == VARIANTS[cpus]
     assert (variants["status"] == "ok").all(), variants["reason"].tolist()
-    assert len(variants) == 3 * len(BATCHES[cpus])
+    assert len(variants) == len(VARIANTS[cpus]) * len(BATCHES[cpus])
     assert variants[["mae", "delta_mae", "latency_p50_ms", "peak_rss_mb", "size_bytes"]].notna().all().all()
     assert (rows["stage"] == "trial").sum() == 2
     assert (rows["stage"] == "baseline").sum() == 1
@@ -102,13 +104,22 @@ def test_the_log_shows_that_evaluation_overlaps_training(finished: tuple[Path, s
     assert lines_with(log, "start sweep")
 
 
-def test_each_row_is_said_as_it_comes_the_mean_predictors_first(finished: tuple[Path, str]) -> None:
+def test_each_row_is_said_as_it_comes_the_mean_predictors_first(finished: tuple[Path, str], cpus: int) -> None:
     log = finished[1]
     said = re.findall(r"\] (\S+) +MAE [0-9.]+ on 12 TEST clips", log)
     assert said[0] == "mean-predictor"
-    assert sorted(said) == ["finetune", "fp32", "mean-predictor", "ptq-onnxruntime"]
+    assert sorted(said) == sorted({*VARIANTS[cpus], "mean-predictor"})
     assert log.index("mean-predictor") < log.index("done  train fp32")
     assert log.rindex("on 12 TEST clips") < log.index("start measure")
+
+
+def test_plain_quantization_that_holds_on_val_is_the_mix_and_is_built_once(whole_run: WholeRun) -> None:
+    out, done = whole_run(1)
+    rows = results(out).set_index("variant")
+    assert tuple(rows.loc["mixed", ["kept_layers", "layers", "evaluations"]]) == (0, 20, 1)
+    pd.testing.assert_series_equal(predictions(out, "mixed"), predictions(out, "ptq-onnxruntime"))
+    assert len(units(out, "build")) == len(VARIANTS[1])
+    assert "mixed: mixed precision: 0 of 20 layers in FP32, 1 evaluation" in done.stdout.replace("\n", " ")
 
 
 def test_a_first_run_prints_and_reports_where_its_time_went(cpus: int, whole_run: WholeRun) -> None:

@@ -23,7 +23,7 @@ from support.runs import (
 )
 
 #: Those of the run on one CPU.
-SETTINGS = ("--set", "sensitivity.clips=6", "--set", "sensitivity.tasks=1")
+SETTINGS = ("--set", "sensitivity={clips: 6, observer: minmax}", "--set", "sensitivity.tasks=1")
 WholeRun = Callable[[int], tuple[Path, Finished]]
 
 

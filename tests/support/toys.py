@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
@@ -63,7 +64,7 @@ def run_toys(
     """Run units, each after those that it needs, into OUT."""
     store, backend, said = Store(out), LocalBackend(holders), io.StringIO()
     runner = Runner(store, backend, Console(file=said), on_end=on_end)
-    runner.context = backend
+    runner.context = SimpleNamespace(submit=backend.submit, runner=runner)
     graph = Graph(units)
     runner.run(lacking(graph, list(graph) if wanted is None else wanted, store))
     ends = {unit.name: runner.results.get(store.key(unit)) for unit in units}

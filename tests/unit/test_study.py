@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from qray.study import Study, Variant
 
 FP32 = {"name": "fp32", "method": "fp32", "engine": "eager"}
+MIXED = {"name": "m", "method": "ptq", "engine": "openvino", "accuracy": {"within": "margin"}}
 
 
 def study(**changes: Any) -> Study:
@@ -50,6 +51,10 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
             {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "observer": "median"}]},
             "variants.*observer",
         ),
+        ({"variants": [FP32 | {"accuracy": {}}]}, "accuracy belongs to ptq"),
+        ({"variants": [FP32, MIXED | {"keep_fp32": ["conv1"]}]}, "leave one of the two out"),
+        ({"variants": [FP32, MIXED | {"accuracy": {"within": 0}}]}, "greater than 0"),
+        ({"variants": [FP32, MIXED | {"accuracy": {"within": "half"}}]}, "should be 'margin'"),
         ({"sweep": {"trials": 1, "weight_bits": [8, 4]}}, "fewer than the weight widths"),
         ({"data": {"split_fractions": [0.5, 0.5, 0.5]}}, "must sum to 1"),
         ({"model": {"weights": "imagenet", "width": 16}}, "only for width: 64"),

@@ -33,6 +33,8 @@ class Engine:
     weight_bits: tuple[int, ...] = (8,)
     #: Settings of a variant that are algorithms of its own quantizer.
     remedies: tuple[str, ...] = ()
+    #: Whether it can keep additions and pools in FP32, not layers with weights alone.
+    keeps_unweighted: bool = False
     #: Where what it built can run, in torch's words.
     devices: tuple[str, ...] = ("cpu",)
 
@@ -65,7 +67,7 @@ ENGINES = {
         "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
         extra="openvino", lacks=_no_bf16,
         # NNCF, which quantizes, may replace functions of torch.
-        changes_process=("ptq",), remedies=("bias_correction",),
+        changes_process=("ptq",), remedies=("bias_correction",), keeps_unweighted=True,
     ),
 }  # fmt: skip
 

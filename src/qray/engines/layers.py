@@ -59,7 +59,7 @@ class Layer:
 
     @property
     def weighted(self) -> bool:
-        """Whether it has weights, which `keep_fp32` can name."""
+        """Whether it has weights, so that every engine can keep it in FP32."""
         return self.kind in ("convolution", "linear")
 
 
@@ -165,7 +165,8 @@ def quantizable(layers: Layers) -> Layers:
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of what is `quantizable`, in the order of the network; `keep_fp32` takes those with weights."""
+    """Names of what is `quantizable`, in the order of the network; `keep_fp32` takes those with weights, and
+    where the engine's entry in the catalog says so the others."""
     return tuple(layer.short for layer in quantizable(layers_of(model)))
 
 
@@ -185,13 +186,15 @@ def races(layers: Layers) -> bool:
     return any(layer.channels % CHANNEL_BLOCK for layer in layers)
 
 
-def resolve_keep_fp32(layers: Layers, names: tuple[str, ...]) -> tuple[str, ...]:
+def resolve_keep_fp32(layers: Layers, names: tuple[str, ...], unweighted: bool = False) -> tuple[str, ...]:
     """Full module names of layers kept in FP32; "layer1.0.conv1" stands for "backbone.layer1.0.conv1".
 
+    unweighted: whether residual additions and average pools may be named too.
+
     Raises:
-        QrayError: a name is no convolution or linear layer of the model.
+        QrayError: a name is no such layer of the model.
     """
-    weighted = [layer for layer in layers if layer.weighted]
+    weighted = [layer for layer in layers if layer.weighted or (unweighted and layer in quantizable(layers))]
     known = {layer.short: layer.name for layer in weighted} | {layer.name: layer.name for layer in weighted}
     unknown = [name for name in names if name not in known]
     if unknown:

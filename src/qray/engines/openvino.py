@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from qray.study import Variant
 
 MODEL_FILE = "model.xml"
+#: What the names of residual additions and of average pools begin with, and what the latter are converted to.
+ADD, POOL = "residual.", "pool."
+POOLS = ("AvgPool", "AdaptiveAvgPool", "ReduceMean")
 
 
 def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
-    """The model in OpenVINO's form, its convolutions named after their layers, its residual adds and the nodes of the
-    tail numbered; and the layers."""
+    """The model in OpenVINO's form, its convolutions named after their layers, its residual adds and pools, and the
+    nodes of the tail, numbered; and the layers."""
     import openvino as ov
 
     from qray.engines.onnx_export import folded
@@ -41,7 +44,7 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
     model.remove_result(features)
     parameters = {name.removesuffix(".weight"): value for name, value in program.named_parameters()}
     weights = {layer.name: parameters[layer.name].detach().numpy() for layer in layers if layer.name in parameters}
-    adds, activations = 0, {node.get_name() for node in model.get_parameters()}
+    adds, pools, activations = 0, 0, {node.get_name() for node in model.get_parameters()}
     for node in model.get_ordered_ops():
         sources = [value.get_node().get_name() for value in node.input_values()]
         if activations.intersection(sources) and node.get_type_name() != "ShapeOf":
@@ -59,8 +62,11 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
                 raise QrayError(f"OpenVINO's convolution {node.get_friendly_name()} is no layer of the model")
             node.set_friendly_name(name)
         elif node.get_type_name() == "Add" and activations.issuperset(sources):
-            node.set_friendly_name(f"residual.{adds}")
+            node.set_friendly_name(f"{ADD}{adds}")
             adds += 1
+        elif node.get_type_name() in POOLS and activations.intersection(sources):
+            node.set_friendly_name(f"{POOL}{pools}")
+            pools += 1
     return model, layers
 
 
@@ -96,8 +102,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
             raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
         needs = (BF16,) if method == "bf16" else ()
         return Built(MODEL_FILE, constant_bytes(path), 0.0, total_macs(layers), needs)
-    kept = resolve_keep_fp32(layers, request.variant.keep_fp32)
-    quantized = _quantize(request, model, kept)
+    kept = resolve_keep_fp32(layers, request.variant.keep_fp32, unweighted=True)
+    quantized = _quantize(request, model, _numbered(layers, kept))
     ov.save_model(quantized, path, compress_to_fp16=False)
     compiled = _compile(quantized, method, 1)
     return prove(
@@ -105,6 +111,15 @@ def build(request: BuildRequest, folder: Path) -> Built:
         quantized_after(compiled, PREFIX), _simulate(quantized, fused_before_adds(compiled)), _runner(compiled),
         onednn=True, left=_not_quantized(quantized, layers) - {*kept},
     )  # fmt: skip
+
+
+def _numbered(layers: Layers, kept: Collection[str]) -> tuple[str, ...]:
+    """Names in the model of layers, of which additions and pools are numbered there, in the network's order."""
+    numbers = {
+        layer.name: f"{prefix}{at}" for kind, prefix in (("add", ADD), ("pool", POOL))
+        for at, layer in enumerate(one for one in layers if one.kind == kind and not one.tail)
+    }  # fmt: skip
+    return tuple(numbers.get(name, name) for name in kept)
 
 
 def _not_quantized(quantized: Any, layers: Layers) -> set[str]:
@@ -297,7 +312,7 @@ def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> 
         if (kind := facts["layerType"]) in ("Convolution", "FullyConnected"):
             layers |= set(original).intersection(names)
         if kind in ("Convolution", "Eltwise", "Add"):
-            adds += sum(name.startswith("residual.") for name in original)
+            adds += sum(name.startswith(ADD) for name in original)
     return layers, adds
 
 
@@ -319,7 +334,7 @@ def fused_before_adds(compiled: Any) -> set[str]:
     """Original names of what is computed inside one node of INT8 output with a residual add that comes after it."""
     fused: set[str] = set()
     for _, names, facts in _executed(compiled):
-        adds = [at for at, name in enumerate(names) if name.startswith("residual.")]
+        adds = [at for at, name in enumerate(names) if name.startswith(ADD)]
         if adds and facts["outputPrecisions"].lower() in ("u8", "i8"):
             fused.update(names[: adds[0]])
     return fused

@@ -29,7 +29,7 @@ def prove(
     """
     int8, adds = executed
     kept = request.qat_settings.get("keep_fp32", ()) if request.qat_settings else request.variant.keep_fp32
-    share = check_coverage(layers, int8, adds, resolve_keep_fp32(layers, tuple(kept)), left)
+    share = check_coverage(layers, int8, adds, resolve_keep_fp32(layers, tuple(kept), unweighted=True), left)
     check_tail(tail)
     notes = parity_notes(runner(request.model, 1), simulated, deployed, request.validation)
     notes |= {"reduce_range": request.reduce_range, "int8_layers": len(int8), "int8_residual_adds": adds}

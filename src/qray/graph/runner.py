@@ -136,8 +136,8 @@ class Runner:
         return {*self._waiting, *(running.unit for running in self._running)}
 
     def _waits(self, unit: Unit) -> bool:
-        """Whether something has yet to end that it needs, or that it waits for to settle."""
-        return not self._pending().isdisjoint((*unit.needs, *unit.settled))
+        """Whether something has yet to end that it needs or has asked for, or that it waits for to settle."""
+        return not self._pending().isdisjoint((*unit.needs, *unit.settled, *unit.task.asked))
 
     def run(self, units: Collection[Unit]) -> None:
         """Run units, and what is added meanwhile. Ctrl-C leaves finished units on disk and ends what runs."""
@@ -162,8 +162,8 @@ class Runner:
             self.say(line)
         return line
 
-    def _ended(self, unit: Unit) -> Result | None:
-        """How a unit that others need ended, or None while it has not."""
+    def ended(self, unit: Unit) -> Result | None:
+        """How a unit ended, now or in an earlier run; None while it has not."""
         key = self.store.key(unit)
         if key not in self.results and (record := self.store.record(unit)) is not None:
             self.results[key] = Result("ok", record)
@@ -174,9 +174,9 @@ class Runner:
         for unit in list(self._waiting):
             if self._waits(unit):
                 continue
-            ends = [self._ended(other) or UNPLANNED for other in unit.needs]
+            ends = [self.ended(other) or UNPLANNED for other in unit.needs]
             broken = next((end for end in ends if end.status != "ok"), None)
-            if self._ended(unit) is None:
+            if self.ended(unit) is None:
                 if broken is None:
                     continue
                 self.results[self.store.key(unit)] = Result(broken.status, reason=broken.reason)

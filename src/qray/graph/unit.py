@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -52,6 +52,8 @@ class Task(ABC):
     #: Seconds without a word after which it has failed.
     silence_s: float = 3600.0
     resources: Resources = Resources()
+    #: Units that it has added to the run: when they have ended it is started again (`finish` gives None until then).
+    asked: Collection[Unit] = ()
 
     def impossible(self) -> str | None:
         """Why this machine cannot do it, where that is known without starting anything."""

@@ -117,7 +117,8 @@ def _variant(run: Run, variant: Variant) -> Outcome:
         found, **_measured(run, variant.name, keys["build"]), artifact=f"artifacts/{keys['build']}",
         size_bytes=artifact["size_bytes"], weights_bytes=artifact["weights_bytes"],
         int8_mac_share=artifact["int8_mac_share"], isa=artifact["isa"], notes=artifact["notes"],
-        val_mae=trial["val_mae"] if trial and variant.method == "qat" else None, build_s=built["seconds"],
+        val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
+        build_s=built.get("search_s", built["seconds"]),
         evaluate_s=evaluated["seconds"] if evaluated else None,
     )  # fmt: skip
     if evaluated is not None:

@@ -122,6 +122,10 @@ class Row:
     quantization_rms: Annotated[_F, Column("RMS of simulated - FP32 predictions on VAL", "target")] = None
     outside_share: Annotated[_F, Column("share of VAL activations outside the calibrated ranges")] = None
     fp32_layers: Annotated[_I, Column("convolutions that its engine's quantizer leaves in FP32 by its own rule")] = None
+    kept_fp32: Annotated[_S, Column("of mixed precision: layers that stay in FP32")] = None
+    kept_layers: Annotated[_I, Column("how many those are")] = None
+    layers: Annotated[_I, Column("of how many that could")] = None
+    evaluations: Annotated[_I, Column("mixes that were built and evaluated on VAL to find those")] = None
     isa: Annotated[_S, Column("instruction set that it was built for")] = None
     val_mae: Annotated[_F, Column("of the QAT trial that it was built from", "target")] = None
     train_s: Annotated[_F, Column("training of its weights", "s")] = None

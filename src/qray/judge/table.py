@@ -72,9 +72,17 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
         "predictions": outcome.predictions_path, "val_mae": outcome.val_mae, "isa": outcome.isa,
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
-        "fp32_layers": len(outcome.notes.get("fp32_layers", ())) or None,
+        "fp32_layers": len(outcome.notes.get("fp32_layers", ())) or None, **_mixed(outcome.notes.get("mixed")),
         **{name: outcome.notes.get(name) for name in PARITY},
     }  # fmt: skip
+
+
+def _mixed(found: Mapping[str, Any] | None) -> Columns:
+    if found is None:
+        return {}
+    kept = found["keep_fp32"]
+    return {"kept_fp32": ", ".join(kept), "kept_layers": len(kept), "layers": found["layers"],
+            "evaluations": found["evaluations"]}  # fmt: skip
 
 
 def _against_mean(variant: VariantEvidence) -> Columns:

@@ -16,9 +16,9 @@ PHASES_FILE = "phases.json"
 PARALLEL_PHASE = "train, build and evaluate"
 MEASURING_PHASE = "measure latency and costs"
 KINDS = dict.fromkeys(
-    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "memory", "layers", "sensitivity"),
-    PARALLEL_PHASE,
-) | dict.fromkeys(("measure", "costs"), MEASURING_PHASE)
+    ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "memory", "layers", "sensitivity",
+     "predict", "mix"), PARALLEL_PHASE,
+) | dict.fromkeys(("measure", "costs"), MEASURING_PHASE)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Timing:
         """How many units ran at once on average: their seconds over the seconds of the phase they ran in."""
         wall = self.phases.get(PARALLEL_PHASE, 0.0)
         busy = {kind: sum(u.seconds for u in self.of_kind(kind)) for kind in self.kinds(PARALLEL_PHASE)}
+        # A search for a mix is the wait for what it asks for.
+        busy.pop("mix", None)
         # A sweep is its trials, which run side by side, or the wait for them: not both.
         sweep = max(busy.pop("sweep", 0.0), busy.pop("trial", 0.0))
         together = sum(busy.values()) + sweep

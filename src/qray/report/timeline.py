@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 KINDS = {
     "train": ("training", BLUE), "finetune": ("training", BLUE), "validate": ("evaluation", GREEN),
     "sweep": ("QAT sweep", VIOLET), "trial": ("QAT trials", VIOLET), "build": ("building", TEAL),
-    "evaluate": ("evaluation", GREEN), "layers": ("sensitivity", RED), "sensitivity": ("sensitivity", RED),
+    "evaluate": ("evaluation", GREEN), "predict": ("evaluation", GREEN), "mix": ("search for mixed precision", VIOLET),
+    "layers": ("sensitivity", RED), "sensitivity": ("sensitivity", RED),
     "measure": ("measurement", AMBER), "costs": ("measurement", AMBER), "memory": ("measurement", AMBER),
 }  # fmt: skip
 #: A second or two between units is the loop that starts them.

@@ -26,7 +26,7 @@ def build_unit(
     """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that.
     fixed: why the network cannot be trained, where it cannot."""
     depends: dict[str, Any] = {
-        "variant": _settings(variant), "clip": study.clip.frames_read()
+        "variant": variant.settings(), "clip": study.clip.frames_read()
     }  # fmt: skip
     if fixed is not None and variant.of_sweep:
         return Unit("build", variant.name, Build(variant, isa, fixed), depends | {"train": train})
@@ -40,13 +40,6 @@ def build_unit(
     if depends_on_isa(variant):
         depends["isa"] = isa
     return Unit("build", variant.name, Build(variant, isa), depends)
-
-
-def _settings(variant: Variant) -> dict[str, Any]:
-    """What an artifact depends on of its variant: a setting of `remedies` where it is one, but those older than these,
-    so that a new one changes no other variant's key."""
-    defaults = {"range_margin", "bias_correction"} - variant.remedies.keys()
-    return variant.model_dump(mode="json", exclude={"name", "calibration_clips", *defaults})
 
 
 def _calibration(study: Study, variant: Variant) -> Calibration:

@@ -34,6 +34,10 @@ class Job:
         """The stream of an evaluation, in its own batches unless others are given."""
         return self._plan(spec, "eval", batch_size or self.study.evaluation.batch_size)
 
+    def split_plan(self, split: str) -> StreamPlan:
+        """The stream of all clips of a split: of TEST all windows, of VAL, to choose by, one."""
+        return self.eval_plan(self.study.clip if split == "TEST" else self.study.clip.single_window())
+
     def train_plan(self, training: Training, first_epoch: int, epochs: int) -> StreamPlan:
         """The stream of a training from one epoch on, up to so many."""
         more = {"seed": self.study.seed, "first_epoch": first_epoch, "epochs": epochs}

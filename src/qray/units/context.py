@@ -64,7 +64,7 @@ class RunContext:
         clips = self.clips(self.manifest.split(name))
         if name == "TRAIN":
             return clips
-        stream = self.job.eval_plan(self.study.clip if name == "TEST" else self.study.clip.single_window())
+        stream = self.job.split_plan(name)
         return replace(clips, decoded=cached(clips.dataset(stream), len(clips.clips), stream))
 
     def clips(self, clips: pd.DataFrame) -> SplitClips:

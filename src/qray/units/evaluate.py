@@ -1,4 +1,4 @@
-"""Evaluation on TEST of each artifact, and of the mean predictor."""
+"""Evaluation on TEST of each artifact, and of the mean predictor; and on VAL of those that are to be chosen from."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def evaluate_unit(study: Study, variant: Variant, build: Unit, digests: Mapping[
     )
 
 
+def predict_unit(study: Study, build: Unit, digests: Mapping[str, str]) -> Unit:
+    """An artifact on VAL, to choose by."""
+    depends = {"build": build, "clip": study.clip.single_window(), "val": digests["VAL"]}
+    return Unit("predict", build.name, Evaluate(build, "VAL"), depends, title=f"predict VAL by {build.name}")
+
+
 def baseline_unit(digests: Mapping[str, str]) -> Unit:
     """The mean TRAIN target for every TEST clip."""
     return Unit("evaluate", BASELINE, MeanPredictor(), {"baseline": digests["TRAIN"], "test": digests["TEST"]})
@@ -41,16 +47,17 @@ class Evaluate(Task):
     """Predictions of a task that loads the artifact from its files."""
 
     build: Unit
+    split: str = "TEST"
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        folder = run.store.artifact_folder(self.build.key)
-        return run.backend.submit(unit, evaluate, run.job, unit.name, pack_folder(folder), run.split("TEST"),
+        folder, split = run.store.artifact_folder(self.build.key), self.split
+        return run.backend.submit(unit, evaluate, run.job, unit.name, pack_folder(folder), split, run.split(split),
                                   needs=read_artifact(folder).built.needs)  # fmt: skip
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
-        clips = run.manifest.split("TEST")
-        path = run.store.save_predictions(unit.key, "TEST", clips, value.pop("predicted"), run.study.seed)
-        failed = run.name_failed("evaluation on TEST", value.pop("failed"))
+        clips = run.manifest.split(self.split)
+        path = run.store.save_predictions(unit.key, self.split, clips, value.pop("predicted"), run.study.seed)
+        failed = run.name_failed(f"evaluation on {self.split}", value.pop("failed"))
         return {"files": [run.store.relative(path)]} | failed | value
 
 
@@ -68,20 +75,20 @@ class MeanPredictor(Task):
         return {"files": [run.store.relative(path)]}
 
 
-def evaluate(job: Job, name: str, files: dict[str, bytes], clips: SplitClips) -> dict[str, Any]:
+def evaluate(job: Job, name: str, files: dict[str, bytes], split: str, clips: SplitClips) -> dict[str, Any]:
     """{"predicted": float64 (N,), NaN where the clip failed, in manifest order, "failed": reasons by clip} of an
-    artifact's files, on clips of TEST. name: what the dashboard calls it."""
+    artifact's files, on clips of a split. name: what the dashboard calls it."""
     from qray.engines.registry import load_artifact
     from qray.graph.telemetry import Telemetry
 
-    plan, telemetry = job.eval_plan(job.study.clip), Telemetry(name, job.board, len(clips.clips))
+    plan, telemetry = job.split_plan(split), Telemetry(name, job.board, len(clips.clips))
     with tempfile.TemporaryDirectory(prefix="qray-evaluate-") as folder:
         unpack_folder(files, Path(folder))
         predict = load_artifact(Path(folder), threads=1)
         predicted, failed, mae = predict_split(
-            predict, clips, plan, f"evaluate {name} TEST", "evaluation on TEST", telemetry.clips
+            predict, clips, plan, f"evaluate {name} {split}", f"evaluation on {split}", telemetry.clips
         )
-    telemetry.mae("TEST", mae)
+    telemetry.mae(split, mae)
     telemetry.end()
     return {"predicted": predicted, "failed": failed}
 

@@ -6,12 +6,13 @@ from qray.data.manifest import Manifest, digest_of
 from qray.data.splits import SPLITS
 from qray.graph.unit import Graph, Unit
 from qray.measure.isa import Machine, this_machine
-from qray.study import Imported, Study, Training
+from qray.study import Imported, Sensitivity, Study, Training, Variant
 from qray.units.build import build_unit
 from qray.units.costs import costs_unit
-from qray.units.evaluate import BASELINE, baseline_unit, evaluate_unit
+from qray.units.evaluate import BASELINE, baseline_unit, evaluate_unit, predict_unit
 from qray.units.latency import latency_unit, points
 from qray.units.memory import memory_unit
+from qray.units.mix import mix_unit, mixed_build_unit, sensitivity_of
 from qray.units.sensitivity import sensitivity_units
 from qray.units.sweep import sweep_unit
 from qray.units.train import finetune_unit, train_unit
@@ -45,12 +46,33 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
     widths = {v.weight_bits: None for v in study.variants if v.method == "finetune"} if sweep else {}
     finetune = {width: finetune_unit(study.fit, width, train, sweep) for width in widths if sweep}
     units = [train, *([sweep] if sweep else []), *finetune.values()]
+    measured: dict[Sensitivity, list[Unit]] = {}
+
+    def layers(settings: Sensitivity) -> list[Unit]:
+        return measured.setdefault(settings, sensitivity_units(study, settings, isa, train, digests))
+
+    def build_of(variant: Variant) -> Unit:
+        return build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests, fixed)
+
+    def predict_of(build: Unit) -> Unit:
+        return predict_unit(study, build, digests)
+
+    shared = layers(study.sensitivity) if study.sensitivity is not None else []
+    reference = build_of(study.reference)
+    on_val = predict_of(reference)
     builds = []
     for variant in study.variants:
-        build = build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests, fixed)
+        if variant.accuracy is not None:
+            own = layers(sensitivity_of(study, variant))
+            mix = mix_unit(study, variant, isa, own[-1], on_val, build_of, predict_of)
+            # The study's own layers first: they are what the report shows.
+            units += [*shared, *own, reference, on_val, mix]
+            build = mixed_build_unit(variant, isa, mix)
+        else:
+            build = reference if variant == study.reference else build_of(variant)
         builds.append(build)
         units += [build, evaluate_unit(study, variant, build, digests)]
-    units += [baseline_unit(digests), *sensitivity_units(study, isa, train, digests)]
+    units += [baseline_unit(digests), *shared]
     for at in points(study.measure):
         units += [*(memory_unit(at, build) for build in builds), latency_unit(study.measure, at, builds)]
     return Graph([*units, costs_unit(study, train, digests)])

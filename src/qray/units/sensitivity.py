@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def sensitivity_units(study: Study, isa: str, train: Unit, digests: Mapping[str, str]) -> list[Unit]:
-    """A unit for each share of the layers, and last the one that puts them together; none where the study has none."""
-    settings = study.sensitivity
-    if settings is None:
-        return []
+def sensitivity_units(
+    study: Study, settings: Sensitivity, isa: str, train: Unit, digests: Mapping[str, str]
+) -> list[Unit]:
+    """A unit for each share of the layers, and last the one that puts them together."""
     depends = {
         "train": train, "calibration": study.calibration, "clips": digests["TRAIN"], "val": digests["VAL"],
         "seed": study.seed, "clip": study.clip.frames_read(),
@@ -34,14 +33,15 @@ def sensitivity_units(study: Study, isa: str, train: Unit, digests: Mapping[str,
         "settings": settings.model_dump(mode="json", exclude={"tasks"}),
     }  # fmt: skip
     shares = [(part, settings.tasks) for part in range(settings.tasks)]
+    own = "" if settings == study.sensitivity else f", w{settings.weight_bits} {settings.observer}"
     parts = [
-        Unit("layers", f"part {part + 1} of {of}", Layers((part, of), settings, isa, train),
-             depends | {"part": part, "of": of}, title=f"sensitivity, part {part + 1} of {of}")
+        Unit("layers", f"part {part + 1} of {of}{own}", Layers((part, of), settings, isa, train),
+             depends | {"part": part, "of": of}, title=f"sensitivity, part {part + 1} of {of}{own}")
         for part, of in shares
     ]  # fmt: skip
     bootstrap = {"bootstrap": study.verdict.bootstrap, "seed": study.verdict.seed}
-    whole = Unit("sensitivity", "layers", Together(settings, tuple(parts)), depends | {"verdict": bootstrap},
-                 after=tuple(parts), title="sensitivity")  # fmt: skip
+    whole = Unit("sensitivity", f"layers{own}", Together(settings, tuple(parts)), depends | {"verdict": bootstrap},
+                 after=tuple(parts), title=f"sensitivity{own}")  # fmt: skip
     return [*parts, whole]
 
 

@@ -6,7 +6,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import sentences
 from qray.point import CPU
 from qray.words.figures import capital, counted, megabytes, number, percent, signed, with_interval
-from qray.words.phrases import NO_REASON, guardrail_words, pay_words, remedy_words
+from qray.words.phrases import NO_REASON, guardrail_words, mixed_words, pay_words, remedy_words
 
 #: Below this p the difference depends on the size of the prediction.
 SLOPE_ALPHA = 0.05
@@ -36,6 +36,8 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
         words += f", {remedy_words(others)}" if others else ""
     if settings.keep_fp32:
         words += f"; kept in FP32: {', '.join(settings.keep_fp32)}"
+    if row.evaluations:
+        words += f"; {mixed_words(row)}"
     words += f"; engine {engine}"
     if share is not None and method in ("ptq", "qat", "dynamic"):
         words += f"; {percent(share, 1)} of the multiply-accumulates run in INT8, read from what the engine executes"

@@ -97,6 +97,13 @@ def left_words(row: Row) -> str:
     )
 
 
+def mixed_words(row: Row) -> str:
+    """Which layers of a mixed precision are none of INT8, and what it took to find them."""
+    names = f" ({row.kept_fp32})" if row.kept_fp32 else ""
+    found = counted(row.evaluations or 0, "evaluation")
+    return f"mixed precision: {row.kept_layers} of {row.layers} layers in FP32{names}, {found}"
+
+
 def remarks(variant: VariantEvidence) -> list[str]:
     """What must be known of a variant beyond its row, each a sentence that begins with its name."""
     row, compared = variant.row, variant.comparison
@@ -111,6 +118,8 @@ def remarks(variant: VariantEvidence) -> list[str]:
         found.extend(compared.notes)
     if row.fp32_layers:
         found.append(left_words(row))
+    if row.evaluations:
+        found.append(mixed_words(row))
     if variant.speed is not None and variant.speed.pays is not True and (words := pay_words(row)):
         found.append(words)
     return [f"{variant.name}: {text}" for text in dict.fromkeys([*found, *variant.notes])]

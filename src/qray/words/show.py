@@ -21,7 +21,16 @@ from qray.judge.row import COLUMNS, RESULTS, Row, from_table, is_words
 from qray.point import CPU
 from qray.words.document import Cell, Grid, Tone
 from qray.words.figures import cell, number
-from qray.words.phrases import TONES, left_words, not_to_ship, pay_words, settings_words, settle_words, state_words
+from qray.words.phrases import (
+    TONES,
+    left_words,
+    mixed_words,
+    not_to_ship,
+    pay_words,
+    settings_words,
+    settle_words,
+    state_words,
+)
 from qray.words.terminal import GAP, say, table_of, to_json
 
 
@@ -151,6 +160,7 @@ def print_results(table: pa.Table, console: Console) -> None:
         if row.verdict == "inconclusive":
             lines[f"{row.variant}: {settle_words(row.n_clips or 0, row.clips_to_settle)}"] = "unsure"
     lines |= {f"{row.variant}: {left_words(row)}": "unsure" for row in rows if row.fp32_layers}
+    lines |= {f"{row.variant}: {mixed_words(row)}": "dim" for row in rows if row.evaluations}
     # Keys, because a variant measured at several points has a row for each.
     for line, tone in lines.items():
         say(console, line, tone)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.networks import TINY, TINY_CLIP, smooth_clips
-from support.shelf import Shelf
+from support.networks import TINY, TINY_CLIP, request, smooth_clips, two_stages
+from support.shelf import Shelf, build_in_own_process
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -295,4 +295,18 @@ def test_openvino_names_the_same_layers_and_adds(video: VideoRegressor) -> None:
     assert [name for name in names if name.startswith("residual.")] == ["residual.0", "residual.1"]
     assert {name for name in names if name in VIDEO_MACS} == {
         "backbone.stem.0", "backbone.block.conv", "backbone.temporal"
+    }  # fmt: skip
+
+
+def test_openvino_keeps_additions_and_pools_in_fp32_too(tmp_path: Path) -> None:
+    import openvino as ov
+
+    variant = Variant(name="p", method="ptq", engine="openvino", keep_fp32=("layer1.1.add", "avgpool"))
+    build_in_own_process((request(variant, two_stages(), batches=1), tmp_path / "p"))
+    quantized = {
+        node.get_friendly_name() for node in ov.Core().read_model(tmp_path / "p" / "model.xml").get_ordered_ops()
+        if any(value.get_node().get_type_name() == "FakeQuantize" for value in node.input_values())
+    }  # fmt: skip
+    assert {name for name in quantized if name.startswith(("residual.", "pool."))} == {
+        "residual.0", "residual.2", "residual.3"
     }  # fmt: skip

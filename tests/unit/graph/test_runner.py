@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.toys import counts, fails, never, run_toys, toy
+from support.toys import Toy, counts, fails, never, run_toys, toy
 
 from qray.graph.runner import impossible
 from qray.graph.store import Store
@@ -181,3 +182,32 @@ def test_a_run_that_is_ended_at_any_moment_goes_on_with_what_was_finished(
         again = {name for name in done if done[name] > before[name]}
         assert not again & finished, "a finished unit was done again"
         assert all(Store(Path(out)).finished(unit) for unit in drawn(shape, Counter(), broken=False))
+
+
+@dataclass
+class Asks(Toy):
+    """Has others run, and its record says how they ended."""
+
+    others: tuple[Unit, ...] = ()
+
+    def finish(self, unit: Unit, run: Any, value: Any) -> dict[str, Any] | None:
+        self.asked = tuple(other for other in self.others if run.runner.ended(other) is None)
+        for other in self.asked:
+            run.runner.add(other)
+        return None if self.asked else {other.name: run.runner.ended(other).status for other in self.others}
+
+
+def test_a_unit_goes_on_when_what_it_has_asked_for_has_ended_well_or_not(tmp_path: Path) -> None:
+    others = (toy("good"), toy("bad", fails))
+    unit = Unit("toy", "asks", Asks(others=others), {"name": "asks"})
+    ran = run_toys(tmp_path, unit, toy("after", lambda: 1, unit))
+    assert ran.status == {"asks": "ok", "after": "ok"}
+    record = Store(tmp_path).record(unit) or {}
+    assert (record["good"], record["bad"]) == ("ok", "failed")
+    assert ran.said.count("start toy asks") == 2
+
+
+def test_what_was_asked_for_in_a_run_that_was_killed_is_not_done_again(tmp_path: Path) -> None:
+    run_toys(tmp_path, toy("good"))
+    unit = Unit("toy", "asks", Asks(others=(toy("good", fails),)), {"name": "asks"})
+    assert run_toys(tmp_path, unit).status == {"asks": "ok"}

@@ -144,3 +144,18 @@ def test_what_a_quantizer_left_in_fp32_is_said_wherever_the_variant_is_listed(tm
     print_results(read_results(evidence.out), Console(file=text, width=400))
     assert said in text.getvalue()
     assert text.getvalue().count("in FP32, left so") == 1
+
+
+def test_which_layers_a_mix_keeps_in_fp32_is_said_wherever_the_variant_is_listed(tmp_path: Path) -> None:
+    found = {"keep_fp32": ["conv1", "layer1.0.conv2"], "layers": 20, "evaluations": 5}
+    mixed = {"ptq-openvino": {"notes": {"mixed": found}, "int8": 0.9}}
+    evidence = read_evidence(make_run(tmp_path, change=mixed, table=True))
+    variant = next(v for v in evidence.variants if v.name == "ptq-openvino")
+    said = "mixed precision: 2 of 20 layers in FP32 (conv1, layer1.0.conv2), 5 evaluations"
+    assert f"ptq-openvino: {said}" in table(evidence)
+    assert said in model_card(evidence, variant).replace("\n", " ")
+    text = io.StringIO()
+    print_results(read_results(evidence.out), Console(file=text, width=400))
+    assert text.getvalue().count(said) == 1
+    row = variant.row
+    assert (row.kept_fp32, row.kept_layers, row.layers, row.evaluations) == ("conv1, layer1.0.conv2", 2, 20, 5)
