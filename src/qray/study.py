@@ -149,7 +149,9 @@ class Training(Section):
 class Variant(Section):
     """One way to make the model deployable: a method on an engine with its settings.
 
-    `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of.
+    `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of. `weight_range` of ptq: up
+    to the largest weight of each channel, or as far as leaves the least square error of its weights. `rounding`: each
+    weight to the nearest code, or up or down as AdaRound learns on the calibration clips, without targets.
     """
 
     name: str
@@ -159,6 +161,8 @@ class Variant(Section):
     weight_bits: Literal[8, 4] = 8
     observer: Observer = "histogram"
     keep_fp32: tuple[str, ...] = ()
+    weight_range: Literal["minmax", "mse"] = "minmax"
+    rounding: Literal["nearest", "adaround"] = "nearest"
 
     @model_validator(mode="after")
     def _can_exist(self) -> Variant:
@@ -175,7 +179,21 @@ class Variant(Section):
         if self.method in INT8_METHODS and self.weight_bits not in ENGINES[self.engine].weight_bits:
             offering = [name for name in able if self.weight_bits in ENGINES[name].weight_bits]
             raise ValueError(f"weight_bits: {self.weight_bits} is offered on engine {', '.join(offering)} only")
+        if changed := self.of_weights():
+            offering = [name for name in engines_of("ptq") if ENGINES[name].sets_weights]
+            if self.method != "ptq" or self.engine not in offering:
+                (key, value), *_ = changed.items()
+                raise ValueError(f"{key}: {value} is offered for method ptq on engine {', '.join(offering)} only")
         return self
+
+    def of_weights(self) -> dict[str, str]:
+        """How weights come to their codes, where it is not the usual way."""
+        chosen = {"weight_range": self.weight_range, "rounding": self.rounding}
+        return {name: value for name, value in chosen.items() if value != type(self).model_fields[name].default}
+
+    def built_of(self) -> dict[str, Any]:
+        """What a build depends on of it: not its name, nor how weights come to their codes the usual way."""
+        return self.model_dump(mode="json", exclude={"name", "weight_range", "rounding"}) | self.of_weights()
 
     @property
     def of_sweep(self) -> bool:

@@ -31,6 +31,8 @@ class Engine:
     compiles: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
+    #: Whether qray decides how ptq brings weights to their codes (`weight_range` and `rounding` of a variant).
+    sets_weights: bool = False
     #: Where what it built can run, in torch's words.
     devices: tuple[str, ...] = ("cpu",)
 
@@ -57,6 +59,7 @@ ENGINES = {
         "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
         # Compiling leaves Inductor with other settings than it had.
         changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, weight_bits=(8, 4),
+        sets_weights=True,
     ),
     "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx"),
     "openvino": Engine(

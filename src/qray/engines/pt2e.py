@@ -13,6 +13,7 @@ from torchao.quantization.pt2e import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
+    ObserverBase,
     PerChannelMinMaxObserver,
     disable_observer,
     enable_observer,
@@ -27,6 +28,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     _X86InductorQuantizationAnnotation,
 )
 
+from qray.engines.adaround import round_adaptively
 from qray.engines.artifact import BuildRequest, Predict
 from qray.engines.fake_quantize import FakeQuantizeActivation
 from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
@@ -34,6 +36,7 @@ from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.tail import tail_nodes
 from qray.engines.torch_export import runner
+from qray.engines.weight_range import LeastSquaresObserver
 from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor
 from qray.study_verdict import Section
@@ -101,11 +104,12 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
     `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
     variant = request.variant
     observer = HistogramObserver if variant.observer == "histogram" else MinMaxObserver
+    weights = LeastSquaresObserver if variant.weight_range == "mse" else PerChannelMinMaxObserver
     config = _config(
         variant.weight_bits,
         request.reduce_range,
         observer.with_args(eps=SCALE_EPSILON),
-        PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
+        weights.with_args(eps=SCALE_EPSILON),
         qat=False,
     )
     program = export(request.model, request.example(), strict=True)
@@ -119,8 +123,22 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
 
 
 def quantize_static(request: BuildRequest) -> nn.Module:
-    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators."""
-    return strip_unused(_quietly(convert_pt2e, observe_static(request)))
+    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators, and learn where to
+    round weights if so asked."""
+    prepared = observe_static(request)
+    reference = copy.deepcopy(prepared)
+    converted = strip_unused(_quietly(convert_pt2e, prepared))
+    if request.variant.rounding == "adaround":
+        round_adaptively(unobserved(reference), converted, request.calibration, request.seed)
+    return converted
+
+
+def unobserved(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The network that was observed, in FP32, with nothing that looks on."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, ObserverBase):
+            setattr(module, name, nn.Identity())
+    return module
 
 
 def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSettings) -> torch.fx.GraphModule:

@@ -25,7 +25,7 @@ def build_unit(
 ) -> Unit:  # fmt: skip
     """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that."""
     depends: dict[str, Any] = {
-        "variant": variant.model_dump(mode="json", exclude={"name"}), "clip": study.clip.frames_read()
+        "variant": variant.built_of(), "clip": study.clip.frames_read()
     }  # fmt: skip
     depends |= {"finetune": finetune} if variant.method == "finetune" else {"train": train}
     if variant.method == "qat":
@@ -110,7 +110,7 @@ def build(
     request = BuildRequest(
         variant=variant, model=model_from_state(job.study.model, weights), clip=job.study.clip,
         calibration=batches["calibration"], qat_state=load_checkpoint(qat[0])["model"] if qat else None,
-        qat_settings=qat[1] if qat else None, validation=batches["validation"], isa=isa,
+        qat_settings=qat[1] if qat else None, validation=batches["validation"], isa=isa, seed=job.study.seed,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="qray-build-") as folder:
         try:
