@@ -61,7 +61,7 @@ VARIANTS = {
             keep_fp32=[KEPT],
             weight_range="mse",
             rounding="adaround",
-        ),  # fmt: skip
+        ),
         _variant("ptq-onnxruntime-minmax", "ptq", "onnxruntime", observer="minmax", keep_fp32=[KEPT]),
         _variant("ptq-openvino-minmax", "ptq", "openvino", observer="minmax", keep_fp32=[KEPT]),
     )

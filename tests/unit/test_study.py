@@ -41,6 +41,17 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
         ({"variants": [FP32, {"name": "Q", "method": "ptq", "engine": "inductor"}]}, "lower-case"),
         ({"variants": [FP32 | {"weight_bits": 4}]}, "belongs to ptq and qat"),
         ({"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "weight_bits": 4}]}, "inductor only"),
+        (
+            {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "rounding": "adaround"}]},
+            "rounding: adaround is offered for method ptq on engine inductor only",
+        ),
+        (
+            {
+                "variants": [FP32, {"name": "q", "method": "qat", "engine": "inductor", "weight_range": "mse"}],
+                "sweep": {},
+            },
+            "weight_range: mse is offered for method ptq on engine inductor only",
+        ),
         ({"sweep": {"trials": 1, "weight_bits": [8, 4]}}, "fewer than the weight widths"),
         ({"data": {"split_fractions": [0.5, 0.5, 0.5]}}, "must sum to 1"),
         ({"model": {"weights": "imagenet", "width": 16}}, "only for width: 64"),
@@ -80,6 +91,13 @@ def test_the_reference_is_fp32_eager_whatever_its_name_and_place() -> None:
 
 def test_uniform_clips_are_evaluated_on_one_window() -> None:
     assert study(clip={"sampling": "uniform", "eval_windows": 3}).clip.windows == 1
+
+
+def test_a_build_depends_on_how_weights_are_rounded_only_where_that_is_chosen() -> None:
+    plain = Variant(name="p", method="ptq", engine="inductor")
+    learned = plain.model_copy(update={"rounding": "adaround"})
+    assert learned.built_of() == plain.built_of() | {"rounding": "adaround"}
+    assert not {"name", "rounding", "weight_range"} & set(plain.built_of())
 
 
 def test_a_variant_defaults_to_8_bits_of_weight() -> None:

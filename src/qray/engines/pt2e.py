@@ -123,13 +123,14 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
 
 
 def quantize_static(request: BuildRequest) -> nn.Module:
-    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators, and learn where to
-    round weights if so asked."""
-    prepared = observe_static(request)
-    reference = copy.deepcopy(prepared)
-    converted = strip_unused(_quietly(convert_pt2e, prepared))
-    if request.variant.rounding == "adaround":
-        round_adaptively(unobserved(reference), converted, request.calibration, request.seed)
+    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators; learn how to
+    round if so asked."""
+    observed = observe_static(request)
+    if request.variant.rounding == "nearest":
+        return strip_unused(_quietly(convert_pt2e, observed))
+    reference = unobserved(copy.deepcopy(observed))
+    converted = strip_unused(_quietly(convert_pt2e, observed))
+    round_adaptively(reference, converted, [clip[None] for b in request.calibration for clip in b], request.seed)
     return converted
 
 

@@ -16,6 +16,9 @@ class LeastSquaresObserver(PerChannelMinMaxObserver):
     there too (section 5 of arXiv 2004.10568).
     """
 
+    min_val: torch.Tensor
+    max_val: torch.Tensor
+
     def forward(self, x_orig: torch.Tensor) -> torch.Tensor:
         """Look at weights once: they do not change while activations are observed."""
         if self.min_val.numel():

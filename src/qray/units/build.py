@@ -32,6 +32,8 @@ def build_unit(
         depends["sweep"] = sweep
     if variant.method in INT8_METHODS:
         depends |= {"parity_clips": study.parity.clips, "val": digests["VAL"], "seed": study.seed}
+    if variant.method in INT8_METHODS and variant.weight_bits == 4:
+        depends["packed"] = True
     if variant.method == "ptq":
         depends |= {"calibration": study.calibration, "clips": digests["TRAIN"]}
     if depends_on_isa(variant):

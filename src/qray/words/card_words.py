@@ -30,6 +30,10 @@ def method_words(evidence: Evidence, variant: VariantEvidence) -> str:
     }.get(method, method)
     if method == "ptq":
         words += f" by a {settings.observer} observer"
+    if settings.weight_range == "mse":
+        words += "; ranges of weights by least squares"
+    if settings.rounding == "adaround":
+        words += "; weights rounded by AdaRound on the same clips, without targets"
     if settings.keep_fp32:
         words += f"; kept in FP32: {', '.join(settings.keep_fp32)}"
     words += f"; engine {engine}"
