@@ -22,23 +22,24 @@ ACTIVATIONS = ("relu", "relu6", "hardtanh", "hardswish", "silu", "hardsigmoid", 
 ZETA, GAMMA = 1.1, -0.1
 #: Bytes that all clips together may keep between two layers; by which their number goes, where it is not the study's.
 KEPT_BYTES = 2 << 30
-#: Positions of a layer's output that it is learned from, and bytes of what it reads there, by which their number goes
-#: where it is smaller. With 8192, predictions on VAL are 0.51 from FP32's (RMS, quickstart), with these 0.42.
-POSITIONS = 32768
+#: Bytes of what a layer reads at the positions of its output that it is learned from; by which their number goes,
+#: where it is not `Learning.positions`.
 PATCH_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How roundings are learned: Adam steps on `batch` positions each; a first share of them without the regulariser,
-    of the given weight, whose exponent then falls from the first to the second beta.
+    """How roundings are learned: Adam steps on `batch` of `positions` of a layer's output each; a first share of them
+    without the regulariser, of the given weight, whose exponent then falls from the first to the second beta.
 
     Tuned on layers of the trained network of quickstart, 40 TRAIN clips, by the output's error on 24 others as a share
     of that of nearest rounding: with the paper's schedule (lr 0.01, beta 20 to 2, regulariser 0.01 a weight), 1000
     steps leave 0.54 and 0.34 (conv2d_5, conv2d_11) because most weights are still between two codes when they are
-    rounded; this one, in half as many, 0.23 and 0.16, and 1000 steps of it 0.23 and 0.15.
+    rounded; this one, in half as many, 0.23 and 0.16, and 1000 steps of it 0.23 and 0.15. From 8192 positions a layer the
+    network's predictions on VAL come out 0.51 from FP32's (RMS; to the nearest code 2.14), from 32768 ones 0.42.
     """
 
+    positions: int = 32768
     steps: int = 500
     batch: int = 256
     lr: float = 0.1
@@ -248,7 +249,7 @@ def _round(
         flat, offset = weight.reshape(groups, len(weight) // groups, -1), bias.view(groups, 1, -1)
         scale = getattr(quantized.module, layer.scale).view(groups, -1, 1)
         fit = PATCH_BYTES // (4 * groups * flat.shape[-1])
-        count = -(-min(POSITIONS, fit) // len(quantized.clips))
+        count = -(-min(learning.positions, fit) // len(quantized.clips))
         patches = flat.new_empty(groups, count * len(quantized.clips), flat.shape[-1])
         target = flat.new_empty(*patches.shape[:2], flat.shape[1])
         for clip, kept in enumerate(zip(quantized.before(name), reference.before(name), strict=True)):

@@ -44,7 +44,7 @@ def networks() -> Networks:
     fp32 = pt2e.unobserved(copy.deepcopy(observed))
     nearest = pt2e.strip_unused(convert_pt2e(observed))
     learned = copy.deepcopy(nearest)
-    round_adaptively(fp32, learned, CLIPS, 0, Learning(steps=200))
+    round_adaptively(fp32, learned, CLIPS, 0, Learning(2048, steps=200))
     return Networks(fp32, nearest, learned)
 
 
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_codes(networks: Networks) -> None:
 
     def codes(seed: int) -> torch.Tensor:
         module = copy.deepcopy(networks.nearest)
-        round_adaptively(networks.fp32, module, CLIPS[:4], seed, Learning(steps=20))
+        round_adaptively(networks.fp32, module, CLIPS[:4], seed, Learning(512, steps=20))
         return torch.cat([found.flatten() for _, found, _, _ in layers(module)])
 
     first = codes(3)
