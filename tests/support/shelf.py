@@ -52,7 +52,16 @@ VARIANTS = {
         _variant("ptq-onnxruntime", "ptq", "onnxruntime"),
         _variant("ptq-openvino", "ptq", "openvino"),
         _variant("qat-inductor", "qat", "inductor"),
-        _variant("ptq-inductor-w4", "ptq", "inductor", weight_bits=4, observer="minmax", keep_fp32=[KEPT]),
+        _variant(
+            "ptq-inductor-w4",
+            "ptq",
+            "inductor",
+            weight_bits=4,
+            observer="minmax",
+            keep_fp32=[KEPT],
+            weight_range="mse",
+            rounding="adaround",
+        ),
         _variant("ptq-onnxruntime-minmax", "ptq", "onnxruntime", observer="minmax", keep_fp32=[KEPT]),
         _variant("ptq-openvino-minmax", "ptq", "openvino", observer="minmax", keep_fp32=[KEPT]),
     )

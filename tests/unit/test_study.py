@@ -55,6 +55,17 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
         ({"variants": [FP32, MIXED | {"keep_fp32": ["conv1"]}]}, "leave one of the two out"),
         ({"variants": [FP32, MIXED | {"accuracy": {"within": 0}}]}, "greater than 0"),
         ({"variants": [FP32, MIXED | {"accuracy": {"within": "half"}}]}, "should be 'margin'"),
+        (
+            {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "rounding": "adaround"}]},
+            "rounding is offered on engine inductor only",
+        ),
+        (
+            {
+                "variants": [FP32, {"name": "q", "method": "qat", "engine": "inductor", "weight_range": "mse"}],
+                "sweep": {},
+            },
+            "weight_range belongs to ptq",
+        ),
         ({"sweep": {"trials": 1, "weight_bits": [8, 4]}}, "fewer than the weight widths"),
         ({"data": {"split_fractions": [0.5, 0.5, 0.5]}}, "must sum to 1"),
         ({"model": {"weights": "imagenet", "width": 16}}, "only for width: 64"),
@@ -94,6 +105,13 @@ def test_the_reference_is_fp32_eager_whatever_its_name_and_place() -> None:
 
 def test_uniform_clips_are_evaluated_on_one_window() -> None:
     assert study(clip={"sampling": "uniform", "eval_windows": 3}).clip.windows == 1
+
+
+def test_a_build_depends_on_how_weights_are_rounded_only_where_that_is_chosen() -> None:
+    plain = Variant(name="p", method="ptq", engine="inductor")
+    learned = plain.model_copy(update={"rounding": "adaround"})
+    assert learned.settings() == plain.settings() | {"rounding": "adaround"}
+    assert not {"name", "rounding", "weight_range"} & set(plain.settings())
 
 
 def test_a_variant_defaults_to_8_bits_of_weight() -> None:

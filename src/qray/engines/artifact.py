@@ -34,7 +34,7 @@ class BuildRequest:
     observes; empty for other methods. qat_state and qat_settings: state_dict of the trained QAT module and the
     `pt2e.QatSettings` it was prepared with, for method `qat`. validation: batches of VAL clips, on which INT8 methods
     compare FP32, what was simulated and what is deployed. isa: the instruction set (of `ISA_FLAGS`) to build for, by
-    default this CPU's.
+    default this CPU's. seed: of what a build draws at random.
     """
 
     variant: Variant
@@ -45,6 +45,7 @@ class BuildRequest:
     qat_settings: dict[str, Any] | None = None
     validation: Sequence[torch.Tensor] = ()
     isa: str = field(default_factory=native_isa)
+    seed: int = 0
 
     @property
     def reduce_range(self) -> bool:

@@ -6,7 +6,9 @@ import platform
 import re
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from torch import nn
 from qray.atomic import atomic_path
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import LAYERS, export, read_layers, total_macs
+from qray.engines.packed import narrow, pack, unpack
 from qray.engines.proof import prove
 from qray.engines.torch_export import runner, tensor_bytes, to_bf16
 from qray.errors import QrayError
@@ -23,6 +26,13 @@ from qray.scratch import without_blanks
 from qray.study import INT8_METHODS
 
 MODEL_FILE = "model.pt2"
+#: Ending of the library in a package whose 4-bit codes are packed: no other program takes it for one that it can load.
+PACKED = ".packed"
+#: Note of such an artifact.
+PACKED_NOTE = (
+    "4-bit codes lie in the file two a byte; loading writes them out, one a byte, into a temporary folder that is gone "
+    "when it has loaded, and they are computed with as INT8"
+)
 
 
 def build(request: BuildRequest, folder: Path) -> Built:
@@ -40,15 +50,25 @@ def build(request: BuildRequest, folder: Path) -> Built:
     program = export(module, request.example())
     layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
     needs = compiled_needs(request.isa)
-    code = _compile(program, folder / MODEL_FILE, request.isa)
+    packed = method in INT8_METHODS and request.variant.weight_bits == 4
+    code = _compile(program, folder / MODEL_FILE, request.isa, packed)
     if not isinstance(module, torch.fx.GraphModule):
         return Built(MODEL_FILE, tensor_bytes(program), 0.0, total_macs(layers), needs)
     executed = int8_layers(code, {layer.name for layer in layers})
-    deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1, "cpu")
-    return prove(
-        request, MODEL_FILE, tensor_bytes(program), layers, executed, quantized_in_tail(module), simulate(module, 1),
-        deployed, onednn=True, needs=needs,
+    notes = {"packed": PACKED_NOTE} if packed else {}
+    deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0, notes=notes), 1, "cpu")
+    built = prove(
+        request, MODEL_FILE, tensor_bytes(program) - packed * _saved_bytes(program), layers, executed,
+        quantized_in_tail(module), simulate(module, 1), deployed, onednn=True, needs=needs,
     )  # fmt: skip
+    return replace(built, notes=built.notes | notes)
+
+
+def _saved_bytes(program: torch.export.ExportedProgram) -> int:
+    """Half of the bytes of codes of at most 4 bits, which is what packing them saves."""
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    codes = [t.numpy() for t in tensors if isinstance(t, torch.Tensor) and t.dtype == torch.int8]
+    return sum(array.size // 2 for array in codes if narrow(array).all())
 
 
 #: What g++ may use, and how wide inductor's vectors are, where neither is to be taken from the CPU that compiles.
@@ -73,7 +93,7 @@ def _compiler_settings(isa: str) -> dict[str, object]:
     return {"cpp.march": march, "cpp.simdlen": SIMD_BITS[march], "cpp.vec_isa_ok": True}
 
 
-def _compile(program: torch.export.ExportedProgram, path: Path, isa: str) -> str:
+def _compile(program: torch.export.ExportedProgram, path: Path, isa: str, packed: bool) -> str:
     """Compile into a package at `path`; return the C++ that was compiled, which the package as shipped leaves out."""
     from torch._inductor import aoti_compile_and_package
 
@@ -95,11 +115,12 @@ def _compile(program: torch.export.ExportedProgram, path: Path, isa: str) -> str
             # The folder of precompiled headers was fixed when Inductor was imported.
             configs["aot_inductor.precompile_headers"] = False
         aoti_compile_and_package(program, package_path=str(package), inductor_configs=configs)
-        return _ship(package, path)
+        return _ship(package, path, packed)
 
 
-def _ship(package: Path, path: Path) -> str:
-    """Copy a package without its C++ sources, which nothing reads at run time."""
+def _ship(package: Path, path: Path, packed: bool) -> str:
+    """Copy a package without its C++ sources, which nothing reads at run time, and its library, which holds the
+    weights, with 4-bit codes packed or as it is."""
     code = ""
     with (
         zipfile.ZipFile(package) as source,
@@ -110,6 +131,8 @@ def _ship(package: Path, path: Path) -> str:
             data = source.read(entry)
             if entry.filename.endswith(".wrapper.cpp"):
                 code += data.decode()
+            elif packed and entry.filename.endswith(".so"):
+                shipped.writestr(entry.filename + PACKED, pack(data))
             elif not entry.filename.endswith(".cpp"):
                 shipped.writestr(entry, data)
     if not code:
@@ -139,6 +162,27 @@ def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
 
 def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run a package. Neither torchao nor a compiler is needed."""
-    # `torch._inductor.aoti_load_package` ends in the same, but imports the compiler first: 2.4 CPU-seconds and 150 MiB.
-    package = torch._C._aoti.AOTIModelPackageLoader(str(folder / built.model_file), "model", False, 1, -1)
+    path = folder / built.model_file
+    if "packed" not in built.notes:
+        package = _loaded(path)
+    else:
+        # Gone before the first prediction: what is loaded stays mapped.
+        with tempfile.TemporaryDirectory(prefix="qray-unpacked-") as unpacked:
+            _unpack(path, Path(unpacked))
+            package = _loaded(Path(unpacked))
     return runner(lambda clips: package.boxed_run([clips])[0], threads)
+
+
+def _unpack(package: Path, folder: Path) -> None:
+    with zipfile.ZipFile(package) as source:
+        for name in source.namelist():
+            path = Path(source.extract(name, folder))
+            if name.endswith(PACKED):
+                path.with_suffix("").write_bytes(unpack(path.read_bytes()))
+                path.unlink()
+
+
+def _loaded(package: Path) -> Any:
+    """A package as a file, or as the folder that it was unpacked into."""
+    # `torch._inductor.aoti_load_package` ends in the same, but imports the compiler first: 2.4 CPU-seconds and 150 MiB.
+    return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)

@@ -13,6 +13,7 @@ from torchao.quantization.pt2e import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
+    ObserverBase,
     PerChannelMinMaxObserver,
     disable_observer,
     enable_observer,
@@ -27,6 +28,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     _X86InductorQuantizationAnnotation,
 )
 
+from qray.engines.adaround import round_adaptively
 from qray.engines.artifact import BuildRequest, Predict
 from qray.engines.fake_quantize import FakeQuantizeActivation
 from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
@@ -35,6 +37,7 @@ from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.ranges import OBSERVERS
 from qray.engines.tail import tail_nodes
 from qray.engines.torch_export import runner
+from qray.engines.weight_range import LeastSquaresObserver
 from qray.errors import QrayError
 from qray.model.programs import switch_training, with_sources
 from qray.model.regressor import VideoRegressor
@@ -103,11 +106,12 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
     `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
     variant = request.variant
     observer = OBSERVERS["mse" if variant.observer == "histogram" else variant.observer]
+    weights = LeastSquaresObserver if variant.weight_range == "mse" else PerChannelMinMaxObserver
     config = _config(
         variant.weight_bits,
         request.reduce_range,
         observer.with_args(eps=SCALE_EPSILON, margin=variant.range_margin),
-        PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
+        weights.with_args(eps=SCALE_EPSILON),
         qat=False,
     )
     program = export(request.model, request.example())
@@ -121,8 +125,23 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
 
 
 def quantize_static(request: BuildRequest) -> nn.Module:
-    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators."""
-    return strip_unused(_quietly(convert_pt2e, observe_static(request)))
+    """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators; learn how to
+    round if so asked."""
+    observed = observe_static(request)
+    if request.variant.rounding == "nearest":
+        return strip_unused(_quietly(convert_pt2e, observed))
+    reference = unobserved(copy.deepcopy(observed))
+    converted = strip_unused(_quietly(convert_pt2e, observed))
+    round_adaptively(reference, converted, [clip[None] for b in request.calibration for clip in b], request.seed)
+    return converted
+
+
+def unobserved(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The network that was observed, in FP32, with nothing that looks on."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, ObserverBase):
+            setattr(module, name, nn.Identity())
+    return module
 
 
 def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSettings) -> torch.fx.GraphModule:

@@ -12,7 +12,7 @@ from qray.judge.statistics import Estimate
 from qray.study import Variant
 from qray.words.document import Block, Cell, Paragraph, figures_grid
 from qray.words.figures import NOT_MEASURED, estimate, number, share
-from qray.words.phrases import remedy_words
+from qray.words.phrases import mixed_words, remedy_words
 
 HEADER = ("variant", "remedy", "MAE", "Δ to FP32 (95 %)", "given back (95 %)", "INT8")
 
@@ -24,13 +24,14 @@ def remedies(evidence: Evidence) -> list[Block]:
         groups[variant.method, variant.engine, variant.weight_bits, variant.keep_fp32].append(variant)
     pairs, blocks = Pairs(evidence, None), list[Block]()
     for (method, engine, bits, _), variants in groups.items():
-        plain = next((variant for variant in variants if not variant.remedies), None)
+        plain = next((variant for variant in variants if not (variant.remedies or variant.accuracy)), None)
         if plain is None or len(variants) == 1:
             continue
         rows = []
         for variant in variants:
             row = pairs.row(variant.name)
-            said = remedy_words(variant.remedies) or "none"
+            found = [remedy_words(variant.remedies), mixed_words(row) if row.evaluations else ""]
+            said = ", ".join(filter(None, found)) or "none"
             rows.append((
                 Cell(variant.name), Cell(said if row.status == "ok" else f"{said}: {row.status}"),
                 Cell(number(row.mae), order=row.mae), estimate(row.delta_mae, row.delta_low, row.delta_high, sign=True),

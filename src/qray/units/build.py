@@ -35,6 +35,8 @@ def build_unit(
         depends["sweep"] = sweep
     if variant.method in INT8_METHODS:
         depends |= {"parity_clips": study.parity.clips, "val": digests["VAL"], "seed": study.seed}
+    if variant.method in INT8_METHODS and variant.weight_bits == 4:
+        depends["packed"] = True
     if variant.method == "ptq":
         depends |= {"calibration": _calibration(study, variant), "clips": digests["TRAIN"]}
     if depends_on_isa(variant):
@@ -120,7 +122,7 @@ def build(
     request = BuildRequest(
         variant=variant, model=model_from_state(job.study.model, weights), clip=job.study.clip,
         calibration=batches["calibration"], qat_state=load_checkpoint(qat[0])["model"] if qat else None,
-        qat_settings=qat[1] if qat else None, validation=batches["validation"], isa=isa,
+        qat_settings=qat[1] if qat else None, validation=batches["validation"], isa=isa, seed=job.study.seed,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="qray-build-") as folder:
         try:
