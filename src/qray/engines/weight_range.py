@@ -12,8 +12,9 @@ SHARES = torch.linspace(0.3, 1, 71)
 class LeastSquaresObserver(PerChannelMinMaxObserver):
     """Symmetric ranges per channel, each of those tried the one that leaves the least square error of its weights.
 
-    With 4 bits it pays to cut off a few large weights, so that all others have finer steps. AdaRound's authors begin
-    there too (section 5 of arXiv 2004.10568).
+    AdaRound's authors begin there (section 5 of arXiv 2004.10568). On the trained network of quickstart, whose 4-bit
+    weights come to 2.14 from FP32's predictions (RMS on VAL), this gives 2.10 with a shift of -1.16, and with AdaRound
+    0.43 where it has 0.42 without: it is no remedy there.
     """
 
     min_val: torch.Tensor
