@@ -16,6 +16,8 @@ from torchvision.models import efficientnet
 from qray.errors import QrayError
 from qray.model.catalog import BACKBONES
 
+#: Of batch-norm's running statistics: PyTorch's default.
+MOMENTUM = 0.1
 #: What torchvision calls the part that classifies.
 HEADS = ("fc", "classifier")
 
@@ -42,7 +44,12 @@ def mobilenet(name: str, width: int) -> Any:
 
     Sandler et al., MobileNetV2, CVPR 2018; Howard et al., Searching for MobileNetV3, ICCV 2019.
     """
-    return headless(models.get_model(name, weights=None, width_mult=width / _published(name)))
+    network = models.get_model(name, weights=None, width_mult=width / _published(name))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Version 3 follows its batches by a hundredth, which takes thousands of steps to forget where it began.
+            module.momentum = MOMENTUM
+    return headless(network)
 
 
 mobilenet_v2 = partial(mobilenet, "mobilenet_v2")
