@@ -98,8 +98,7 @@ class Variant(Section):
     what holds 99.99 % of the values; "entropy" and "mse": by what rounding and cutting off lose, as information or
     squared; "histogram": each engine's own ("mse" on inductor, 99.999 % on onnxruntime, extreme quantiles of each batch
     on openvino). range_margin: factor by which ranges are then widened. calibration_clips: by default
-    `calibration.clips`. bias_correction: NNCF's, on openvino. weight_range: up to the largest weight of each channel,
-    or as far as leaves the least square error of its weights. rounding: each weight to the nearest code, or up or down
+    `calibration.clips`. bias_correction: NNCF's, on openvino. rounding: each weight to the nearest code, or up or down
     as AdaRound learns on the calibration clips, without targets.
     """
 
@@ -113,7 +112,6 @@ class Variant(Section):
     calibration_clips: PositiveInt | None = None
     bias_correction: bool = False
     keep_fp32: tuple[str, ...] = ()
-    weight_range: Literal["minmax", "mse"] = "minmax"
     rounding: Literal["nearest", "adaround"] = "nearest"
     accuracy: Accuracy | None = None
 
@@ -160,7 +158,7 @@ class Variant(Section):
         """What a build of it depends on: not the name, nor `accuracy`, of which `keep_fp32` comes, nor the number of
         calibration clips, which its calibration tells; and what is younger than the others only where it is used, so
         that it changes no other variant's key."""
-        young = {"range_margin", "bias_correction", "weight_range", "rounding"} - self.remedies.keys()
+        young = {"range_margin", "bias_correction", "rounding"} - self.remedies.keys()
         return self.model_dump(mode="json", exclude={"name", "accuracy", "calibration_clips", *young})
 
 

@@ -59,7 +59,6 @@ VARIANTS = {
             weight_bits=4,
             observer="minmax",
             keep_fp32=[KEPT],
-            weight_range="mse",
             rounding="adaround",
         ),
         _variant("ptq-onnxruntime-minmax", "ptq", "onnxruntime", observer="minmax", keep_fp32=[KEPT]),

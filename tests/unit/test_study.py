@@ -61,10 +61,10 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
         ),
         (
             {
-                "variants": [FP32, {"name": "q", "method": "qat", "engine": "inductor", "weight_range": "mse"}],
+                "variants": [FP32, {"name": "q", "method": "qat", "engine": "inductor", "rounding": "adaround"}],
                 "sweep": {},
             },
-            "weight_range belongs to ptq",
+            "rounding belongs to ptq",
         ),
         ({"sweep": {"trials": 1, "weight_bits": [8, 4]}}, "fewer than the weight widths"),
         ({"data": {"split_fractions": [0.5, 0.5, 0.5]}}, "must sum to 1"),
@@ -111,7 +111,7 @@ def test_a_build_depends_on_how_weights_are_rounded_only_where_that_is_chosen() 
     plain = Variant(name="p", method="ptq", engine="inductor")
     learned = plain.model_copy(update={"rounding": "adaround"})
     assert learned.settings() == plain.settings() | {"rounding": "adaround"}
-    assert not {"name", "rounding", "weight_range"} & set(plain.settings())
+    assert not {"name", "rounding"} & set(plain.settings())
 
 
 def test_a_variant_defaults_to_8_bits_of_weight() -> None:

@@ -167,7 +167,7 @@ def test_set_to_null_takes_an_optional_section_away() -> None:
 
 
 def test_set_to_null_of_a_section_that_must_be_is_refused() -> None:
-    assert fault(GOOD, "training=null").startswith("--set training: ")
+    assert fault(GOOD, "clip=null").startswith("--set clip: ")
 
 
 def test_of_two_settings_of_a_key_the_last_one_counts() -> None:

@@ -61,7 +61,7 @@ ENGINES = {
         "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
         # Compiling leaves Inductor with other settings than it had.
         changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, weight_bits=(8, 4),
-        remedies=("weight_range", "rounding"),
+        remedies=("rounding",),
     ),
     "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx"),
     "openvino": Engine(

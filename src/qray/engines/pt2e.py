@@ -31,16 +31,16 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 from qray.engines.adaround import round_adaptively
 from qray.engines.artifact import BuildRequest, Predict
 from qray.engines.fake_quantize import FakeQuantizeActivation
-from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
+from qray.engines.layers import LAYERS, Layers, export, operator_of, read_layers, resolve_keep_fp32
 from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.ranges import OBSERVERS
 from qray.engines.tail import tail_nodes
 from qray.engines.torch_export import runner
-from qray.engines.weight_range import LeastSquaresObserver
 from qray.errors import QrayError
 from qray.model.programs import switch_training, with_sources
 from qray.model.regressor import VideoRegressor
+from qray.study import Variant
 from qray.study_verdict import Section
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
@@ -106,22 +106,34 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
     `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
     variant = request.variant
     observer = OBSERVERS["mse" if variant.observer == "histogram" else variant.observer]
-    weights = LeastSquaresObserver if variant.weight_range == "mse" else PerChannelMinMaxObserver
     config = _config(
         variant.weight_bits,
         request.reduce_range,
         observer.with_args(eps=SCALE_EPSILON, margin=variant.range_margin),
-        weights.with_args(eps=SCALE_EPSILON),
+        PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
         qat=False,
     )
     program = export(request.model, request.example())
     layers = read_layers(program)
+    _check_ranks(program, layers, variant)
     prepared = _quietly(prepare_pt2e, with_sources(program.module()), _quantizer(layers, config, variant.keep_fp32))
     prepared.meta[LAYERS] = layers
     with torch.no_grad():
         for clips in request.calibration:
             prepared(clips)
     return prepared
+
+
+def _check_ranks(program: torch.export.ExportedProgram, layers: Layers, variant: Variant) -> None:
+    """Say at once what would otherwise be found out after all clips were observed and everything was compiled."""
+    kept = resolve_keep_fp32(layers, variant.keep_fp32)
+    nodes = {node.name for node in program.graph.nodes if operator_of(node) is torch.ops.aten.conv3d}
+    found = [layer.short for layer in layers if nodes.intersection(layer.nodes) and layer.name not in kept]
+    if found:
+        raise QrayError(
+            f"engine inductor has no INT8 Conv3d, so that {len(found)} of the network's layers would run in FP32 "
+            f"({', '.join(found[:3])}{', ...' if len(found) > 3 else ''}); engines onnxruntime and openvino have it"
+        )
 
 
 def quantize_static(request: BuildRequest) -> nn.Module:

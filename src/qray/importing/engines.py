@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import multiprocessing
 import tempfile
 from collections.abc import Callable
@@ -42,12 +43,15 @@ def try_engines(
 
 
 def _try(engine: str, method: str, model: Imported, clip: ClipSpec, checkpoint: bytes) -> str:
+    # Libraries warn as they are imported; what matters is told by what they raise.
+    logging.disable(logging.WARNING)
     import torch
 
     from qray.engines.artifact import BuildRequest
     from qray.model.regressor import model_from_state
 
-    variant = Variant.model_validate({"name": method, "method": method, "engine": engine, "observer": "minmax"})
+    observer = {"observer": "minmax"} if method == "ptq" else {}
+    variant = Variant.model_validate({"name": method, "method": method, "engine": engine} | observer)
     if reason := missing_requirement(variant):
         return f"no: {reason}"
     torch.manual_seed(0)

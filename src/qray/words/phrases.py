@@ -134,7 +134,6 @@ def remedy_words(remedies: Mapping[str, Any]) -> str:
     """How a variant is quantized otherwise than by default, in a line; nothing where it is not."""
     forms = {
         "observer": "{} observer", "range_margin": "ranges x {:g}", "calibration_clips": "{} calibration clips",
-        "weight_range": "ranges of weights by least squares",
         "rounding": "weights rounded by AdaRound, without targets",
     }  # fmt: skip
     return ", ".join(forms.get(name, name.replace("_", " ")).format(value) for name, value in remedies.items())

@@ -12,12 +12,10 @@ import pytest
 import torch
 from support.networks import request, smooth_clips, two_stages
 from torch import fx, nn
-from torchao.quantization.pt2e import PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from qray.engines import adaround, pt2e
 from qray.engines.adaround import Learning, learn_rounding, round_adaptively, windows
-from qray.engines.weight_range import LeastSquaresObserver
 from qray.study import Variant
 
 #: Clips that calibrate nothing.
@@ -134,19 +132,6 @@ def test_the_same_seed_gives_the_same_codes(networks: Networks) -> None:
     first = codes(3)
     assert torch.equal(first, codes(3))
     assert not torch.equal(first, codes(4))
-
-
-def test_ranges_by_least_squares_leave_less_error_in_every_channel() -> None:
-    weights = torch.randn(16, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    errors = []
-    for observer in (LeastSquaresObserver, PerChannelMinMaxObserver):
-        looks = observer(dtype=torch.int8, quant_min=-8, quant_max=7, qscheme=torch.per_channel_symmetric)
-        looks(looks(weights))
-        scale = looks.calculate_qparams()[0].view(-1, 1, 1, 1)
-        codes = (weights / scale).round().clamp(-8, 7)
-        errors.append((codes * scale - weights).square().flatten(1).sum(1))
-    assert (errors[0] <= errors[1]).all()
-    assert errors[0].sum() < 0.9 * errors[1].sum()
 
 
 CONVOLUTIONS = [
