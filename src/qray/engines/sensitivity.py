@@ -96,7 +96,7 @@ class LayeredNetwork:
     """A calibrated network whose layers can be quantized one by one.
 
     switches: of each layer of `layer_names`. macs: multiply-accumulates of each layer for one clip, 0 for what only
-    adds or pools. features: the head's input.
+    adds or pools. features: the input of the head, or of its first layer.
     """
 
     module: fx.GraphModule
@@ -175,8 +175,8 @@ def layered(request: BuildRequest) -> LayeredNetwork:
     """Calibrate as PTQ does and give every layer switches of its own, all of them off.
 
     Raises:
-        QrayError: there are no calibration clips, the quantizer left out or added a layer, or the network has not one
-            linear layer after its backbone.
+        QrayError: there are no calibration clips, the quantizer left out or added a layer, or the network has no linear
+            layer after its backbone.
     """
     if not request.calibration:
         raise QrayError("sensitivity: static quantization observes calibration clips, and there are none")
@@ -206,8 +206,8 @@ def layered(request: BuildRequest) -> LayeredNetwork:
         raise QrayError(f"the quantizer left out {', '.join(unquantized)}")
     linear = {node for layer in module.meta[LAYERS] if layer.tail and layer.weighted for node in layer.nodes}
     heads = [node for node in module.graph.nodes if node.name in linear]
-    if len(heads) != 1:
-        raise QrayError(f"the exported network has {len(heads)} linear layers after its backbone, expected its head")
+    if not heads:
+        raise QrayError("the exported network has no linear layer after its backbone, where its features would be read")
     return LayeredNetwork(module, switches, {layer.short: layer.macs for layer in layers}, heads[0].args[0])
 
 

@@ -8,7 +8,7 @@ import inspect
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,17 @@ def read_onnx(path: Path) -> tuple[nn.Module, Shape, Callable[[np.ndarray], np.n
     _bytes_of(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:
-        raise QrayError(f"{path}: not an ONNX file ({str(error).splitlines()[0]})") from None
-    _check_onnx(model, path)
-    shape = _onnx_input(model, path)
-    model = onnx.load(str(path))
-    try:
+        _check_onnx(model, path)
+        shape = _onnx_input(model, path)
+        model = onnx.load(str(path))
         module = OnnxNetwork(model, shape[0] if shape else None).eval()
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     except Unsupported as error:
         raise QrayError(f"{path}: qray does not read its {error}; export the network with torch.export") from None
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except QrayError:
+        raise
+    except Exception as error:
+        raise QrayError(f"{path}: not a valid ONNX model ({_first_line(error)})") from None
     name = session.get_inputs()[0].name
     return module, shape, lambda x: session.run(None, {name: x})[0]
 
@@ -125,7 +126,7 @@ def _check_onnx(model: Any, path: Path) -> None:
     if model.functions:
         raise QrayError(f"{path}: defines {len(model.functions)} operators of its own, which qray does not read")
     folder, total = path.resolve().parent, 0
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model.graph):
         total += 8 * int(np.prod([max(n, 1) for n in tensor.dims], dtype=np.float64)) if tensor.dims else 8
         outside = {entry.key: entry.value for entry in tensor.external_data}
         if location := outside.get("location"):
@@ -136,6 +137,21 @@ def _check_onnx(model: Any, path: Path) -> None:
                 )
     if total > MAX_BYTES:
         raise QrayError(f"{path}: its tensors claim {total / 2**30:.0f} GiB, more than qray reads")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor of a graph: its initializers, those of its nodes' attributes, and of graphs inside of it."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from [attribute.t, *attribute.tensors]
+        for inner in [attribute.g, *attribute.graphs]:
+            # A field that is not set reads as an empty one, without end.
+            if inner.node or inner.initializer:
+                yield from _tensors(inner)
+
+
+def _first_line(error: Exception) -> str:
+    return ((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 def _onnx_input(model: Any, path: Path) -> Shape:
@@ -193,10 +209,9 @@ def to_program(module: nn.Module, example: torch.Tensor, layout: str, train: boo
             batch = torch.export.Dim.DYNAMIC
             program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise QrayError(
-                f"{name}: cannot be exported for any number of clips ({first}); export it with a dynamic first "
-                "dimension"
+                f"{name}: cannot be exported for any number of clips ({_first_line(error)}); export it with a dynamic "
+                "first dimension"
             ) from None
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     outputs = [values[name] for name in program.graph_signature.user_outputs]

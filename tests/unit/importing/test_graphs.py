@@ -196,6 +196,21 @@ def _external(path: Path, location: str) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def _external_constant(path: Path, location: str) -> None:
+    """The same of a tensor that is a node's attribute."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(str(path))
+    tensor = helper.make_tensor("value", onnx.TensorProto.FLOAT, [4], [0.0] * 4)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["unused"], value=tensor))
+    model.graph.node[0].attribute[0].t.ClearField("float_data")
+    model.graph.node[0].attribute[0].t.data_location = onnx.TensorProto.EXTERNAL
+    entry = model.graph.node[0].attribute[0].t.external_data.add()
+    entry.key, entry.value = "location", location
+    path.write_bytes(model.SerializeToString())
+
+
 def _foreign(path: Path, location: str) -> None:
     import onnx
 
@@ -211,6 +226,7 @@ def _foreign(path: Path, location: str) -> None:
         (_external, "../secret.bin", "not in a file of its own folder"),
         (_external, "/etc/hostname", "not in a file of its own folder"),
         (_external, "link.bin", "not in a file of its own folder"),
+        (_external_constant, "../secret.bin", "not in a file of its own folder"),
         (_foreign, "com.example", "operators of com.example"),
     ],
 )
@@ -285,3 +301,10 @@ def test_code_is_run_where_it_is_named_alone(tmp_path: Path, monkeypatch: pytest
     assert len(sha256) == 64
     with pytest.raises(UsageError, match=r"package\.module:function"):
         read_code("theirs_abc:nothing")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x07" * 9])
+def test_what_is_no_onnx_file_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "none.onnx").write_bytes(content)
+    with pytest.raises(QrayError, match=r"none\.onnx"):
+        read_onnx(tmp_path / "none.onnx")

@@ -197,3 +197,18 @@ def test_a_study_takes_clips_from_its_model(theirs: Theirs, exported: Path, echo
         load_study("imported", [f'model="{tmp_path}"'])
     with pytest.raises(QrayError, match="training: null leaves"):
         load_study("imported")
+
+
+def test_a_timm_checkpoint_is_imported(echo_set: Path, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=1).eval()
+    torch.save({"state_dict": network.state_dict(), "arch": "test_resnet"}, tmp_path / "timm.pth")
+    done = _import(tmp_path / "timm.pth", echo_set, tmp_path / "m", "--arch", "timm/test_resnet")
+    assert done.code == 0, done.stderr
+    told = yaml.safe_load((tmp_path / "m" / "model.yaml").read_text())["model"]["input"]
+    clips = their_clips(echo_set, "test0")
+    frames = their_input(clips, told["mean"], told["std"]).transpose(1, 2).flatten(0, 1)
+    with torch.no_grad():
+        wanted = network(frames).view(3, FRAMES).mean(1)
+        torch.testing.assert_close(_network(tmp_path / "m")(torch.from_numpy(clips)), wanted, rtol=1e-4, atol=1e-4)
