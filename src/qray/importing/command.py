@@ -86,6 +86,8 @@ def import_model(
     if out.is_dir() and any(out.iterdir()) and not (out / "model.yaml").is_file():
         raise UsageError(f"--out: {out} holds something else than an imported model; name another folder")
     origin = open_source(source, arch, code, allow_code)
+    if data is not None:
+        say(f"checking the videos of {data} ...")
     clips = None if data is None else _manifest(data, settings or [])
     clip = clip_of(origin, clips, frames, size, stride, sampling, windows)
     if layout is not None and layout != origin.layout:
@@ -113,7 +115,8 @@ def import_model(
     network, model, program = network_of(
         origin, facts, clip, source, state_key, missing_ok, unexpected_ok, fresh_head, say
     )
-    found: dict[str, Any] = {"checked": look(network, clip, clips, say)} if clips is not None else {"checked": {}}
+    looked = look(network, clip, clips, say) if clips is not None and not fresh_head else {}
+    found: dict[str, Any] = {"checked": looked}
     if expect is not None and clips is not None:
         if fresh_head:
             raise UsageError("--expect: a fresh head predicts nothing yet")

@@ -126,7 +126,7 @@ def test_the_same_clips_in_another_folder_are_no_difference(tmp_path: Path) -> N
     ("edit", "words"),
     [
         (lambda text: text.replace("\nseed: 1\n", "\nseed: 0\n"), "its seed 0 is that of"),
-        (lambda text: text.replace("margin: 1.0", "margin: 0.5"), "a verdict takes one margin"),
+        (lambda text: text.replace("  margin: 1.0", "  margin: 0.5"), "a verdict takes one margin"),
         (lambda text: "", "study.yaml"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -58,7 +59,7 @@ class EverythingInInt8(X86InductorQuantizer):
 
 def test_a_converted_module_with_a_quantized_tail_is_caught(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pt2e.quantized_in_tail(shelf.simulated) == []
-    monkeypatch.setattr(pt2e, "TailInFloat", EverythingInInt8)
+    monkeypatch.setattr(pt2e, "TailInFloat", lambda kept: EverythingInInt8())
     with pytest.raises(QrayError, match="quantized between pooling over time and the output: quantize_per_tensor"):
         check_tail(pt2e.quantized_in_tail(pt2e.quantize_static(shelf.request("ptq-inductor"))))
 
@@ -70,7 +71,9 @@ def test_an_executed_onnx_graph_with_a_quantized_tail_is_caught(shelf: Shelf, tm
     source = shelf["fp32-onnxruntime"].folder / "model.onnx"
     target, optimized = (tmp_path / f"{name}.onnx" for name in ("int8", "optimized"))
     build = shelf.request("ptq-onnxruntime")
-    quantize_static(str(source), str(target), onnxruntime._reader(build.calibration[:1]))
+    feeds = iter([{"clips": build.calibration[0][:1].numpy()}])
+    reader = SimpleNamespace(get_next=lambda: next(feeds, None))
+    quantize_static(str(source), str(target), reader)
     onnxruntime._session(target, 1, optimized)
     assert quantized_after(optimized, PREFIX)
 

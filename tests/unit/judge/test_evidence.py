@@ -195,7 +195,7 @@ def test_a_run_without_its_study_or_index_is_refused_and_says_why(
 
 def test_a_study_that_was_changed_after_the_run_is_noticed(out: Path) -> None:
     text = (out / "study.yaml").read_text()
-    (out / "study.yaml").write_text(text.replace("margin: 1.0", "margin: 0.25"))
+    (out / "study.yaml").write_text(text.replace("  margin: 1.0", "  margin: 0.25"))
     assert any("study.yaml was changed after the run (margin 1, now 0.25)" in note for note in read_evidence(out).notes)
 
 
