@@ -39,6 +39,7 @@ def trained() -> VideoRegressor:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_what_nncf_leaves_in_fp32_is_named(tmp_path: Path) -> None:
     """Its rule is for squeeze and excitation, two convolutions in each of nine blocks."""
     build = request(Variant(name="ptq", method="ptq", engine="openvino"), trained(), CLIP)
