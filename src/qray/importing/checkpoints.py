@@ -87,6 +87,7 @@ class Match:
 
     key: str
     prefix: str
+    given: Mapping[str, Tensor]
     #: The checkpoint's name of each weight that fits.
     found: dict[str, str] = field(default_factory=dict)
     #: Weights of the architecture that the checkpoint lacks, tensors that the architecture lacks, and (name, shape
@@ -120,7 +121,7 @@ def match(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], head: str, 
     another name for it."""
     prefixes = {name[: -len(want)] for want in list(wanted)[:3] for name in given if name.endswith(want)}
     prefix = max(sorted(prefixes), key=lambda p: sum(p + want in given for want in wanted), default="")
-    result = Match(key, prefix)
+    result = Match(key, prefix, given)
     for want, tensor in wanted.items():
         name = prefix + want
         if name not in given:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from qray.errors import QrayError
-from qray.importing.expect import Reader, Way, compare, expected_clips, explain, read_expected
+from qray.importing.expect import Reader, Statistics, Way, compare, expected_clips, explain, read_expected
 from qray.model.regressor import VideoRegressor
 from qray.study_model import Channels, ClipSpec, Imported
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 STATISTICS_CLIPS, STATISTICS_SEED, VAL_CLIPS = 128, 0, 32
 
 
-def pixel_statistics(clips: pd.DataFrame, clip: ClipSpec, span: str) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the channels of TRAIN clips, one window of each, in a range."""
-
+def pixel_statistics(clips: pd.DataFrame, clip: ClipSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, float64 (3,), of red, green and blue in 0-255: one window of each of some TRAIN clips."""
     train = clips[clips["split"] == "TRAIN"].reset_index(drop=True)
     chosen = np.random.default_rng(STATISTICS_SEED).permutation(len(train))[:STATISTICS_CLIPS]
     reader, total, squares, count = Reader(train), np.zeros(3), np.zeros(3), 0
@@ -39,16 +38,18 @@ def pixel_statistics(clips: pd.DataFrame, clip: ClipSpec, span: str) -> tuple[Ch
     if not count:
         raise QrayError("--mean from_train: no TRAIN clip could be decoded")
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    full = 255.0 if span == "0-1" else 1.0
-    r, g, b = (float(f"{value / full:.6g}") for value in mean)
-    p, q, s = (float(f"{value / full:.6g}") for value in std)
-    return (r, g, b), (p, q, s)
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+
+
+def as_read(values: np.ndarray, span: str, colour: str) -> Channels:
+    """Three numbers of `pixel_statistics` in a range and an order of colours, as they are written."""
+    shown = values[:: -1 if colour == "bgr" else 1] / (255.0 if span == "0-1" else 1.0)
+    first, second, third = (float(f"{value:.6g}") for value in shown)
+    return first, second, third
 
 
 def look(network: VideoRegressor, clip: ClipSpec, clips: pd.DataFrame, say: Callable[..., None]) -> dict[str, Any]:
     """What the network sees of VAL clips, and how far from their labels it is."""
-
     val = clips[clips["split"] == "VAL"].sort_values("target", kind="stable")
     val = val.iloc[np.unique(np.linspace(0, len(val) - 1, min(VAL_CLIPS, len(val))).round().astype(int))]
     reader, inputs, predicted = Reader(val), [], []
@@ -73,7 +74,7 @@ def look(network: VideoRegressor, clip: ClipSpec, clips: pd.DataFrame, say: Call
         f"deviation {stds:.3g}"
     )
     values, target = np.array(predicted), val["target"].to_numpy(np.float64)
-    if not np.isfinite(values[[not math.isnan(v) for v in predicted]]).all():
+    if np.isfinite(values).sum() < len(inputs):
         raise QrayError("the network's predictions are not finite numbers: its input is not what it was trained on")
     train = clips.loc[clips["split"] == "TRAIN", "target"].mean()
     mae, baseline = float(np.nanmean(np.abs(values - target))), float(np.mean(np.abs(target - train)))
@@ -88,14 +89,13 @@ def look(network: VideoRegressor, clip: ClipSpec, clips: pd.DataFrame, say: Call
 
 def compare_with_own(
     expect: Path, most: int, tolerance: float | None, model: Imported, clip: ClipSpec, network: VideoRegressor,
-    clips: pd.DataFrame, from_train: Callable[[str], tuple[Channels, Channels]], say: Callable[..., None],
+    clips: pd.DataFrame, from_train: Statistics, say: Callable[..., None],
 ) -> dict[str, Any]:  # fmt: skip
     """Compare with the user's own predictions.
 
     Raises:
         QrayError: they differ; it says where the difference comes from, if that can be found.
     """
-
     chosen = expected_clips(read_expected(expect), clips, most)
     reader, way = Reader(chosen), Way(model, clip)
     given = compare(way, network, reader, tolerance)

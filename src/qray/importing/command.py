@@ -13,6 +13,7 @@ import typer
 from qray.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from qray.model.regressor import VideoRegressor
@@ -47,8 +48,10 @@ def import_model(
         str | None, typer.Option("--layout", help="BCTHW, BTCHW, BTHWC or frames (B*T, 3, H, W).")
     ] = None,
     span: Annotated[str, typer.Option("--range", help="0-255 or 0-1, before mean and std.")] = "0-255",
-    mean: Annotated[str, typer.Option("--mean", help="Of the channels: R,G,B; or from_train.")] = FROM_TRAIN,
-    std: Annotated[str | None, typer.Option("--std", help="Of the channels: R,G,B; not with from_train.")] = None,
+    mean: Annotated[
+        str, typer.Option("--mean", help="Of the channels, as --colour has them; or from_train.")
+    ] = FROM_TRAIN,
+    std: Annotated[str | None, typer.Option("--std", help="The same; not with from_train.")] = None,
     colour: Annotated[str, typer.Option("--colour", help="rgb or bgr.")] = "rgb",
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Default: the graph's own, or 32.")] = None,
     stride: Annotated[int, typer.Option("--stride", min=1, help="Every so manieth frame.")] = 2,
@@ -71,7 +74,7 @@ def import_model(
     ] = None,
 ) -> None:
     """Import a trained model: match its weights, check its input and your own predictions, and try every engine."""
-    from qray.importing.checks import STATISTICS_CLIPS, compare_with_own, look, pixel_statistics
+    from qray.importing.checks import STATISTICS_CLIPS, as_read, compare_with_own, look, pixel_statistics
     from qray.importing.sources import clip_of, network_of, open_source
     from qray.terminal import open_console
 
@@ -85,33 +88,37 @@ def import_model(
                          "--expect is compared on its videos")  # fmt: skip
     if out.is_dir() and any(out.iterdir()) and not (out / "model.yaml").is_file():
         raise UsageError(f"--out: {out} holds something else than an imported model; name another folder")
-    origin = open_source(source, arch, code, allow_code)
+    origin = open_source(source, arch, code, allow_code, layout)
     if data is not None:
         say(f"checking the videos of {data} ...")
     clips = None if data is None else _manifest(data, settings or [])
     clip = clip_of(origin, clips, frames, size, stride, sampling, windows)
-    if layout is not None and layout != origin.layout:
-        raise UsageError(f"--layout {layout}: the network takes {origin.layout}")
     say(
         f"{origin.name}: takes {origin.layout}, {clip.frames} frames of {clip.image_size} x {clip.image_size} pixels "
         f"at stride {clip.stride} ({clip.sampling}, {clip.windows} in evaluation)"
     )
 
     @cache
-    def from_train(of: str) -> tuple[Channels, Channels]:
+    def measured() -> tuple[np.ndarray, np.ndarray]:
         assert clips is not None
-        return pixel_statistics(clips, clip, of)
+        return pixel_statistics(clips, clip)
+
+    def from_train(span: str, colour: str) -> tuple[Channels, Channels]:
+        mean, std = measured()
+        return as_read(mean, span, colour), as_read(std, span, colour)
 
     means, stds = (
-        from_train(span) if mean == FROM_TRAIN else (_channels("--mean", mean), _channels("--std", std or "1,1,1"))
+        from_train(span, colour)
+        if mean == FROM_TRAIN
+        else (_channels("--mean", mean), _channels("--std", std or "1,1,1"))
     )
     if mean == FROM_TRAIN and std is not None:
         raise UsageError("--std belongs to a given --mean; from_train measures both")
     chosen = {"layout": origin.layout, "range": span, "colour": colour, "mean": means, "std": stds}
     facts = {"folder": str(out.resolve()), "source": origin.name, "input": chosen, "scale": scale, "shift": shift,
              "fresh_head": fresh_head}  # fmt: skip
-    measured = f" (measured on {STATISTICS_CLIPS} TRAIN clips)" if mean == FROM_TRAIN else ""
-    say(f"input: {colour}, {span}, less mean {_listed(means)}, over std {_listed(stds)}{measured}")
+    where = f" (measured on {STATISTICS_CLIPS} TRAIN clips)" if mean == FROM_TRAIN else ""
+    say(f"input: {colour}, {span}, less mean {_listed(means)}, over std {_listed(stds)}{where}")
     network, model, program = network_of(
         origin, facts, clip, source, state_key, missing_ok, unexpected_ok, fresh_head, say
     )
@@ -135,7 +142,7 @@ def _channels(flag: str, text: str) -> Channels:
     except ValueError:
         values = []
     if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
-        raise UsageError(f"{flag} {text!r}: expected one number, or one for each of R,G,B")
+        raise UsageError(f"{flag} {text!r}: expected one number, or one for each channel")
     r, g, b = values * 3 if len(values) == 1 else values
     return r, g, b
 
@@ -160,13 +167,12 @@ def _write(
 
     from qray.atomic import atomic_path
     from qray.importing.engines import try_engines
-    from qray.importing.expect import set_input
     from qray.measure.host import versions
     from qray.model.folder import NETWORK, WEIGHTS, sha256_of, write_model_yaml
     from qray.model.imported import imported_checkpoint
     from qray.model.programs import without_weights
 
-    set_input(network, model)
+    network.take(model)
     with atomic_path(out) as folder:
         folder.mkdir(parents=True)
         save_file(

@@ -15,7 +15,7 @@ import torch
 
 from qray.data.decode import ClipError, decode_frames, evaluation_indices
 from qray.errors import QrayError, UsageError
-from qray.model.regressor import LAYOUTS, VideoRegressor
+from qray.model.regressor import CHANNELS, VideoRegressor
 from qray.study_model import Channels, ClipSpec, Imported, Input
 
 #: Clips on which other ways are tried, and how many changes are put together at most.
@@ -24,8 +24,8 @@ TRIED_CLIPS, CHANGES = 4, 3
 TOLERANCE = 0.05
 #: From this correlation on, predictions differ in scale and shift alone.
 LINEAR = 0.9999
-IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-KINETICS: tuple[Channels, Channels] = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+#: Mean and standard deviation of TRAIN clips in a range and an order of colours.
+Statistics = Callable[[str, str], tuple[Channels, Channels]]
 
 
 def read_expected(path: Path) -> dict[str, float]:
@@ -110,7 +110,7 @@ class Way:
 
 def predictions(way: Way, network: VideoRegressor, reader: Reader, rows: Sequence[int]) -> np.ndarray:
     """float64 (n,), averaged over windows; NaN of a clip that cannot be decoded. `network` is set to the way."""
-    set_input(network, way.model)
+    network.take(way.model)
     found = []
     for row in rows:
         windows = reader.windows(row, way.clip)
@@ -121,16 +121,6 @@ def predictions(way: Way, network: VideoRegressor, reader: Reader, rows: Sequenc
             # One window at a time: a network on whole clips may need a gigabyte for each.
             found.append(float(np.mean([float(network(torch.from_numpy(w[None]))) for w in windows])))
     return np.array(found)
-
-
-def set_input(network: VideoRegressor, model: Imported) -> None:
-    """Have a network take its input as another description of it says."""
-    full_scale = 255.0 if model.input.range == "0-1" else 1.0
-    means, stds, shape = torch.tensor(model.input.mean), torch.tensor(model.input.std), LAYOUTS[network.layout][1]
-    network.reversed = model.input.colour == "bgr"
-    network.channel_scale, network.channel_shift = (1 / (full_scale * stds)).view(shape), (-means / stds).view(shape)
-    network.target_mean.fill_(model.shift)
-    network.target_std.fill_(model.scale)
 
 
 @dataclass(frozen=True)
@@ -186,9 +176,8 @@ def _words(values: Channels) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def other_ways(way: Way, from_train: Callable[[str], tuple[Channels, Channels]]) -> Iterator[Way]:
-    """Each differs from a way by one thing that pipelines are known to do otherwise. from_train: mean and standard
-    deviation of TRAIN clips in a range."""
+def other_ways(way: Way, from_train: Statistics) -> Iterator[Way]:
+    """Each differs from a way by one thing that pipelines are known to do otherwise."""
     model, clip = way.model, way.clip
 
     def inputs(flags: str, **changes: object) -> Way:
@@ -199,21 +188,19 @@ def other_ways(way: Way, from_train: Callable[[str], tuple[Channels, Channels]])
         return Way(model, ClipSpec.model_validate(clip.model_dump() | changes), (*way.flags, flags))
 
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    colour, other = model.input.colour, "rgb" if model.input.colour == "bgr" else "bgr"
     for span in ("0-255", "0-1"):
-        trained = from_train(span)
-        known = {"0,0,0": (zeros, ones), "from_train": trained}
+        known = {"0,0,0": (zeros, ones), "from_train": from_train(span, colour)}
         if span == "0-1":
-            known |= {
-                _words(IMAGENET[0]): IMAGENET,
-                _words(KINETICS[0]): KINETICS,
-                "0.5,0.5,0.5": ((0.5,) * 3, (0.5,) * 3),
-            }
+            known |= {_words(mean): (mean, std) for mean, std in CHANNELS.values()} | {"0.5,0.5,0.5": ((0.5,) * 3,) * 2}
         for mean, (m, s) in known.items():
             std = "" if mean == "from_train" else f" --std {_words(s)}"
             if (span, m, s) != (model.input.range, model.input.mean, model.input.std):
                 yield inputs(f"--range {span} --mean {mean}{std}", range=span, mean=m, std=s)
-    other = "rgb" if model.input.colour == "bgr" else "bgr"
-    yield inputs(f"--colour {other}", colour=other)
+    own = model.input.mean, model.input.std
+    # What was measured is measured anew in the other order; what was given is given for the network's channels.
+    m, s = from_train(model.input.range, other) if own == from_train(model.input.range, colour) else own
+    yield inputs(f"--colour {other}", colour=other, mean=m, std=s)
     for stride in (1, 2, 3, 4, 8):
         if stride != clip.stride and clip.sampling != "uniform":
             yield clips(f"--stride {stride}", stride=stride)
@@ -227,7 +214,7 @@ def other_ways(way: Way, from_train: Callable[[str], tuple[Channels, Channels]])
 
 def explain(
     way: Way, network: VideoRegressor, reader: Reader, given: Compared,
-    from_train: Callable[[str], tuple[Channels, Channels]], say: Callable[[str], None],
+    from_train: Statistics, say: Callable[[str], None],
 ) -> tuple[Way, float] | None:  # fmt: skip
     """The way, a few changes away, that gives the expected predictions best, and the largest difference that it leaves
     on the clips tried; None where none gives clearly better ones."""

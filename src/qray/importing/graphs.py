@@ -19,6 +19,7 @@ from torch import fx, nn
 from qray.errors import QrayError, Unavailable, UsageError
 from qray.importing.onnx_operators import OnnxNetwork, Unsupported
 from qray.model.programs import MAX_BYTES, plain_graph, read_program
+from qray.reasons import reason_of
 
 #: Largest difference between a graph and what was made of it, relative to what it gives.
 SAME = 1e-3
@@ -113,7 +114,7 @@ def read_onnx(path: Path) -> tuple[nn.Module, Shape, Callable[[np.ndarray], np.n
     except QrayError:
         raise
     except Exception as error:
-        raise QrayError(f"{path}: not a valid ONNX model ({_first_line(error)})") from None
+        raise QrayError(f"{path}: not a valid ONNX model ({reason_of(str(error)) or type(error).__name__})") from None
     name = session.get_inputs()[0].name
     return module, shape, lambda x: session.run(None, {name: x})[0]
 
@@ -148,10 +149,6 @@ def _tensors(graph: Any) -> Iterator[Any]:
             # A field that is not set reads as an empty one, without end.
             if inner.node or inner.initializer:
                 yield from _tensors(inner)
-
-
-def _first_line(error: Exception) -> str:
-    return ((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 def _onnx_input(model: Any, path: Path) -> Shape:
@@ -210,7 +207,7 @@ def to_program(module: nn.Module, example: torch.Tensor, layout: str, train: boo
             program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
         except Exception as error:
             raise QrayError(
-                f"{name}: cannot be exported for any number of clips ({_first_line(error)}); export it with a dynamic "
+                f"{name}: cannot be exported for any number of clips ({reason_of(str(error)) or type(error).__name__}); export it with a dynamic "
                 "first dimension"
             ) from None
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from qray.errors import QrayError, UsageError
 from qray.importing.checkpoints import best_match, check, read_checkpoint
 from qray.importing.graphs import (
+    Shape,
     check_same,
     clip_sizes,
     example_of,
@@ -22,8 +23,8 @@ from qray.importing.graphs import (
     read_pt2,
     to_program,
 )
-from qray.model.imported import whole_network
-from qray.model.regressor import VideoRegressor
+from qray.model.imported import layout_of_architecture, whole_network
+from qray.model.regressor import LAYOUTS, VideoRegressor
 from qray.study_model import ClipSpec, Imported
 
 if TYPE_CHECKING:
@@ -45,14 +46,28 @@ class Source:
     told: dict[str, Any] | None = None
 
 
-def open_source(source: Path | None, arch: str | None, code: str | None, allow_code: bool) -> Source:
-    """What kind of source it is; graphs and code are read."""
+def open_source(
+    source: Path | None, arch: str | None, code: str | None, allow_code: bool, layout: str | None
+) -> Source:  # fmt: skip
+    """What kind of source it is; graphs and code are read. layout: as it was given, by which code alone goes.
 
+    Raises:
+        UsageError: there is no such source, or it takes another layout.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise UsageError(f"--layout {layout}: expected one of {', '.join(LAYOUTS)}")
+    found = _open(source, arch, code, allow_code, layout or "BCTHW")
+    if layout not in (None, found.layout):
+        raise UsageError(f"--layout {layout}: the network takes {found.layout}")
+    return found
+
+
+def _open(source: Path | None, arch: str | None, code: str | None, allow_code: bool, of_code: str) -> Source:
     if code is not None:
         if not allow_code:
             raise UsageError(f"--code {code} runs code of yours; say so with --allow-code")
         module, sha256 = read_code(code)
-        return Source("code", "", {}, module, told={"code": code, "code_sha256": sha256})
+        return Source("code", of_code, {}, module, told={"code": code, "code_sha256": sha256})
     if source is None:
         raise UsageError("name a file to import, or --code package.module:function")
     if not source.is_file():
@@ -60,39 +75,32 @@ def open_source(source: Path | None, arch: str | None, code: str | None, allow_c
     told = {"file": source.name}
     if source.suffix == ".onnx":
         module, shape, run = read_onnx(source)
-        layout = layout_of(shape, source.name)
-        return Source("onnx", layout, clip_sizes(shape, layout), module, run, shape[0] or 1, told)
+        return Source("onnx", *_contract(shape, source.name), module, run, shape[0] or 1, told)
     if source.suffix == ".pt2":
         graph, shape = read_pt2(source)
-        layout = layout_of(shape, source.name)
-        return Source("pt2", layout, clip_sizes(shape, layout), graph, graph, shape[0] or 1, told)
+        return Source("pt2", *_contract(shape, source.name), graph, graph, shape[0] or 1, told)
     if arch is None:
         raise UsageError(
             f"{source}: a checkpoint holds weights and no network; name its architecture, such as --arch "
             "torchvision/r2plus1d_18 or --arch timm/resnet18, or give its code with --code"
         )
-    library, _, name = arch.partition("/")
-    if library not in ("torchvision", "timm") or not name:
-        raise UsageError(f"--arch {arch}: expected torchvision/NAME or timm/NAME")
-    return Source(arch, "BCTHW" if _is_video(library, name) else "frames", {}, told=told)
+    return Source(arch, layout_of_architecture(arch), {}, told=told)
 
 
-def _is_video(library: str, name: str) -> bool:
-    if library != "torchvision":
-        return False
-    from torchvision import models
-
-    if name not in models.list_models():
-        raise UsageError(f"--arch torchvision/{name}: torchvision has no such architecture; it has "
-                         f"{', '.join(n for n in models.list_models() if n[:3] == name[:3]) or 'others'}")  # fmt: skip
-    return models.get_model_builder(name).__module__.startswith("torchvision.models.video")
+def _contract(shape: Shape, name: str) -> tuple[str, dict[str, int]]:
+    layout = layout_of(shape, name)
+    return layout, clip_sizes(shape, layout)
 
 
 def clip_of(
     origin: Source, clips: pd.DataFrame | None, frames: int | None, size: int | None, stride: int, sampling: str,
     windows: int,
 ) -> ClipSpec:  # fmt: skip
+    """How clips are read: as it was given, as a graph was made for, as the videos are, or as EchoNet-Dynamic's own code.
 
+    Raises:
+        UsageError: what was given is none, or not what the graph was made for.
+    """
     for flag, given, own in (
         ("--frames", frames, origin.sizes.get("frames")),
         ("--size", size, origin.sizes.get("image_size")),
@@ -118,12 +126,9 @@ def network_of(
     missing_ok: list[str] | None, unexpected_ok: list[str] | None, fresh_head: bool, say: Callable[..., None],
 ) -> tuple[VideoRegressor, Imported, bytes | None]:  # fmt: skip
     """The network with its weights, what describes it (without its hashes), and its program if it is a graph."""
-
     program: bytes | None = None
     name = source.name if source else str((origin.told or {}).get("code"))
     if origin.module is not None:
-        if not origin.layout:
-            origin.layout = facts["input"]["layout"] = "BCTHW"
         example = example_of(origin.layout, clip.frames, clip.image_size)
         program = to_program(origin.module, example, origin.layout, origin.name == "code", name)
     unhashed = {"weights_sha256": "0" * 64, "network_sha256": None if program is None else "0" * 64}
@@ -137,13 +142,11 @@ def network_of(
     if program is None:
         assert source is not None
         whole, head = whole_network(origin.name)
-        content = read_checkpoint(source)
-        result = best_match(content, whole.state_dict(), head, state_key, source)
+        result = best_match(read_checkpoint(source), whole.state_dict(), head, state_key, source)
         for line in result.lines():
             say(line)
         check(result, missing_ok or (), unexpected_ok or (), head if fresh_head else None)
-        state = dict(_at(content, result.key))
-        whole.load_state_dict({want: state[given] for want, given in result.found.items()}, strict=False)
+        whole.load_state_dict({want: result.given[name] for want, name in result.found.items()}, strict=False)
         own = {f"head{key.removeprefix(head)}" if key.startswith(f"{head}.") else f"backbone.{key}": value
                for key, value in whole.state_dict().items()}  # fmt: skip
         network.load_state_dict(own, strict=False)
@@ -161,9 +164,3 @@ def network_of(
     difference = check_same(name, ours, theirs)
     say(f"as a graph of any number of clips it gives what {name} gives (largest difference {difference:.2g})")
     return network, model, program
-
-
-def _at(content: Any, key: str) -> Any:
-    for part in filter(None, key.split(".")):
-        content = content[part]
-    return {name: value for name, value in content.items() if hasattr(value, "shape")}

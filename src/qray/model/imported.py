@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from qray.errors import QrayError, Unavailable
+from qray.errors import QrayError, Unavailable, UsageError
 from qray.model.folder import NETWORK, WEIGHTS, sha256_of
 from qray.model.programs import parted, plain_graph, read_program
 from qray.model.training import dump_checkpoint
@@ -38,8 +38,35 @@ def imported_parts(source: str, program: bytes | None) -> tuple[nn.Module, nn.Mo
 
 def whole_network(source: str) -> tuple[Any, str]:
     """The network of an architecture with one output, random weights, and the path of its head."""
-    library, _, name = source.partition("/")
+    library, name = _architecture(source)
     return (_torchvision if library == "torchvision" else _timm)(name)
+
+
+def layout_of_architecture(source: str) -> str:
+    """BCTHW for networks on whole clips, which torchvision has, else frames.
+
+    Raises:
+        UsageError: there is no such architecture.
+    """
+    library, name = _architecture(source)
+    is_video = library == "torchvision" and ".video." in f"{_builder(name).__module__}."
+    return "BCTHW" if is_video else "frames"
+
+
+def _architecture(source: str) -> tuple[str, str]:
+    library, _, name = source.partition("/")
+    if library not in ("torchvision", "timm") or not name:
+        raise UsageError(f"--arch {source}: expected torchvision/NAME or timm/NAME")
+    return library, name
+
+
+def _builder(name: str) -> Any:
+    from torchvision import models
+
+    if name not in (known := models.list_models()):
+        like = ", ".join(other for other in known if other[:3] == name[:3]) or "others"
+        raise UsageError(f"--arch torchvision/{name}: torchvision has no such architecture; it has {like}")
+    return models.get_model_builder(name)
 
 
 #: What torchvision calls the part that classifies.
@@ -47,14 +74,9 @@ HEADS = ("fc", "classifier", "head", "heads")
 
 
 def _torchvision(name: str) -> tuple[Any, str]:
-    from torchvision import models
-
-    if name not in models.list_models():
-        raise QrayError(f"torchvision has no architecture {name!r}; torchvision.models.list_models() lists them")
-    builder = models.get_model_builder(name)
     # GoogLeNet and Inception give more than one output in training unless they are told not to.
     more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    network = builder(weights=None, num_classes=1, **more)
+    network = _builder(name)(weights=None, num_classes=1, **more)
     heads = [head for head in HEADS if hasattr(network, head)]
     if len(heads) != 1:
         raise QrayError(f"torchvision/{name} is no network that classifies images or videos, whose head qray knows")
@@ -67,7 +89,7 @@ def _timm(name: str) -> tuple[Any, str]:
     except ImportError:
         raise Unavailable("timm is not installed: pip install 'qray[timm]'") from None
     if not timm.is_model(name):
-        raise QrayError(f"timm has no architecture {name!r}; timm.list_models() lists them")
+        raise UsageError(f"--arch timm/{name}: timm has no such architecture; timm.list_models() lists those it has")
     network = timm.create_model(name, pretrained=False, num_classes=1)
     head = network.default_cfg.get("classifier")
     if not isinstance(head, str):

@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qray.errors import QrayError
+from qray.reasons import reason_of
 
 aten = torch.ops.aten
 #: Operators that do something else in training, and which of their arguments says so.
@@ -79,7 +80,35 @@ def _harmless(value: Any) -> Any:
     return {key: blank[key] if key in blank and inner else _harmless(inner) for key, inner in value.items()}
 
 
+def _specs(value: Any) -> Iterator[Any]:
+    """What a graph's inputs and outputs are containers of, as read from the text that says it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("in_spec", "out_spec") and isinstance(inner, str):
+                yield json.loads(inner)
+            else:
+                yield from _specs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _specs(inner)
+
+
+def _is_plain(spec: Any) -> bool:
+    """Whether a container, and all within it, is a tuple, a list, or a mapping of names. PyTorch imports the modules
+    that others name."""
+    if isinstance(spec, list):
+        return all(_is_plain(each) for each in spec)
+    if not isinstance(spec, dict):
+        return isinstance(spec, int)
+    context = json.loads(spec.get("context") or "null")
+    names = context is None or (isinstance(context, list) and all(isinstance(each, str) for each in context))
+    kinds = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+    return spec.get("type") in kinds and names and _is_plain(spec.get("children_spec", []))
+
+
 def _check_program(program: dict[str, Any], name: str) -> None:
+    if not all(map(_is_plain, _specs(program))):
+        raise QrayError(f"{name}: its inputs or outputs are containers other than tuples, lists and mappings of names")
     for target in _calls(program):
         if not CALLS.fullmatch(target):
             raise QrayError(f"{name}: its graph calls {target}; qray reads graphs of PyTorch's own operators only")
@@ -148,8 +177,7 @@ def _cleaned(data: bytes, name: str, with_weights: bool) -> bytes:
                     put(f"data/{kind}/{path}", archive.read(entries[f"data/{kind}/{path}"]) if kept else b"")
         return written.getvalue()
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise QrayError(f"{name}: not a program as torch.export.save writes it ({first})") from None
+        raise QrayError(f"{name}: not a program as torch.export.save writes it ({reason_of(str(error))})") from None
 
 
 def without_weights(data: bytes, name: str) -> bytes:
@@ -168,8 +196,9 @@ def read_program(data: bytes, name: str) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(io.BytesIO(cleaned))
     except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise QrayError(f"{name}: torch {torch.__version__} cannot read this program ({first})") from None
+        raise QrayError(
+            f"{name}: torch {torch.__version__} cannot read this program ({reason_of(str(error))})"
+        ) from None
 
 
 def plain_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:

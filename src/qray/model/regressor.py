@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qray.model.catalog import BACKBONES
 from qray.model.training import load_checkpoint
-from qray.study_model import Imported, Model
+from qray.study_model import Channels, Imported, Model
 
 #: Mean and standard deviation of the channels that torchvision's weights saw, ImageNet's for networks on frames and
 #: Kinetics-400's for those on clips (its presets), whether or not a study takes the weights.
@@ -39,6 +39,8 @@ class VideoRegressor(nn.Module):
     `forward` normalises, so that a clip stays uint8 until it is on the device and an artifact needs no preprocessing.
     """
 
+    #: Whether blue comes first.
+    reversed = False
     channel_scale: Tensor | None
     channel_shift: Tensor
     target_mean: Tensor
@@ -51,16 +53,13 @@ class VideoRegressor(nn.Module):
         its own."""
         super().__init__()
         self.memory_format = torch.contiguous_format
-        self.program, self.reversed, full_scale = program, False, 255.0
+        self.program = program
         if isinstance(config, Imported):
             from qray.model.imported import imported_parts
 
             parts: tuple[Any, Any] = imported_parts(config.source, program)
-            self.layout, self.reversed = config.input.layout, config.input.colour == "bgr"
+            self.layout = config.input.layout
             self.pooling: str | None = "outputs" if self.layout == "frames" else None
-            mean, std = config.input.mean, config.input.std
-            target_mean, target_std = config.shift, config.scale
-            full_scale = 255.0 if config.input.range == "0-1" else 1.0
         else:
             takes = BACKBONES[config.backbone].takes
             self.pooling, self.layout = config.pooling, "frames" if takes == "frames" else "BCTHW"
@@ -70,13 +69,27 @@ class VideoRegressor(nn.Module):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)
             parts = backbone, head
-            mean, std = CHANNELS[takes]
         self.backbone, self.head = parts
-        means, stds, of_channels = torch.tensor(mean), torch.tensor(std), LAYOUTS[self.layout][1]
-        self.register_buffer("channel_scale", 1 / (full_scale * stds).view(of_channels))
-        self.register_buffer("channel_shift", (-means / stds).view(of_channels))
+        of_channels = torch.zeros(LAYOUTS[self.layout][1])
+        self.register_buffer("channel_scale", of_channels.clone())
+        self.register_buffer("channel_shift", of_channels)
         self.register_buffer("target_mean", torch.tensor(float(target_mean)))
         self.register_buffer("target_std", torch.tensor(float(target_std)))
+        if isinstance(config, Imported):
+            self.take(config)
+        else:
+            self._normalize_by(*CHANNELS[BACKBONES[config.backbone].takes], 255.0)
+
+    def take(self, config: Imported) -> None:
+        """Take clips, and give predictions, as an imported model's description says."""
+        self.reversed = config.input.colour == "bgr"
+        self._normalize_by(config.input.mean, config.input.std, 255.0 if config.input.range == "0-1" else 1.0)
+        self.target_mean.fill_(config.shift)
+        self.target_std.fill_(config.scale)
+
+    def _normalize_by(self, mean: Channels, std: Channels, full_scale: float) -> None:
+        means, stds = (torch.tensor(values).view_as(self.channel_shift) for values in (mean, std))
+        self.channel_scale, self.channel_shift = 1 / (full_scale * stds), -means / stds
 
     @property
     def target_spread(self) -> float:

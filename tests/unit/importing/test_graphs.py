@@ -78,18 +78,26 @@ def test_nothing_of_the_machine_that_exported_it_is_left(exported: bytes) -> Non
     assert b"support/imports.py" not in whole(without_weights(exported, "their.pt2"))
 
 
-def _changed(exported: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
-    """The archive with its graph changed."""
+def _rewritten(exported: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
+    """The archive with its entries changed, each given by name and content."""
     changed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(exported)) as source, zipfile.ZipFile(changed, "w") as target:
         for info in source.infolist():
-            data = source.read(info)
-            if info.filename.endswith("models/model.json"):
-                graph = json.loads(data)
-                change(graph)
-                data = json.dumps(graph).encode()
-            target.writestr(info.filename, data)
+            target.writestr(info.filename, change(info.filename, source.read(info)))
     return changed.getvalue()
+
+
+def _changed(exported: bytes, change: Callable[[dict[str, Any]], None], entry: str = "models/model.json") -> bytes:
+    """The archive with what one of its JSON entries says changed; by default its graph."""
+
+    def rewrite(name: str, data: bytes) -> bytes:
+        if not name.endswith(entry):
+            return data
+        content = json.loads(data)
+        change(content)
+        return json.dumps(content).encode()
+
+    return _rewritten(exported, rewrite)
 
 
 def _nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
@@ -145,25 +153,40 @@ def test_guards_are_code_and_never_run(exported: bytes, tmp_path: Path) -> None:
 def test_pickled_inputs_and_tensors_are_not_unpickled(exported: bytes, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     evil = f"cposix\nsystem\n(S'touch {marker}'\ntR.".encode()
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(exported)) as source, zipfile.ZipFile(changed, "w") as target:
-        for info in source.infolist():
-            data = source.read(info)
-            target.writestr(info.filename, evil if "sample_inputs" in info.filename else data)
-    read_program(changed.getvalue(), "hostile.pt2")
+    read_program(_rewritten(exported, lambda name, data: evil if "sample_inputs" in name else data), "hostile.pt2")
     assert not marker.exists()
 
-    pickled = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(exported)) as source, zipfile.ZipFile(pickled, "w") as target:
-        for info in source.infolist():
-            data = source.read(info)
-            if info.filename.endswith("model_weights_config.json"):
-                config = json.loads(data)
-                next(iter(config["config"].values()))["use_pickle"] = True
-                data = json.dumps(config).encode()
-            target.writestr(info.filename, data)
+    def pickled(config: dict[str, Any]) -> None:
+        next(iter(config["config"].values()))["use_pickle"] = True
+
     with pytest.raises(QrayError, match="does not unpickle"):
-        read_program(pickled.getvalue(), "hostile.pt2")
+        read_program(_changed(exported, pickled, "model_weights_config.json"), "hostile.pt2")
+
+
+@pytest.mark.parametrize("kind", ["enum", "defaultdict"])
+def test_a_program_that_names_a_module_imports_nothing(
+    exported: bytes, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its input is a container of is told by text that PyTorch reads types and modules from."""
+    marker = tmp_path / "ran"
+    (tmp_path / f"hostile_{kind}.py").write_text(f"open({str(marker)!r}, 'w')\nX = int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    leaf = {"type": None, "context": None, "children_spec": []}
+    if kind == "enum":
+        context = json.dumps([{"__enum__": True, "fqn": "hostile_enum:X", "name": "Y"}])
+        spec = {"type": "builtins.dict", "context": context, "children_spec": [leaf]}
+    else:
+        context = json.dumps({"default_factory_module": "hostile_defaultdict", "default_factory_name": "X",
+                              "dict_context": "[]"})  # fmt: skip
+        spec = {"type": "collections.defaultdict", "context": context, "children_spec": []}
+
+    def change(graph: dict[str, Any]) -> None:
+        calls = graph["graph_module"]["module_call_graph"]
+        calls[0]["signature"]["in_spec"] = json.dumps([1, spec])
+
+    with pytest.raises(QrayError, match=r"hostile\.pt2: .*containers"):
+        read_program(_changed(exported, change), "hostile.pt2")
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x05\x06" + b"\0" * 18])

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.imports import FRAMES, SIZE, TheirNetwork, their_clips, their_input, train_statistics, write_predictions
+from support.imports import (
+    FRAMES,
+    SIZE,
+    TheirNetwork,
+    names_of,
+    their_clips,
+    their_input,
+    train_statistics,
+    write_predictions,
+)
 from support.runs import Finished, main_here
 from torch import nn
 
@@ -87,6 +96,26 @@ def test_wrong_preprocessing_is_caught_and_named(
     # The largest difference is shown clip by clip, and nothing is written.
     assert "yours" in done.stderr
     assert not (tmp_path / "m").exists()
+
+
+def test_a_pipeline_that_reads_blue_first_is_found_with_its_own_statistics(
+    theirs: Theirs, exported: Path, echo_set: Path, tmp_path: Path
+) -> None:
+    """As OpenCV reads: channels reversed, and so their measured mean and standard deviation."""
+    lines = []
+    for name in names_of(echo_set, "TEST"):
+        clips = their_clips(echo_set, name)[..., ::-1]
+        with torch.no_grad():
+            found = theirs.network(their_input(clips, theirs.mean[::-1], theirs.std[::-1])).mean()
+        lines.append(f"{name},{float(found):.4f}")
+    own = tmp_path / "bgr.csv"
+    own.write_text("\n".join(lines), encoding="utf-8")
+    refused = _import(exported, echo_set, tmp_path / "m", "--expect", own)
+    assert refused.code == 1
+    assert "--colour bgr" in refused.stderr.rpartition("; with ")[2]
+    done = _import(exported, echo_set, tmp_path / "m", "--expect", own, "--colour", "bgr")
+    assert done.code == 0, done.stderr
+    assert "6 of 6 clips agree" in done.stderr
 
 
 def test_predictions_of_another_network_are_explained_by_nothing(
@@ -212,3 +241,16 @@ def test_a_timm_checkpoint_is_imported(echo_set: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = network(frames).view(3, FRAMES).mean(1)
         torch.testing.assert_close(_network(tmp_path / "m")(torch.from_numpy(clips)), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_code_of_a_network_on_frames_says_so_by_its_layout(
+    echo_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_frames.py").write_text("from support.imports import TheirFrameNetwork as build\n")
+    monkeypatch.chdir(tmp_path)
+    code = ("--code", "their_frames:build", "--allow-code", "--size", SIZE)
+    done = _import(None, echo_set, tmp_path / "m", *code, "--layout", "frames")
+    assert done.code == 0, done.stderr
+    assert _network(tmp_path / "m").layout == "frames"
+    refused = _import(None, echo_set, tmp_path / "other", *code, "--layout", "CTHW")
+    assert (refused.code, "--layout" in refused.stderr) == (2, True)
