@@ -24,7 +24,7 @@ import pytest
 import torch
 from support.networks import TINY_CLIP, realistic_model, smooth_clips
 
-from qray.engines import openvino
+from qray.engines import nncf_quantize, openvino
 from qray.engines.artifact import BuildRequest
 from qray.engines.sensitivity import layered, measure_layers
 from qray.engines.tail import PREFIX
@@ -88,7 +88,7 @@ def quantized(task: Task, keep_fp32: tuple[str, ...]) -> Any:
 
     model, layers = openvino._named_model(task.request)
     kept = openvino._numbered(layers, resolve_keep_fp32(layers, keep_fp32, unweighted=True))
-    return openvino._compile(openvino._quantize(task.request, model, kept), "ptq", 1)
+    return openvino.compile_for_cpu(nncf_quantize.quantize(task.request, model, kept), "ptq", 1)
 
 
 def mixed(task: Task) -> Found:
@@ -146,14 +146,14 @@ def controlled(task: Task) -> Found:
         preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(names=tail, validate=False),
         advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE if task.request.reduce_range else OverflowFix.DISABLE,
-            activations_range_estimator_params=openvino._range_estimator(task.request.variant.observer),
+            activations_range_estimator_params=nncf_quantize.range_estimator(task.request.variant.observer),
             disable_bias_correction=True,
         ),
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
             ranking_subset_size=SENSITIVITY_CLIPS, num_ranking_workers=1
         ),
     )  # fmt: skip
-    seconds, compiled = time.time() - started, openvino._compile(made, "ptq", 1)
+    seconds, compiled = time.time() - started, openvino.compile_for_cpu(made, "ptq", 1)
     verdict = task.judge(predictions(compiled, task.clips))
     whole = sum(count == len(task.clips) for count in counts)
     # The first is FP32's own, which is not counted on either side.

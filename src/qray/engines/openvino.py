@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from qray.measure.isa import BF16
 if TYPE_CHECKING:
     # An artifact of this engine loads without PyTorch.
     from qray.engines.layers import Layers
-    from qray.study import Variant
 
 MODEL_FILE = "model.xml"
 #: What the names of residual additions and of average pools begin with, and what the latter are converted to.
@@ -70,7 +68,8 @@ def _named_model(request: BuildRequest) -> tuple[Any, Layers]:
     return model, layers
 
 
-def _compile(model: Any, method: str, threads: int) -> Any:
+def compile_for_cpu(model: Any, method: str, threads: int) -> Any:
+    """A model, or the path of one, compiled to run in the precision that a method says."""
     import openvino as ov
 
     # OpenVINO's default precision is whatever the CPU likes best; a variant is what its name says.
@@ -91,6 +90,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
     import openvino as ov
 
     from qray.engines.layers import resolve_keep_fp32, total_macs
+    from qray.engines.nncf_quantize import quantize
     from qray.engines.proof import prove
 
     method, path = request.variant.method, folder / MODEL_FILE
@@ -98,14 +98,14 @@ def build(request: BuildRequest, folder: Path) -> Built:
     names = {layer.name for layer in layers}
     if method != "ptq":
         ov.save_model(model, path, compress_to_fp16=method == "bf16")
-        if method == "bf16" and not executed_in(_compile(model, method, 1), {"bf16"}, names)[0]:
+        if method == "bf16" and not executed_in(compile_for_cpu(model, method, 1), {"bf16"}, names)[0]:
             raise QrayError("OpenVINO runs no convolution in bf16 on this CPU, whatever it was asked for")
         needs = (BF16,) if method == "bf16" else ()
         return Built(MODEL_FILE, constant_bytes(path), 0.0, total_macs(layers), needs)
     kept = resolve_keep_fp32(layers, request.variant.keep_fp32, unweighted=True)
-    quantized = _quantize(request, model, _numbered(layers, kept))
+    quantized = quantize(request, model, _numbered(layers, kept))
     ov.save_model(quantized, path, compress_to_fp16=False)
-    compiled = _compile(quantized, method, 1)
+    compiled = compile_for_cpu(quantized, method, 1)
     return prove(
         request, MODEL_FILE, constant_bytes(path), layers, executed_in(compiled, {"i8", "u8"}, names),
         quantized_after(compiled, PREFIX), _simulate(quantized, fused_before_adds(compiled)), _runner(compiled),
@@ -166,7 +166,7 @@ def _simulate(quantized: Any, fused: set[str]) -> Simulated:
         node.output(0).replace(again.output(0))
     model.add_results([ops.result(values) for _, values, *_ in watched])
     model.validate_nodes_and_infer_types()
-    compiled, outside = _compile(model, "fp32", 1), Outside()
+    compiled, outside = compile_for_cpu(model, "fp32", 1), Outside()
 
     def predict(clips: np.ndarray) -> np.ndarray:
         predictions = []
@@ -180,109 +180,10 @@ def _simulate(quantized: Any, fused: set[str]) -> Simulated:
     return Simulated(predict, outside)
 
 
-def _quantize(request: BuildRequest, model: Any, kept: tuple[str, ...]) -> Any:
-    # NNCF compiles a torch extension on import, which can take longer than its own limit of 60 s.
-    os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")
-    import logging
-
-    import nncf
-    from nncf.quantization.advanced_parameters import OverflowFix
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    fix = OverflowFix.ENABLE if request.reduce_range else OverflowFix.DISABLE
-    variant = request.variant
-    tail = [name for node in model.get_ordered_ops() if (name := node.get_friendly_name()).startswith(PREFIX)]
-    quantized = nncf.quantize(
-        model.clone(),
-        nncf.Dataset(request.calibration, lambda batch: batch.numpy()),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(request.calibration),
-        ignored_scope=nncf.IgnoredScope(names=[*kept, *tail], validate=False),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            overflow_fix=fix,
-            activations_range_estimator_params=_range_estimator(variant.observer),
-            # On a ResNet-18, with per-channel weights, it moved predictions further from FP32 (0.36 against 0.21 EF
-            # points).
-            disable_bias_correction=not variant.bias_correction,
-        ),
-    )
-    _set_ranges(quantized, variant, request.calibration)
-    return quantized
-
-
-def _set_ranges(quantized: Any, variant: Variant, calibration: Iterable[Any]) -> None:
-    """Give activations the ranges that NNCF has no estimator for, and then all of them their margin. What has a range
-    for each channel, the input of a depthwise convolution, keeps its extremes."""
-    from openvino import opset13 as ops
-
-    quantizers = [
-        node for node in quantized.get_ordered_ops()
-        if node.get_type_name() == "FakeQuantize" and node.input_value(0).get_node().get_type_name() != "Constant"
-    ]  # fmt: skip
-    ranges = {}
-    if variant.observer not in ("minmax", "histogram"):
-        whole = [node.get_friendly_name() for node in quantizers if node.input_value(1).get_shape() in ([], [1])]
-        ranges = _observed(quantized, whole, variant.observer, calibration)
-    for node in quantizers:
-        found, levels = ranges.get(node.get_friendly_name()), int(node.get_attributes()["levels"])
-        bounds = [node.input_value(at).get_node().get_data() for at in range(1, 5)]
-        if found is not None:
-            low, high = _with_a_code_for_zero(found, levels)
-            bounds = [np.full_like(bounds[0], value) for value in (low, high, low, high)]
-        for at, values in enumerate(bounds, 1):
-            widened = ops.constant(values * np.float32(variant.range_margin))
-            node.input(at).replace_source_output(widened.output(0))
-
-
-def _with_a_code_for_zero(bounds: tuple[float, float], levels: int) -> tuple[float, float]:
-    """A range moved by less than a step, so that one of its codes is 0."""
-    low, high = bounds
-    step = max(high - low, 1e-6) / (levels - 1)
-    first = round(low / step)
-    return first * step, (first + levels - 1) * step
-
-
-def _observed(quantized: Any, names: Collection[str], kind: str, calibration: Iterable[Any]) -> dict[str, Any]:
-    """(low, high) of what these quantizers read where no activation is quantized, by their names."""
-    import torch
-    from openvino import opset13 as ops
-
-    from qray.engines.ranges import observers
-
-    model, watched = quantized.clone(), observers(kind, 1.0, list(names))
-    read = {}
-    for node in [n for n in model.get_ordered_ops() if n.get_type_name() == "FakeQuantize"]:
-        read[node.get_friendly_name()] = node.input_value(0)
-        node.output(0).replace(node.input_value(0))
-    model.add_results([ops.result(read[name]) for name in watched])
-    compiled = _compile(model, "fp32", 1)
-    for batch in calibration:
-        for clip in one_by_one(batch.numpy()):
-            for observer, values in zip(watched.values(), compiled(clip).to_tuple()[1:], strict=True):
-                observer(torch.from_numpy(values))
-    return {name: observer.bounds() for name, observer in watched.items()}
-
-
-def _range_estimator(observer: str) -> Any:
-    """Extremes of all calibration clips, or their extreme quantiles. NNCF's default, the mean of each clip's extremes,
-    cuts off the strong activations that max-min pooling lives on (MAE 2.9 -> 3.5)."""
-    from nncf.quantization.range_estimator import (
-        AggregatorType,
-        RangeEstimatorParameters,
-        StatisticsCollectorParameters,
-        StatisticsType,
-    )
-
-    kind = StatisticsType.QUANTILE if observer == "histogram" else None
-    low = StatisticsCollectorParameters(kind or StatisticsType.MIN, AggregatorType.MIN, quantile_outlier_prob=1e-5)
-    high = StatisticsCollectorParameters(kind or StatisticsType.MAX, AggregatorType.MAX, quantile_outlier_prob=1e-5)
-    return RangeEstimatorParameters(low, high)
-
-
 def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` threads."""
     method = "bf16" if BF16 in built.needs else "fp32"
-    return _runner(_compile(str(folder / built.model_file), method, threads))
+    return _runner(compile_for_cpu(str(folder / built.model_file), method, threads))
 
 
 def _runner(compiled: Any) -> Predict:

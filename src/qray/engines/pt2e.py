@@ -38,7 +38,7 @@ from qray.engines.ranges import OBSERVERS
 from qray.engines.tail import tail_nodes
 from qray.engines.torch_export import runner
 from qray.errors import QrayError
-from qray.model.programs import switch_training, with_sources
+from qray.model.graph_network import switch_training, with_sources
 from qray.model.regressor import VideoRegressor
 from qray.study import Variant
 from qray.study_verdict import Section

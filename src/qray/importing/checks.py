@@ -25,7 +25,7 @@ STATISTICS_CLIPS, STATISTICS_SEED, VAL_CLIPS = 128, 0, 32
 
 
 def pixel_statistics(clips: pd.DataFrame, clip: ClipSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, float64 (3,), of red, green and blue in 0-255: one window of each of some TRAIN clips."""
+    """Mean and standard deviation, float64 (3,), of red, green and blue in 0-255, of some TRAIN clips."""
     train = clips[clips["split"] == "TRAIN"].reset_index(drop=True)
     chosen = np.random.default_rng(STATISTICS_SEED).permutation(len(train))[:STATISTICS_CLIPS]
     reader, total, squares, count = Reader(train), np.zeros(3), np.zeros(3), 0

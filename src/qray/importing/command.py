@@ -107,13 +107,12 @@ def import_model(
         mean, std = measured()
         return as_read(mean, span, colour), as_read(std, span, colour)
 
-    means, stds = (
-        from_train(span, colour)
-        if mean == FROM_TRAIN
-        else (_channels("--mean", mean), _channels("--std", std or "1,1,1"))
-    )
     if mean == FROM_TRAIN and std is not None:
         raise UsageError("--std belongs to a given --mean; from_train measures both")
+    if mean == FROM_TRAIN:
+        means, stds = from_train(span, colour)
+    else:
+        means, stds = _channels("--mean", mean), _channels("--std", std or "1")
     chosen = {"layout": origin.layout, "range": span, "colour": colour, "mean": means, "std": stds}
     facts = {"folder": str(out.resolve()), "source": origin.name, "input": chosen, "scale": scale, "shift": shift,
              "fresh_head": fresh_head}  # fmt: skip

@@ -17,8 +17,10 @@ import torch
 from torch import fx, nn
 
 from qray.errors import QrayError, Unavailable, UsageError
-from qray.importing.onnx_operators import OnnxNetwork, Unsupported
-from qray.model.programs import MAX_BYTES, plain_graph, read_program
+from qray.importing.onnx_network import OnnxNetwork
+from qray.importing.onnx_operators import Unsupported
+from qray.model.graph_network import plain_graph
+from qray.model.programs import MAX_BYTES, read_program
 from qray.reasons import reason_of
 
 #: Largest difference between a graph and what was made of it, relative to what it gives.
@@ -114,7 +116,7 @@ def read_onnx(path: Path) -> tuple[nn.Module, Shape, Callable[[np.ndarray], np.n
     except QrayError:
         raise
     except Exception as error:
-        raise QrayError(f"{path}: not a valid ONNX model ({reason_of(str(error)) or type(error).__name__})") from None
+        raise QrayError(f"{path}: not a valid ONNX model ({reason_of(str(error))})") from None
     name = session.get_inputs()[0].name
     return module, shape, lambda x: session.run(None, {name: x})[0]
 
@@ -207,8 +209,8 @@ def to_program(module: nn.Module, example: torch.Tensor, layout: str, train: boo
             program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
         except Exception as error:
             raise QrayError(
-                f"{name}: cannot be exported for any number of clips ({reason_of(str(error)) or type(error).__name__}); export it with a dynamic "
-                "first dimension"
+                f"{name}: cannot be exported for any number of clips ({reason_of(str(error))}); export it with a "
+                "dynamic first dimension"
             ) from None
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     outputs = [values[name] for name in program.graph_signature.user_outputs]

@@ -96,7 +96,7 @@ def clip_of(
     origin: Source, clips: pd.DataFrame | None, frames: int | None, size: int | None, stride: int, sampling: str,
     windows: int,
 ) -> ClipSpec:  # fmt: skip
-    """How clips are read: as it was given, as a graph was made for, as the videos are, or as EchoNet-Dynamic's own code.
+    """How clips are read: as given, as a graph was made for, as the videos are, or as EchoNet-Dynamic's own code.
 
     Raises:
         UsageError: what was given is none, or not what the graph was made for.

@@ -13,7 +13,8 @@ from torch import nn
 
 from qray.errors import QrayError, Unavailable, UsageError
 from qray.model.folder import NETWORK, WEIGHTS, sha256_of
-from qray.model.programs import parted, plain_graph, read_program
+from qray.model.graph_network import parted, plain_graph
+from qray.model.programs import read_program
 from qray.model.training import dump_checkpoint
 from qray.study_model import Imported
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qray.errors import Diverged, QrayError
 from qray.model.epoch import EpochResult
-from qray.model.programs import Part, switch_training
+from qray.model.graph_network import Part, switch_training
 from qray.study import Augment, Training
 
 #: Numbers of glibc's mallopt, and the bounds that its thresholds reach by themselves.

@@ -122,7 +122,7 @@ def test_an_fp32_openvino_model_fails_the_check(shelf: Shelf, layers: Layers) ->
     from qray.engines import openvino
     from qray.engines.openvino import executed_in
 
-    compiled = openvino._compile(str(shelf["fp32-openvino"].folder / "model.xml"), "fp32", 1)
+    compiled = openvino.compile_for_cpu(str(shelf["fp32-openvino"].folder / "model.xml"), "fp32", 1)
     with pytest.raises(QrayError, match=f"{CONVOLUTIONS} of {CONVOLUTIONS} convolutions in FP32"):
         check_coverage(layers, *executed_in(compiled, {"i8", "u8"}, {layer.name for layer in layers}), ())
 

@@ -20,7 +20,7 @@ def openvino_precisions(shelf: Shelf, name: str) -> set[str]:
 
     artifact = shelf[name]
     method = "bf16" if artifact.built.notes.get("bf16") else "fp32"
-    compiled: Any = openvino._compile(str(artifact.folder / artifact.built.model_file), method, 1)
+    compiled: Any = openvino.compile_for_cpu(str(artifact.folder / artifact.built.model_file), method, 1)
     infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     return {str(i["runtimePrecision"].value) for i in infos if str(i["layerType"].value) == "Convolution"}
 

@@ -13,7 +13,7 @@ from support.networks import request, smooth_clips, two_stages
 from support.shelf import Shelf
 from torchao.quantization.pt2e import ObserverBase
 
-from qray.engines import openvino, pt2e
+from qray.engines import nncf_quantize, pt2e
 from qray.engines.artifact import BuildRequest
 from qray.engines.ranges import OBSERVERS, observers
 from qray.engines.registry import build_artifact
@@ -125,7 +125,7 @@ def test_openvino_is_given_what_nncf_has_no_estimator_for(settings: dict[str, An
     variant = Variant.model_validate({"name": "ptq", "method": "ptq", "engine": "openvino"} | settings)
     clips = (smooth_clips(2).float() / 255 * 0.5).mul(255)
     clips = clips + (204 - clips.max())
-    openvino._set_ranges(model, variant, [clips.to(torch.uint8)])
+    nncf_quantize.set_ranges(model, variant, [clips.to(torch.uint8)])
     (quantizer,) = [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
     found = [float(quantizer.input_value(at).get_node().get_data()) for at in range(1, 5)]
     assert found[1] == found[3] == pytest.approx(high, rel=0.05)

@@ -21,7 +21,7 @@ from qray.engines.layers import layer_names
 from qray.engines.pt2e import SCALE_EPSILON, _config, quantize_static
 from qray.engines.sensitivity import LayeredNetwork, layered, measure_layers
 from qray.errors import QrayError
-from qray.model.programs import with_sources
+from qray.model.graph_network import with_sources
 from qray.model.regressor import VideoRegressor
 from qray.study import Variant
 

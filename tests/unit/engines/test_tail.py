@@ -91,7 +91,7 @@ def test_what_openvino_executes_after_pooling_is_float(shelf: Shelf, name: str) 
 
     from qray.engines import openvino
 
-    compiled = openvino._compile(str(shelf[name].folder / "model.xml"), "fp32", 1)
+    compiled = openvino.compile_for_cpu(str(shelf[name].folder / "model.xml"), "fp32", 1)
     assert openvino.quantized_after(compiled, PREFIX) == []
     assert openvino.quantized_after(compiled, "backbone.")
 

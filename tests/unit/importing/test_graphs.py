@@ -16,7 +16,8 @@ from torch import nn
 
 from qray.errors import QrayError, UsageError
 from qray.importing.graphs import layout_of, read_code, read_onnx, read_pt2, to_program
-from qray.model.programs import parted, plain_graph, read_program, without_weights
+from qray.model.graph_network import parted, plain_graph
+from qray.model.programs import read_program, without_weights
 
 CLIPS = torch.randn((2, 3, FRAMES, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
 BATCH = {0: torch.export.Dim.DYNAMIC}
