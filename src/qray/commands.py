@@ -289,6 +289,7 @@ def submit_job(
     address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
     wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
     study: StudyOption = None,
+    model: ModelOption = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder, as every node sees it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder on the head; default: ~/qray-jobs/runs/<study>.")] = (
         None
@@ -297,11 +298,12 @@ def submit_job(
     fresh: FreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run `qray run all` as a job on a cluster. Sends qray and the study, and no data."""
+    """Run `qray run all` as a job on a cluster. Sends qray, the study and the model, and no data."""
     from qray.submit import Request, submit
 
     more = ("--fresh",) * fresh + ("--json",) * as_json
-    status = submit(address, Request(study or "quickstart", data, out, tuple(settings or ()), more), wait)
+    name = study or ("quickstart" if model is None else "imported")
+    status = submit(address, Request(name, data, out, tuple(settings or ()), more, model), wait)
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()

@@ -11,8 +11,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-#: Beside the package that was shipped: what it needs, one requirement a line, and the study that was given as a file.
-REQUIREMENTS, STUDY_FOLDER = "requirements.txt", "study"
+#: Beside the package that was shipped: what it needs, one requirement a line; the study that was given as a file; and
+#: the model that was imported.
+REQUIREMENTS, STUDY_FOLDER, MODEL_FOLDER = "requirements.txt", "study", "model"
 #: Where a job works: OUT and a synthetic data set go there unless the command line names other places.
 FOLDER = Path("~/qray-jobs")
 PYTHON = (3, 11)
@@ -43,7 +44,7 @@ def fault(shipped: Path) -> str | None:
 
 
 def main() -> None:
-    """Run `qray ARGUMENTS` with the study that was shipped."""
+    """Run `qray ARGUMENTS` with the study and the model that were shipped."""
     shipped = Path.cwd()
     reason = fault(shipped)
     if reason is not None:
@@ -51,6 +52,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     for study in (shipped / STUDY_FOLDER).glob("*"):
         arguments += ["--study", str(study)]
+    if (shipped / MODEL_FOLDER).is_dir():
+        arguments += ["--model", str(shipped / MODEL_FOLDER)]
     folder = FOLDER.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)

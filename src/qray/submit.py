@@ -1,12 +1,13 @@
 """`qray submit`: the same run as a job on a cluster, through Ray's job API.
 
-What the job needs is put into a folder of its own and sent: this package, and the study if it is a file. Whatever else
-lies in the current folder stays here: data is read where the nodes see it.
+What the job needs is put into a folder of its own and sent: this package, the study if it is a file, the model if it
+was imported. Whatever else lies in the current folder stays here: data is read where the nodes see it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import shutil
@@ -19,10 +20,12 @@ from typing import Any
 
 from qray import job as on_cluster
 from qray.errors import QrayError, UsageError
+from qray.model.folder import model_files
 from qray.ray_address import ask_dashboard, dashboard_address
 from qray.ray_token import use_token_at_dashboard
 from qray.study import Study
 from qray.study_files import load_study, workflow_folder
+from qray.study_model import Imported
 
 POLL_S = 1.0
 #: A head answers some seconds before the agent that starts jobs is there.
@@ -39,14 +42,16 @@ class Request:
     out: Path | None
     settings: tuple[str, ...]
     more: tuple[str, ...] = ()
+    model: Path | None = None
 
     def check(self) -> Study:
         """Find here what would fail there; the study that is asked for.
 
         Raises:
-            UsageError: the study is bad, or data lies where only this folder's neighbours find it.
+            UsageError: the study or its model is bad, or data lies where only this folder's neighbours find it.
         """
-        study = load_study(self.study, self.settings)
+        located = () if self.model is None else (f"model={json.dumps(str(self.model.resolve()), ensure_ascii=False)}",)
+        study = load_study(self.study, [*self.settings, *located])
         given = self.data if self.data is not None else study.data.dir
         if given is not None and not os.path.expanduser(given).startswith("/"):
             name = "--data" if self.data is not None else "data.dir"
@@ -69,8 +74,9 @@ class Request:
         return Path(self.study) if Path(self.study).suffix in (".yaml", ".yml") else None
 
 
-def stage(request: Request, folder: Path) -> None:
-    """Put into `folder` what the job needs: the package with its named studies, what it depends on, the study."""
+def stage(request: Request, study: Study, folder: Path) -> None:
+    """Put into `folder` what the job needs: the package with its named studies, what it depends on, the study, the
+    model that it names."""
     package = Path(__file__).parent
     shutil.copytree(package, folder / "qray", ignore=shutil.ignore_patterns("__pycache__", "workflows"))
     shutil.copytree(workflow_folder(), folder / "qray" / "workflows")
@@ -78,6 +84,10 @@ def stage(request: Request, folder: Path) -> None:
     if request.study_file is not None:
         (folder / on_cluster.STUDY_FOLDER).mkdir()
         shutil.copy(request.study_file, folder / on_cluster.STUDY_FOLDER)
+    if isinstance(study.model, Imported):
+        (folder / on_cluster.MODEL_FOLDER).mkdir()
+        for path in model_files(Path(study.model.folder)):
+            shutil.copy(path, folder / on_cluster.MODEL_FOLDER)
 
 
 def _requirements() -> list[str]:
@@ -112,7 +122,7 @@ def submit(address: str, request: Request, wait: bool) -> str:
     try:
         client = JobSubmissionClient(address)
         with tempfile.TemporaryDirectory(prefix="qray-submit-") as folder:
-            stage(request, Path(folder))
+            stage(request, study, Path(folder))
             _say_what_is_sent(request, study, Path(folder))
             job = _submit(client, entrypoint, folder)
     except (ConnectionError, RuntimeError, OSError) as error:
@@ -144,7 +154,8 @@ async def _print_log(client: Any, job: str, where: str) -> None:
 def _say_what_is_sent(request: Request, study: Study, folder: Path) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 2**20
-    what = "qray" + (f" and {request.study_file}" if request.study_file else "")
+    model = study.model.folder if isinstance(study.model, Imported) else None
+    what = ", ".join(str(each) for each in ("qray", request.study_file, model) if each is not None)
     print(f"sends {what} ({len(files)} files, {size:.1f} MB), and nothing else of {Path.cwd()}")
     # An absolute path is taken as it is.
     print(f"output on the head: {on_cluster.FOLDER / (request.out or Path('runs') / study.name)}", flush=True)

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from support.imports import FRAMES, SIZE, TheirFrameNetwork, make_set
+from support.runs import main_here
 
-from qray import job
+from qray import cli, job
 from qray.errors import QrayError, UsageError
 from qray.submit import Request, stage, submit
 
@@ -33,7 +36,7 @@ def big_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sent(request: Request, folder: Path) -> list[Path]:
     """The files that a job is sent, by their path in its folder."""
     folder.mkdir()
-    stage(request, folder)
+    stage(request, request.check(), folder)
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
@@ -111,3 +114,26 @@ def test_the_jobs_folder_outlives_the_job(tmp_path: Path) -> None:
     code, text = run_job(tmp_path / "sent", tmp_path / "home", "data", "check", "nowhere")
     assert (code, (tmp_path / "home" / "qray-jobs").is_dir()) == (1, True)
     assert "nowhere" in text
+
+
+def test_an_imported_model_is_sent_and_named_by_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its folder what is the model, and nothing else that lies there."""
+    torch.manual_seed(0)
+    program = torch.export.export(TheirFrameNetwork().eval(), (torch.zeros(2, 3, SIZE, SIZE),),
+                                  dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))  # fmt: skip
+    torch.export.save(program, tmp_path / "their.pt2")
+    folder = tmp_path / "models" / "their network"
+    done = main_here("import", tmp_path / "their.pt2", "--layout", "frames", "--data", make_set(tmp_path / "set"),
+                     "--frames", FRAMES, "--size", SIZE, "--no-engines", "--out", folder)  # fmt: skip
+    assert done.code == 0, done.stderr
+    (folder / "notes.txt").touch()
+    files = sent(Request("imported", Path("/data"), None, (), model=folder), tmp_path / "sent")
+    model = {file.name for file in files if file.parts[0] == job.MODEL_FOLDER}
+    assert model == {"model.yaml", "weights.safetensors", "network.pt2"}
+    asked: list[str] = []
+    monkeypatch.setattr(cli, "main", lambda: asked.extend(sys.argv))
+    monkeypatch.setattr(job, "FOLDER", tmp_path / "home")
+    monkeypatch.setattr(sys, "argv", ["qray.job", "run", "all", "--study", "imported"])
+    monkeypatch.chdir(tmp_path / "sent")
+    job.main()
+    assert asked == ["qray", "run", "all", "--study", "imported", "--model", str(tmp_path / "sent" / "model")]

@@ -44,9 +44,11 @@ def build(request: BuildRequest, folder: Path) -> Built:
     method = request.variant.method
     module: nn.Module = to_bf16(request.model) if method == "bf16" else request.model
     if method in INT8_METHODS:
+        from qray.engines.conv3d import int8_adds, teach_inductor
         from qray.engines.pt2e import quantized, quantized_in_tail, simulate
 
         module = quantized(request)
+        teach_inductor()
     program = export(module, request.example())
     layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
     needs = compiled_needs(request.isa)
@@ -54,7 +56,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
     code = _compile(program, folder / MODEL_FILE, request.isa, packed)
     if not isinstance(module, torch.fx.GraphModule):
         return Built(MODEL_FILE, tensor_bytes(program), 0.0, total_macs(layers), needs)
-    executed = int8_layers(code, {layer.name for layer in layers})
+    found, fused_adds = int8_layers(code, {layer.name for layer in layers})
+    executed = found, fused_adds + int8_adds(code)
     notes = {"packed": PACKED_NOTE} if packed else {}
     deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0, notes=notes), 1, "cpu")
     built = prove(

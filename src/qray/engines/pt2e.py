@@ -28,10 +28,11 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     _X86InductorQuantizationAnnotation,
 )
 
+from qray.engines import conv3d
 from qray.engines.adaround import round_adaptively
 from qray.engines.artifact import BuildRequest, Predict
 from qray.engines.fake_quantize import FakeQuantizeActivation
-from qray.engines.layers import LAYERS, Layers, export, operator_of, read_layers, resolve_keep_fp32
+from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
 from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.ranges import OBSERVERS
@@ -40,7 +41,6 @@ from qray.engines.torch_export import runner
 from qray.errors import QrayError
 from qray.model.graph_network import switch_training, with_sources
 from qray.model.regressor import VideoRegressor
-from qray.study import Variant
 from qray.study_verdict import Section
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
@@ -67,6 +67,7 @@ class TailInFloat(X86InductorQuantizer):
         """Mark what stays as settled before the quantizer looks, which is how it reads a configuration of None."""
         for node in [*tail_nodes(model.graph), *(node for node in model.graph.nodes if node.name in self.kept)]:
             node.meta[QUANT_ANNOTATION_KEY] = _X86InductorQuantizationAnnotation(_annotated=True)
+        conv3d.annotate(model.graph, self.global_config, self.kept)
         return super().annotate(model)
 
 
@@ -115,25 +116,12 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
     )
     program = export(request.model, request.example())
     layers = read_layers(program)
-    _check_ranks(program, layers, variant)
     prepared = _quietly(prepare_pt2e, with_sources(program.module()), _quantizer(layers, config, variant.keep_fp32))
     prepared.meta[LAYERS] = layers
     with torch.no_grad():
         for clips in request.calibration:
             prepared(clips)
     return prepared
-
-
-def _check_ranks(program: torch.export.ExportedProgram, layers: Layers, variant: Variant) -> None:
-    """Say at once what would otherwise be found out after all clips were observed and everything was compiled."""
-    kept = resolve_keep_fp32(layers, variant.keep_fp32)
-    nodes = {node.name for node in program.graph.nodes if operator_of(node) is torch.ops.aten.conv3d}
-    found = [layer.short for layer in layers if nodes.intersection(layer.nodes) and layer.name not in kept]
-    if found:
-        raise QrayError(
-            f"engine inductor has no INT8 Conv3d, so that {len(found)} of the network's layers would run in FP32 "
-            f"({', '.join(found[:3])}{', ...' if len(found) > 3 else ''}); engines onnxruntime and openvino have it"
-        )
 
 
 def quantize_static(request: BuildRequest) -> nn.Module:

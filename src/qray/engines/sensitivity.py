@@ -95,8 +95,8 @@ class _Sums:
 class LayeredNetwork:
     """A calibrated network whose layers can be quantized one by one.
 
-    switches: of each layer of `layer_names`. macs: multiply-accumulates of each layer for one clip, 0 for what only
-    adds or pools. features: the input of the head, or of its first layer.
+    switches: of each layer of `layer_names` that the quantizer takes. macs: multiply-accumulates of each layer for one
+    clip, 0 for what only adds or pools. features: the input of the head, or of its first layer.
     """
 
     module: fx.GraphModule
@@ -201,6 +201,9 @@ def layered(request: BuildRequest) -> LayeredNetwork:
         elif node.target in OUT_OF_PLACE:
             node.target = OUT_OF_PLACE[node.target]
     module.recompile()
+    # Pools over time stay in float.
+    pools = {layer.short for layer in layers if layer.kind == "pool"}
+    switches = {name: found for name, found in switches.items() if found or name not in pools}
     unquantized = [name for name, found in switches.items() if not found]
     if unquantized:
         raise QrayError(f"the quantizer left out {', '.join(unquantized)}")

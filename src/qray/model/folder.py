@@ -23,6 +23,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_files(folder: Path) -> list[Path]:
+    """What of a folder is the model, whatever else lies there."""
+    return [path for name in (MODEL, WEIGHTS, NETWORK) if (path := folder / name).is_file()]
+
+
 def write_model_yaml(folder: Path, model: Imported, clip: ClipSpec, found: dict[str, Any]) -> None:
     """Describe a folder: the model, how its clips are read, and what import found."""
     content = {

@@ -130,7 +130,8 @@ def measure_layers(
             failed.update(batch.failed)
             yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
 
-    measured = measure(network, batches(), share_of(layer_names(model), *share), len(val.clips))
+    layers = [name for name in share_of(layer_names(model), *share) if name in network.switches]
+    measured = measure(network, batches(), layers, len(val.clips))
     val.check("sensitivity", failed)
     named = named_failures(calibration.clips, missed) | named_failures(val.clips, failed)
     return measured | {"failed": named}

@@ -12,9 +12,10 @@ from support.networks import TARGET_MEAN, TARGET_STD, request, smooth_clips, toy
 from support.shelf import build_in_own_process
 from torch import nn
 
-from qray.engines.artifact import read_artifact
+from qray.engines.artifact import Artifact, read_artifact
 from qray.engines.parity import kernel_share
 from qray.engines.registry import build_artifact
+from qray.engines.sensitivity import layered
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import FitSettings, fit
 from qray.study import ClipSpec, Model, Training, Variant
@@ -23,6 +24,8 @@ CLIP = ClipSpec(frames=4, image_size=64)
 STEPS = 40
 #: Convolutions of MobileNetV3-small, and its residual adds (Howard et al. 2019, table 2).
 CONVOLUTIONS, ADDS = 52, 6
+#: A layer of the network on clips.
+KEPT = "layer1.0.conv2.0"
 
 
 @cache
@@ -87,6 +90,52 @@ def test_convolutions_over_time_run_in_openvino_as_they_were_simulated(
     share = kernel_share(over_time[name])
     assert share is not None
     assert share < 0.5
+
+
+@pytest.fixture(scope="module")
+def compiled_over_time(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """The network on clips in AOTInductor: with 8 and with 4 bits, and with a layer kept in FP32."""
+    folder, plain = tmp_path_factory.mktemp("compiled"), Variant(name="ptq", method="ptq", engine="inductor")
+    settings: dict[str, dict[str, Any]] = {
+        "w8": {}, "w4": {"weight_bits": 4, "rounding": "adaround"}, "mixed": {"keep_fp32": (KEPT,)}
+    }  # fmt: skip
+    variants = {name: plain.model_copy(update=more) for name, more in settings.items()}
+    build_in_own_process(*((request(v, on_clips(), CLIP), folder / name) for name, v in variants.items()))
+    return {name: read_artifact(folder / name) for name in variants}
+
+
+def test_convolutions_over_time_run_in_aotinductor_as_they_were_simulated(
+    compiled_over_time: dict[str, Artifact],
+) -> None:
+    """Torchao marks and lowers convolutions of two dimensions alone."""
+    built = compiled_over_time["w8"].built
+    assert built.notes["int8_layers"] == 5
+    assert built.notes["int8_residual_adds"] == 2
+    assert built.int8_mac_share > 0.99
+    share = kernel_share(built.notes)
+    assert share is not None
+    assert share < 0.5
+
+
+def test_they_have_4_bits_roundings_and_layers_in_fp32_too(compiled_over_time: dict[str, Artifact]) -> None:
+    whole, w4, mixed = (compiled_over_time[name].built for name in ("w8", "w4", "mixed"))
+    assert w4.weights_bytes < 0.6 * whole.weights_bytes
+    assert mixed.notes["int8_layers"] == 4
+    assert 0 < mixed.int8_mac_share < whole.int8_mac_share
+
+
+def test_each_layer_over_time_can_be_quantized_alone() -> None:
+    network = layered(request(Variant(name="ptq", method="ptq", engine="inductor"), on_clips(), CLIP))
+    assert [name for name in network.switches if network.macs[name]] == [
+        "stem.0", "layer1.0.conv1.0", "layer1.0.conv2.0", "layer1.1.conv1.0", "layer1.1.conv2.0"
+    ]  # fmt: skip
+    clips = smooth_clips(4, CLIP, seed=300)
+    with torch.no_grad():
+        values, before, _ = network.whole(clips)
+        for name in network.switches:
+            network.quantize([name])
+            assert not torch.equal(network.after(name, values)[0], before)
+            network.quantize([name], False)
 
 
 def test_wider_ranges_leave_less_outside(over_time: dict[str, dict[str, Any]]) -> None:
