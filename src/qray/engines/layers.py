@@ -29,6 +29,8 @@ AVERAGE_POOLS = tuple(getattr(aten, f"{kind}avg_pool{rank}d") for kind in ("", "
 CHANNEL_BLOCK = 16
 #: Share of the multiply-accumulates that a quantizer may leave in FP32 by a rule of its own, and the variant is INT8.
 LEFT_AT_MOST = 0.1
+#: Where a backbone that was imported as a graph has it (`graph_network.Part`).
+GRAPH = "graph."
 #: Where `pt2e` leaves the layers of the network in the `meta` of what it makes of it.
 LAYERS = "qray_layers"
 
@@ -54,8 +56,8 @@ class Layer:
 
     @property
     def short(self) -> str:
-        """The name within the backbone, as users write it."""
-        return self.name.removeprefix(f"{BACKBONE}.")
+        """The name within the backbone, as users write it; of an imported graph, that of its weights."""
+        return self.name.removeprefix(f"{BACKBONE}.").removeprefix(GRAPH)
 
     @property
     def weighted(self) -> bool:

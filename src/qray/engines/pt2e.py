@@ -27,12 +27,13 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
     _X86InductorQuantizationAnnotation,
 )
+from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
 from qray.engines import conv3d
 from qray.engines.adaround import round_adaptively
 from qray.engines.artifact import BuildRequest, Predict
 from qray.engines.fake_quantize import FakeQuantizeActivation
-from qray.engines.layers import LAYERS, Layers, export, read_layers, resolve_keep_fp32
+from qray.engines.layers import LAYERS, Layers, export, operator_of, read_layers, resolve_keep_fp32
 from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.ranges import OBSERVERS
@@ -148,7 +149,8 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     """A module with fake-quantization in place: uint8 clips in, target units out, gradients through all of it.
 
     `example`: uint8 (2, T, H, W, 3). The module is in training mode; switch with `set_training`. Its state_dict loads
-    into any other module prepared with the same settings; `meta[LAYERS]` is as in `observe_static`.
+    into any other module prepared with the same settings; `meta[LAYERS]` is as in `observe_static`. Where there are
+    convolutions over time, batch-norm is folded before training.
     """
     # "minmax" keeps the extremes of all batches; "moving_average" follows them with a constant of 0.01.
     activation_observer = MovingAverageMinMaxObserver if settings.observer == "moving_average" else MinMaxObserver
@@ -167,11 +169,16 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
     )
     # An exported module shares its parameters with what it was exported from, and this one is going to be trained.
     model = copy.deepcopy(model).train()
-    batch = {0: torch.export.Dim.DYNAMIC}
-    program = _quietly(torch.export.export, model, (example.clone(),), dynamic_shapes=(batch,), strict=False)
+    program = export(model, example)
+    folds = any(operator_of(node) is torch.ops.aten.conv3d for node in program.graph.nodes)
+    if folds:
+        program = export(model.eval(), example)
     layers = read_layers(program)
     quantizer = _quantizer(layers, config, settings.keep_fp32)
     exported = with_sources(program.module())
+    if folds:
+        # Torchao has batch-norm learn on beside convolutions of one and two dimensions alone.
+        _fuse_conv_bn_(exported)
     # Export wrote down that clips are on the CPU, and training may be on a GPU.
     for node in exported.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
         exported.graph.erase_node(node)

@@ -23,10 +23,11 @@ from support.imports import (
 from support.runs import Finished, main_here
 from torch import nn
 
+from qray.engines.layers import layers_of
 from qray.errors import QrayError
 from qray.model.imported import imported_checkpoint
 from qray.model.regressor import model_from_state
-from qray.study import Imported
+from qray.study import ClipSpec, Imported
 from qray.study_files import load_study
 
 from .conftest import Theirs
@@ -74,6 +75,9 @@ def test_a_program_is_imported_with_its_own_predictions(
         ours = _network(tmp_path / "m")(torch.from_numpy(clips))
         wanted = theirs.network(their_input(clips, mean, std)).flatten()
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-3)
+    # A study names its layers as those who made it do.
+    names = {layer.short for layer in layers_of(_network(tmp_path / "m"), ClipSpec(frames=FRAMES, image_size=SIZE))}
+    assert {"stem.0", "left.0", "squeeze.1"} <= names
 
 
 @pytest.mark.parametrize(
