@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qray.engines.artifact import BuildRequest
 from qray.model.regressor import VideoRegressor, build_regressor
@@ -73,6 +73,27 @@ def _cut(model: VideoRegressor, stages: int) -> None:
     whole, features = model.head, model.head.in_features >> (4 - stages)
     model.head = nn.Linear(features, 1)
     model.head.load_state_dict({"weight": whole.weight[:, :features], "bias": whole.bias})
+
+
+class Forms(nn.Module):
+    """Convolutions over time as networks have them: grouped, dilated, with padding by name, before every kind of
+    activation, side by side, pooled, and added to one another. float32 (B, 3, T, H, W) -> (B, 32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 16, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(16), nn.SiLU())
+        self.depthwise = nn.Sequential(nn.Conv3d(16, 16, 3, padding="same", groups=16), nn.BatchNorm3d(16), nn.ReLU6())
+        self.left = nn.Sequential(nn.Conv3d(16, 16, 1), nn.Hardswish())
+        self.right = nn.Sequential(nn.Conv3d(16, 16, (3, 1, 1), 1, (2, 0, 0), (2, 1, 1)), nn.ReLU())
+        self.here, self.there = nn.Conv3d(32, 32, 1), nn.Conv3d(32, 32, (1, 3, 3), 1, (0, 1, 1))
+        self.pool, self.last = nn.MaxPool3d((1, 2, 2)), nn.Conv3d(32, 32, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Branches put side by side, then added to what comes of them."""
+        x = self.depthwise(self.stem(x))
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        x = torch.relu(self.here(x) + self.there(x)) + x
+        return torch.relu(self.last(self.pool(x))).mean((2, 3, 4))
 
 
 def request(variant: Variant, model: VideoRegressor, clip: ClipSpec = TINY_CLIP, batches: int = 4) -> BuildRequest:

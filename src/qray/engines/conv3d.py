@@ -5,7 +5,6 @@ the same operators of oneDNN (torch 2.14.1; its FX quantization, which is deprec
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Collection
 from typing import Any
 
@@ -28,8 +27,8 @@ PASS = 6
 
 
 def annotate(graph: fx.Graph, config: QuantizationConfig, kept: Collection[str]) -> None:
-    """Mark convolutions over time, and residual additions to what they make, as the x86 quantizer marks others: of an
-    addition the operand that no convolution accumulates. kept: names of nodes that stay as they are."""
+    """Mark convolutions over time, and additions between them, as the x86 quantizer marks others: of what is added all
+    but what a convolution leaves for it alone, in float. kept: names of nodes that stay as they are."""
     for node in graph.nodes:
         if node.name in kept:
             continue
@@ -38,8 +37,8 @@ def annotate(graph: fx.Graph, config: QuantizationConfig, kept: Collection[str])
         elif operator_of(node) in ADDS and in_backbone(node) and _rank(node) == RANK:
             operands = [each for each in node.args[:2] if isinstance(each, fx.Node) and _rank(each) == RANK]
             made = [n for n in operands if operator_of(n) is aten.conv3d and len(n.users) == 1 and n.name not in kept]
-            if len(operands) == 2 and made:
-                _mark(node, {each: config.input_activation for each in operands if each is not made[-1]})
+            if len(operands) == 2:
+                _mark(node, {each: config.input_activation for each in operands if each not in made[-1:]})
 
 
 def _mark(node: fx.Node, inputs: dict[fx.Node, Any]) -> None:
@@ -107,13 +106,9 @@ def _only_user(node: fx.Node, target: Any) -> fx.Node | None:
     return user if not others and user.target is target else None
 
 
-def int8_adds(code: str) -> int:
-    """Residual additions of compiled code that read codes: loops that add them to what such a convolution left in
-    float."""
-    left = set(re.findall(r"aoti_torch_cpu__qconv_pointwise\w*\(.*&(buf\d+)_handle\)", code))
-    loops = re.findall(r"^ *cpp_fused_\w*add_\w*\((.*)\);$", code, re.MULTILINE)
-    read = [re.findall(r"\((?:const )?(\w+)\*\)\((buf\d+)\.data_ptr", arguments) for arguments in loops]
-    return sum(
-        any(kind == "float" and name in left for kind, name in each) and any(kind == "uint8_t" for kind, _ in each)
-        for each in read
-    )  # fmt: skip
+def int8_adds(module: fx.GraphModule) -> int:
+    """Additions between convolutions over time of a converted module that read codes. They are computed in float, in
+    the loop that reads those codes and writes the next."""
+    adds = (node for node in module.graph.nodes if operator_of(node) in ADDS and _rank(node) == RANK)
+    codes = decomposed.dequantize_per_tensor.default
+    return sum(in_backbone(node) and any(each.target is codes for each in node.all_input_nodes) for node in adds)

@@ -57,7 +57,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
     if not isinstance(module, torch.fx.GraphModule):
         return Built(MODEL_FILE, tensor_bytes(program), 0.0, total_macs(layers), needs)
     found, fused_adds = int8_layers(code, {layer.name for layer in layers})
-    executed = found, fused_adds + int8_adds(code)
+    executed = found, fused_adds + int8_adds(module)
     notes = {"packed": PACKED_NOTE} if packed else {}
     deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0, notes=notes), 1, "cpu")
     built = prove(
