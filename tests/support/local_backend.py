@@ -68,6 +68,10 @@ class LocalBackend:
         self._say(handle, True, value)
         return handle
 
+    def share(self, value: Any) -> Any:
+        """The value: threads share all of them."""
+        return value
+
     def wait(self, handles: Collection[_Handle], timeout_s: float) -> list[_Handle]:
         """Handles that have something to take."""
         end = time.monotonic() + timeout_s

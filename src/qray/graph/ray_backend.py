@@ -100,6 +100,10 @@ class RayBackend:
         """The handle of work that the driver has done itself."""
         return _Handle(ray.put(value))
 
+    def share(self, value: Any) -> Any:
+        """A reference to a value, which lies beside the driver for all whose argument it is."""
+        return ray.put(value)
+
     def wait(self, handles: Collection[_Handle], timeout_s: float) -> list[_Handle]:
         """Handles that have something to take."""
         ready, _ = ray.wait([handle.ref for handle in handles], num_returns=1, timeout=timeout_s)

@@ -84,8 +84,10 @@ class Build(Task):
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         if "skipped" in value:
             raise Skipped(value["skipped"])
-        folder = run.store.save_artifact(unit.key, value["files"])
-        files = {"files": [run.store.relative(folder / name) for name in value.pop("files")]}
+        built = value.pop("files")
+        folder = run.store.save_artifact(unit.key, built)
+        run.keep_artifact(unit.key, built)
+        files = {"files": [run.store.relative(folder / name) for name in built]}
         failed = run.name_failed(f"the build of {unit.name}", value.pop("failed"))
         return files | {"artifact": read_artifact(folder).facts} | failed | value
 

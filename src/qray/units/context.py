@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from qray.data.manifest import Manifest
+from qray.engines.artifact import read_artifact
 from qray.errors import QrayError
 from qray.graph.runner import Runner
-from qray.graph.store import Store
+from qray.graph.store import Files, Store, pack_folder
 from qray.graph.unit import Unit
 from qray.study import Study
 from qray.units.clips import NAMED_FAILURES, Job, SplitClips
@@ -33,6 +34,7 @@ class RunContext:
     runner: Runner
     _named: set[str] = field(default_factory=set)
     _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)
+    _artifacts: dict[str, Any] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
 
     @property
@@ -72,6 +74,17 @@ class RunContext:
         from qray.data.stream import put_clips
 
         return SplitClips(clips, put_clips(clips), self.study.data.max_rejected)
+
+    def keep_artifact(self, key: str, files: Files) -> None:
+        """Hold an artifact's files ready for the tasks that want them, outside the driver's own memory."""
+        self._artifacts[key] = self.backend.share(files)
+
+    def artifact(self, build: Unit) -> tuple[Any, tuple[str, ...]]:
+        """The files of an artifact as an argument of tasks, and what they need of a CPU."""
+        folder = self.store.artifact_folder(build.key)
+        if build.key not in self._artifacts:
+            self.keep_artifact(build.key, pack_folder(folder))
+        return self._artifacts[build.key], read_artifact(folder).built.needs
 
     def checkpoint(self, key: str) -> bytes:
         """The newest checkpoint of a finished training.

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qray.engines.artifact import read_artifact
 from qray.errors import Diverged
-from qray.graph.store import pack_folder, unpack_folder
+from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Resources, Task, Unit
 from qray.study import Study, Variant
 from qray.units.clips import Job, SplitClips, named_failures
@@ -50,9 +49,9 @@ class Evaluate(Task):
     split: str = "TEST"
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        folder, split = run.store.artifact_folder(self.build.key), self.split
-        return run.backend.submit(unit, evaluate, run.job, unit.name, pack_folder(folder), split, run.split(split),
-                                  needs=read_artifact(folder).built.needs)  # fmt: skip
+        files, needs = run.artifact(self.build)
+        clips = run.split(self.split)
+        return run.backend.submit(unit, evaluate, run.job, unit.name, files, self.split, clips, needs=needs)
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         clips = run.manifest.split(self.split)
@@ -75,7 +74,7 @@ class MeanPredictor(Task):
         return {"files": [run.store.relative(path)]}
 
 
-def evaluate(job: Job, name: str, files: dict[str, bytes], split: str, clips: SplitClips) -> dict[str, Any]:
+def evaluate(job: Job, name: str, files: Files, split: str, clips: SplitClips) -> dict[str, Any]:
     """{"predicted": float64 (N,), NaN where the clip failed, in manifest order, "failed": reasons by clip} of an
     artifact's files, on clips of a split. name: what the dashboard calls it."""
     from qray.engines.registry import load_artifact

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qray.engines.artifact import read_artifact
-from qray.graph.store import pack_folder, unpack_folder
+from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
 from qray.measure.latency import measure_latency
 from qray.point import Point
@@ -41,12 +40,14 @@ class Latencies(Task):
     resources = Resources(exclusive=True)
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        folders = [run.store.artifact_folder(build.key) for build in self.builds if run.store.finished(build)]
-        needs = {flag for folder in folders for flag in read_artifact(folder).built.needs}
-        artifacts = {folder.name: pack_folder(folder) for folder in folders}
+        artifacts = {build.key: run.artifact(build) for build in self.builds if run.store.finished(build)}
         if not artifacts:
             raise Skipped("no artifact was built")
-        return run.backend.submit(unit, latency, artifacts, self.at, run.study.measure, needs=needs)
+        files, needs = zip(*artifacts.values(), strict=True)
+        flags = {flag for each in needs for flag in each}
+        return run.backend.submit(
+            unit, latency, self.at, run.study.measure, tuple(artifacts), *files, needs=flags
+        )  # fmt: skip
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         names = {build.key: build.name for build in self.builds}
@@ -54,11 +55,11 @@ class Latencies(Task):
         return value | ({"unfinished": f"latency not measured of {'; '.join(errors)}"} if errors else {})
 
 
-def latency(artifacts: dict[str, dict[str, bytes]], at: Point, settings: Measure) -> dict[str, Any]:
-    """{"latency": {key: Latency as a dict}, and the point} of all artifacts, interleaved."""
+def latency(at: Point, settings: Measure, keys: Sequence[str], *artifacts: Files) -> dict[str, Any]:
+    """{"latency": {key: Latency as a dict}, and the point} of all artifacts, interleaved; of each its key and files."""
     with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
-        folders = {key: Path(scratch) / key for key in artifacts}
-        for key, files in artifacts.items():
+        folders = {key: Path(scratch) / key for key in keys}
+        for key, files in zip(keys, artifacts, strict=True):
             unpack_folder(files, folders[key])
         limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)
         measured = measure_latency(folders, at, settings, limit)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qray.engines.artifact import read_artifact
-from qray.graph.store import pack_folder, unpack_folder
+from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Task, Unit
 from qray.measure.memory import measure_memory
 from qray.point import Point
@@ -31,15 +30,14 @@ class Memory(Task):
     build: Unit
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        folder = run.store.artifact_folder(self.build.key)
-        return run.backend.submit(unit, memory, self.build.key, pack_folder(folder), self.at,
-                                  needs=read_artifact(folder).built.needs)  # fmt: skip
+        files, needs = run.artifact(self.build)
+        return run.backend.submit(unit, memory, self.build.key, files, self.at, needs=needs)
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
         return value
 
 
-def memory(key: str, files: dict[str, bytes], at: Point) -> dict[str, Any]:
+def memory(key: str, files: Files, at: Point) -> dict[str, Any]:
     """{"peak_rss_mb"}."""
     with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
         folder = Path(scratch) / key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from qray.atomic import write_json
 from qray.graph.store import Store, pack_folder, unpack_folder
 from qray.judge.clips import read_predictions
 
+EMPTY = np.empty(0, np.uint8)
 CLIPS = pd.DataFrame({"clip": ["a", "b"], "target": [50.0, 60.0]})
 
 
@@ -37,7 +39,7 @@ def test_a_half_written_or_unreadable_record_is_unfinished(store: Store, content
 
 
 def test_a_unit_whose_files_are_gone_is_unfinished(store: Store) -> None:
-    folder = store.save_artifact("k", {"model.bin": b"1", "artifact.json": b"{}"})
+    folder = store.save_artifact("k", {name: np.frombuffer(b"{}", np.uint8) for name in ("model.bin", "artifact.json")})
     store.put("build", "k", {"files": [store.relative(folder / name) for name in ("model.bin", "artifact.json")]})
     (folder / "model.bin").unlink()
     assert store.get("build", "k") is None
@@ -50,19 +52,30 @@ def test_kinds_do_not_share_keys(store: Store) -> None:
 
 def test_a_folder_travels_unchanged(tmp_path: Path) -> None:
     files = {"a.bin": b"\0\xff", "sub/b.txt": b"x", "empty": b""}
-    unpack_folder(files, tmp_path / "there")
-    assert pack_folder(tmp_path / "there") == files
+    unpack_folder({name: np.frombuffer(data, np.uint8) for name, data in files.items()}, tmp_path / "there")
+    assert {name: data.tobytes() for name, data in pack_folder(tmp_path / "there").items()} == files
+
+
+def test_a_packed_folder_takes_no_memory_of_its_own(tmp_path: Path) -> None:
+    """Ray writes arrays, but nothing else, into its object store as they are."""
+    (tmp_path / "model.bin").write_bytes(bytes(range(256)) * 4096)
+    packed = pack_folder(tmp_path)
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(packed, protocol=5, buffer_callback=buffers.append)
+    assert len(pickled) < 1024
+    assert [buffer.raw().nbytes for buffer in buffers] == [1 << 20]
+    assert isinstance(packed["model.bin"].base, np.memmap)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
 def test_a_file_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="leads out"):
-        unpack_folder({name: b""}, tmp_path / "there")
+        unpack_folder({name: EMPTY}, tmp_path / "there")
 
 
 def test_an_artifact_of_which_a_file_is_refused_leaves_nothing(store: Store) -> None:
     with pytest.raises(ValueError, match="leads out"):
-        store.save_artifact("k", {"good": b"", "../bad": b""})
+        store.save_artifact("k", {"good": EMPTY, "../bad": EMPTY})
     assert list((store.out / "artifacts").iterdir()) == []
 
 
