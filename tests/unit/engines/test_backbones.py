@@ -80,54 +80,49 @@ def in_forms() -> VideoRegressor:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def over_time(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Notes of the network on clips in OpenVINO, plain and with remedies."""
-    folder, plain = tmp_path_factory.mktemp("clips"), Variant(name="ptq", method="ptq", engine="openvino")
-    remedies = {"observer": "mse", "range_margin": 1.25, "bias_correction": True}
-    variants = {"plain": plain, "remedied": plain.model_copy(update=remedies)}
-    build_in_own_process(*((request(v, on_clips(), CLIP), folder / name) for name, v in variants.items()))
-    return {name: read_artifact(folder / name).built.notes for name in variants}
+def _built(model: VideoRegressor, folder: Path, engine: str, **settings: Any) -> Artifact:
+    variant = Variant.model_validate({"name": "ptq", "method": "ptq", "engine": engine} | settings)
+    build_in_own_process((request(variant, model, CLIP), folder))
+    return read_artifact(folder)
 
 
-@pytest.mark.parametrize("name", ["plain", "remedied"])
-def test_convolutions_over_time_run_in_openvino_as_they_were_simulated(
-    over_time: dict[str, dict[str, Any]], name: str
-) -> None:
+def _as_simulated(artifact: Artifact) -> bool:
+    share = kernel_share(artifact.built.notes)
+    return share is not None and share < 0.5
+
+
+def test_convolutions_over_time_run_in_openvino_as_they_were_simulated(tmp_path: Path) -> None:
     """Where the plugin knew no number of channels, it shifted all by the first one's mean: 0.7 to 10 of what
     quantization cost mc3_18, s3d and r3d_18."""
-    share = kernel_share(over_time[name])
-    assert share is not None
-    assert share < 0.5
+    assert _as_simulated(_built(on_clips(), tmp_path / "ptq", "openvino"))
 
 
-@pytest.fixture(scope="module")
-def compiled_over_time(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Artifact]:
-    """A network on clips in AOTInductor: with 8 bits, and with 4 and a layer that is kept in FP32."""
-    folder, plain = tmp_path_factory.mktemp("compiled"), Variant(name="ptq", method="ptq", engine="inductor")
-    mixed = plain.model_copy(update={"weight_bits": 4, "rounding": "adaround", "keep_fp32": ("there",)})
-    build_in_own_process(*((request(v, in_forms(), CLIP), folder / str(v.weight_bits)) for v in (plain, mixed)))
-    return {bits: read_artifact(folder / str(bits)) for bits in (8, 4)}
+@pytest.mark.slow
+def test_wider_ranges_leave_less_outside_in_openvino(tmp_path: Path) -> None:
+    plain = _built(on_clips(), tmp_path / "plain", "openvino")
+    remedies = {"observer": "mse", "range_margin": 1.25, "bias_correction": True}
+    remedied = _built(on_clips(), tmp_path / "remedied", "openvino", **remedies)
+    assert _as_simulated(remedied)
+    assert remedied.built.notes["outside_share"] < plain.built.notes["outside_share"]
 
 
-def test_convolutions_over_time_run_in_aotinductor_as_they_were_simulated(
-    compiled_over_time: dict[int, Artifact],
-) -> None:
+def test_convolutions_over_time_run_in_aotinductor_as_they_were_simulated(tmp_path: Path) -> None:
     """Torchao marks and lowers convolutions of two dimensions alone."""
-    built = compiled_over_time[8].built
-    assert built.notes["int8_layers"] == 7
-    assert built.notes["int8_residual_adds"] == 2
-    assert built.int8_mac_share > 0.99
-    share = kernel_share(built.notes)
-    assert share is not None
-    assert share < 0.5
+    artifact = _built(in_forms(), tmp_path / "ptq", "inductor")
+    assert artifact.built.notes["int8_layers"] == 7
+    assert artifact.built.notes["int8_residual_adds"] == 2
+    assert artifact.built.int8_mac_share > 0.99
+    assert _as_simulated(artifact)
 
 
-def test_they_have_4_bits_roundings_and_layers_in_fp32_too(compiled_over_time: dict[int, Artifact]) -> None:
-    whole, mixed = (compiled_over_time[bits].built for bits in (8, 4))
-    assert mixed.weights_bytes < whole.weights_bytes
-    assert mixed.notes["int8_layers"] == 6
-    assert 0 < mixed.int8_mac_share < whole.int8_mac_share
+@pytest.mark.slow
+def test_they_have_4_bits_roundings_and_layers_in_fp32_too(tmp_path: Path) -> None:
+    built = _built(
+        in_forms(), tmp_path / "ptq", "inductor", weight_bits=4, rounding="adaround", keep_fp32=["there"]
+    ).built  # fmt: skip
+    assert built.notes["int8_layers"] == 6
+    assert 0.5 < built.int8_mac_share < 0.99
+    assert _as_simulated(read_artifact(tmp_path / "ptq"))
 
 
 def test_each_layer_over_time_can_be_quantized_alone() -> None:
@@ -142,10 +137,6 @@ def test_each_layer_over_time_can_be_quantized_alone() -> None:
             network.quantize([name])
             assert not torch.equal(network.after(name, values)[0], before)
             network.quantize([name], False)
-
-
-def test_wider_ranges_leave_less_outside(over_time: dict[str, dict[str, Any]]) -> None:
-    assert over_time["remedied"]["outside_share"] < over_time["plain"]["outside_share"]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("inductor", marks=pytest.mark.slow)])
