@@ -12,8 +12,9 @@ from support.networks import TARGET_MEAN, TARGET_STD, Forms, request, smooth_cli
 from support.shelf import build_in_own_process
 from torch import nn
 
-from qray.engines.artifact import Artifact, read_artifact
+from qray.engines.artifact import Artifact, BuildRequest, read_artifact
 from qray.engines.parity import kernel_share
+from qray.engines.pt2e import QatSettings, prepare_qat, quantized, set_training
 from qray.engines.registry import build_artifact
 from qray.engines.sensitivity import layered
 from qray.model.regressor import VideoRegressor, build_regressor
@@ -137,6 +138,23 @@ def test_each_layer_over_time_can_be_quantized_alone() -> None:
             network.quantize([name])
             assert not torch.equal(network.after(name, values)[0], before)
             network.quantize([name], False)
+
+
+def test_qat_over_time_trains_with_batch_norm_folded() -> None:
+    """Torchao has batch-norm learn on beside convolutions of one and two dimensions alone, and would leave it there."""
+    model, settings = on_clips(), QatSettings(reduce_range=True)
+    prepared = prepare_qat(model, smooth_clips(2, CLIP), settings)
+    prepared(smooth_clips(4, CLIP, seed=1)).sum().backward()
+    trained = [p for p in prepared.parameters() if p.dim() == 5 and p.grad is not None and p.grad.any()]
+    assert len(trained) == 5
+    set_training(prepared, False)
+    variant = Variant(name="qat", method="qat", engine="inductor")
+    state = prepared.state_dict()
+    build = BuildRequest(variant, model, CLIP, qat_state=state, qat_settings=settings.model_dump(), isa="avx2")
+    converted: Any = quantized(build)
+    targets = [str(node.target) for node in converted.graph.nodes]
+    assert not any("batch_norm" in target for target in targets)
+    assert sum("dequantize_per_channel" in target for target in targets) == 5
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("inductor", marks=pytest.mark.slow)])
