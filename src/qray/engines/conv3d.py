@@ -5,7 +5,6 @@ the same operators of oneDNN (torch 2.14.1; its FX quantization, which is deprec
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,23 +25,28 @@ RANK = 5
 PASS = 6
 
 
-def annotate(graph: fx.Graph, config: QuantizationConfig, kept: Collection[str]) -> None:
+def annotate(graph: fx.Graph, config: QuantizationConfig) -> None:
     """Mark convolutions over time, and additions between them, as the x86 quantizer marks others: of what is added all
-    but what a convolution leaves for it alone, in float. kept: names of nodes that stay as they are."""
+    but what a convolution leaves for it alone, in float. What is marked already, to stay as it is, is left so."""
     for node in graph.nodes:
-        if node.name in kept:
+        if QUANT_ANNOTATION_KEY in node.meta:
             continue
         if operator_of(node) is aten.conv3d:
             _mark(node, {node.args[0]: config.input_activation, node.args[1]: config.weight})
         elif operator_of(node) in ADDS and in_backbone(node) and _rank(node) == RANK:
             operands = [each for each in node.args[:2] if isinstance(each, fx.Node) and _rank(each) == RANK]
-            made = [n for n in operands if operator_of(n) is aten.conv3d and len(n.users) == 1 and n.name not in kept]
+            made = [each for each in operands if _is_marked(each) and len(each.users) == 1]
             if len(operands) == 2:
                 _mark(node, {each: config.input_activation for each in operands if each not in made[-1:]})
 
 
 def _mark(node: fx.Node, inputs: dict[fx.Node, Any]) -> None:
     node.meta[QUANT_ANNOTATION_KEY] = _X86InductorQuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+
+
+def _is_marked(node: fx.Node) -> bool:
+    """Whether it is a convolution over time that will be quantized."""
+    return operator_of(node) is aten.conv3d and bool(node.meta[QUANT_ANNOTATION_KEY].input_qspec_map)
 
 
 def _rank(node: fx.Node) -> int:
@@ -102,8 +106,8 @@ def _lower(match: Any, **found: Any) -> None:
 
 
 def _only_user(node: fx.Node, target: Any) -> fx.Node | None:
-    (user, *others) = node.users
-    return user if not others and user.target is target else None
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target is target else None
 
 
 def int8_adds(module: fx.GraphModule) -> int:

@@ -68,7 +68,7 @@ class TailInFloat(X86InductorQuantizer):
         """Mark what stays as settled before the quantizer looks, which is how it reads a configuration of None."""
         for node in [*tail_nodes(model.graph), *(node for node in model.graph.nodes if node.name in self.kept)]:
             node.meta[QUANT_ANNOTATION_KEY] = _X86InductorQuantizationAnnotation(_annotated=True)
-        conv3d.annotate(model.graph, self.global_config, self.kept)
+        conv3d.annotate(model.graph, self.global_config)
         return super().annotate(model)
 
 

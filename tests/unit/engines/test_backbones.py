@@ -14,7 +14,14 @@ from torch import nn
 
 from qray.engines.artifact import Artifact, BuildRequest, read_artifact
 from qray.engines.parity import kernel_share
-from qray.engines.pt2e import QatSettings, prepare_qat, quantized, set_training
+from qray.engines.pt2e import (
+    QatSettings,
+    prepare_qat,
+    quantize_static,
+    quantized,
+    quantized_in_tail,
+    set_training,
+)
 from qray.engines.registry import build_artifact
 from qray.engines.sensitivity import layered
 from qray.model.regressor import VideoRegressor, build_regressor
@@ -138,6 +145,13 @@ def test_each_layer_over_time_can_be_quantized_alone() -> None:
             network.quantize([name])
             assert not torch.equal(network.after(name, values)[0], before)
             network.quantize([name], False)
+
+
+def test_a_convolution_over_time_after_the_backbone_stays_in_float() -> None:
+    model = on_clips()
+    model.head = nn.Sequential(nn.Unflatten(1, (64, 1, 1, 1)), nn.Conv3d(64, 1, 1))
+    build = request(Variant(name="ptq", method="ptq", engine="inductor"), model, CLIP, batches=1)
+    assert quantized_in_tail(quantize_static(build)) == []
 
 
 def test_qat_over_time_trains_with_batch_norm_folded() -> None:
