@@ -98,12 +98,7 @@ def run_stage(
 
     stage = str(context.info_name)
     began, started = time.monotonic(), time.time()
-    # JSON is YAML, and quotes whatever a path may contain.
-    places = {"data.dir": data, "model": model}
-    located = [
-        f"{key}={json.dumps(str(p.resolve()), ensure_ascii=False)}" for key, p in places.items() if p is not None
-    ]
-    study = load_study(name or ("quickstart" if model is None else "imported"), [*(settings or []), *located])
+    study = load_study(name, settings or [], data, model)
     if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
         # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
@@ -221,7 +216,7 @@ def check_data(
     from qray.data.splits import SPLITS
     from qray.study_files import load_study
 
-    read_as = load_study(study or "quickstart", settings or []).data
+    read_as = load_study(study, settings or []).data
     manifest = read_manifest(folder, read_as)
     if as_json:
         counts = {split: len(manifest.split(split)) for split in SPLITS}
@@ -302,8 +297,7 @@ def submit_job(
     from qray.submit import Request, submit
 
     more = ("--fresh",) * fresh + ("--json",) * as_json
-    name = study or ("quickstart" if model is None else "imported")
-    status = submit(address, Request(name, data, out, tuple(settings or ()), more, model), wait)
+    status = submit(address, Request(study, data, out, tuple(settings or ()), more, model), wait)
     if wait and status != "SUCCEEDED":
         raise QrayError(f"the job ended as {status}")
     sys.stdout.flush()

@@ -3,6 +3,7 @@ there twice, of which YAML itself would silently take the last."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -192,14 +193,22 @@ def _take_model(tree: dict[str, Any], where: str) -> None:
     tree["clip"] = wanted | own if isinstance(own, dict) else wanted
 
 
-def load_study(name_or_path: str, settings: Sequence[str] = ()) -> Study:
-    """Load a named study or a YAML file, with `--set` overrides applied before validation."""
-    path = _locate(name_or_path)
+def load_study(
+    name_or_path: str | None, settings: Sequence[str] = (), data: Path | None = None, model: Path | None = None
+) -> Study:
+    """Load a named study or a YAML file, by default `quickstart`, or `imported` where a model is given; with `--set`
+    overrides applied before validation. data, model: folders of this machine, in the place of the study's own."""
+    path = _locate(name_or_path or ("quickstart" if model is None else "imported"))
+    # JSON is YAML, and quotes whatever a path may contain.
+    places = [
+        f"{key}={json.dumps(str(folder.resolve()), ensure_ascii=False)}"
+        for key, folder in (("data.dir", data), ("model", model)) if folder is not None
+    ]  # fmt: skip
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return parse_study(text, str(path), settings)
+    return parse_study(text, str(path), [*settings, *places])
 
 
 def dump_study(study: Study) -> str:

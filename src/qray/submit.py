@@ -7,7 +7,6 @@ was imported. Whatever else lies in the current folder stays here: data is read 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 import shutil
@@ -37,7 +36,7 @@ NO_AGENT = "No available agent"
 class Request:
     """`qray run all` as it was asked for. `more`: the options that go to the cluster as they are."""
 
-    study: str
+    study: str | None
     data: Path | None
     out: Path | None
     settings: tuple[str, ...]
@@ -50,8 +49,7 @@ class Request:
         Raises:
             UsageError: the study or its model is bad, or data lies where only this folder's neighbours find it.
         """
-        located = () if self.model is None else (f"model={json.dumps(str(self.model.resolve()), ensure_ascii=False)}",)
-        study = load_study(self.study, [*self.settings, *located])
+        study = load_study(self.study, self.settings, model=self.model)
         given = self.data if self.data is not None else study.data.dir
         if given is not None and not os.path.expanduser(given).startswith("/"):
             name = "--data" if self.data is not None else "data.dir"
@@ -63,15 +61,15 @@ class Request:
 
     def arguments(self) -> list[str]:
         """The command line of the job, less a study that is sent as a file."""
-        found = ["run", "all"] + ([] if self.study_file else ["--study", self.study])
-        for name, value in (("--data", self.data), ("--out", self.out)):
+        found, named = ["run", "all"], None if self.study_file else self.study
+        for name, value in (("--study", named), ("--data", self.data), ("--out", self.out)):
             found += [] if value is None else [name, str(value)]
         return [*found, *(part for setting in self.settings for part in ("--set", setting)), *self.more]
 
     @property
     def study_file(self) -> Path | None:
         """The study's file, where it is not one of those that come with qray."""
-        return Path(self.study) if Path(self.study).suffix in (".yaml", ".yml") else None
+        return Path(self.study) if self.study is not None and Path(self.study).suffix in (".yaml", ".yml") else None
 
 
 def stage(request: Request, study: Study, folder: Path) -> None:
