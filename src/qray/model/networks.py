@@ -25,8 +25,13 @@ HEADS = ("fc", "classifier")
 def headless(network: Any) -> Any:
     """The network without its classifier, and with the number of its features as `channels`.
 
-    What it leaves of dropout and stochastic depth is nothing: an exported graph could not switch it off.
+    What it leaves of dropout and stochastic depth is nothing: an exported graph could not switch it off. Running
+    statistics follow the batches by PyTorch's tenth: MobileNetV3 and S3D have a hundredth and a thousandth, which takes
+    thousands of steps to forget where it began.
     """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = MOMENTUM
     (name,) = (name for name in HEADS if hasattr(network, name))
     layers = [module for module in getattr(network, name).modules() if isinstance(module, nn.Linear | nn.Conv3d)]
     network.channels = layers[0].weight.shape[1]
@@ -44,12 +49,7 @@ def mobilenet(name: str, width: int) -> Any:
 
     Sandler et al., MobileNetV2, CVPR 2018; Howard et al., Searching for MobileNetV3, ICCV 2019.
     """
-    network = models.get_model(name, weights=None, width_mult=width / _published(name))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # Version 3 follows its batches by a hundredth, which takes thousands of steps to forget where it began.
-            module.momentum = MOMENTUM
-    return headless(network)
+    return headless(models.get_model(name, weights=None, width_mult=width / _published(name)))
 
 
 mobilenet_v2 = partial(mobilenet, "mobilenet_v2")

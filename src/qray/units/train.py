@@ -64,7 +64,7 @@ class Train(Task):
 
     training: Training
     val: str
-    version = 2
+    version = 3
     resources = Resources(gpu=True)
 
     def start(self, unit: Unit, run: RunContext) -> Any:

@@ -38,10 +38,6 @@ CONVOLUTIONS, ADDS = 52, 6
 def trained() -> VideoRegressor:
     """A narrow MobileNetV3 that has learnt something: with random weights its activations vanish or explode."""
     model = build_regressor(Model(backbone="mobilenet_v3_small", width=8), TARGET_MEAN, TARGET_STD, seed=0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # Its own momentum of 0.01 follows the batches for hundreds of steps.
-            module.momentum = 0.1
     training = Training(epochs=1, batch_size=8, lr=3e-3, augment=None)
     settings = FitSettings(training, STEPS, TARGET_STD, seed=0)
     list(fit(model.train(), toy_batches(STEPS, clip=CLIP), settings))
