@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     # Loading an artifact needs this file, and is not to cost Arrow's 35 MB.
     import pyarrow as pa
 
+#: How names begin of what is not whole yet, and of what is no more.
+UNFINISHED, REPLACED = ".tmp-", ".old-"
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -32,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because writers such as PyAV and torch choose their format by it.
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield temporary
         if temporary.is_dir():
@@ -40,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     _sync(file)
             if path.exists():
-                doomed = path.with_name(f".old-{uuid.uuid4().hex[:8]}-{path.name}")
+                doomed = path.with_name(f"{REPLACED}{uuid.uuid4().hex[:8]}-{path.name}")
                 path.rename(doomed)
                 temporary.rename(path)
                 shutil.rmtree(doomed)
@@ -55,6 +58,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder and below; nobody else may be writing there."""
+    for begun in (*folder.rglob(f"{UNFINISHED}*"), *folder.rglob(f"{REPLACED}*")):
+        if begun.is_dir():
+            shutil.rmtree(begun, ignore_errors=True)
+        else:
+            begun.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qray.atomic import remove_unfinished
 from qray.errors import QrayError, UsageError
 from qray.escape import command, visible
+from qray.locks import HELD, out_held
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +49,7 @@ OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "st
 
 
 def _clear(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / "study.yaml").is_file():
+    if out.is_dir() and any(path.name != HELD for path in out.iterdir()) and not (out / "study.yaml").is_file():
         raise UsageError(f"--fresh: {out} holds no study.yaml, so it is not the output of a run; name another --out")
     for name in OUT_CONTENTS:
         path = out / name
@@ -104,6 +106,8 @@ def run_stage(
         raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
     folder = (out or Path("runs") / study.name).resolve()
     _make_writable(folder)
+    context.with_resource(out_held(folder))
+    remove_unfinished(folder)
     if fresh:
         _clear(folder)
     # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
@@ -176,7 +180,8 @@ def write_table_anew(
 
     evidence = read_evidence(named)
     _make_writable(named)
-    table = write_table(evidence)
+    with out_held(named):
+        table = write_table(evidence)
     if as_json:
         print(results_json(table))
     else:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from qray.errors import QrayError
 from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, usable_cpus, versions
 from qray.ray_token import dashboard_words
 from qray.reasons import reason_of
+from qray.scratch import scratch_folder
 from qray.study import Variant
 
 State = Literal["ok", "partly", "missing", "broken"]
@@ -145,12 +145,12 @@ def _video() -> Seen:
     os.environ.setdefault("SVT_LOG", "0")
     logging.getLogger("libav").setLevel(logging.CRITICAL)
     good, bad = [], []
-    with tempfile.TemporaryDirectory(prefix="qray-doctor-") as folder:
+    with scratch_folder("doctor") as folder:
         for encoder, pixel_format, container in CODECS:
             name = encoder.removeprefix("lib")
             try:
                 with _priority_kept():
-                    _round_trip(encoder, pixel_format, container, Path(folder))
+                    _round_trip(encoder, pixel_format, container, folder)
                 good.append(name)
             except (av.error.FFmpegError, ValueError, RuntimeError) as error:
                 bad.append(f"{name} ({str(error).splitlines()[0][:60]})")

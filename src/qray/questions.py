@@ -11,6 +11,7 @@ import typer
 from qray.commands import JsonOption, OutArgument
 from qray.errors import NothingQualifies, QrayError, Regression, UsageError
 from qray.escape import command, visible
+from qray.locks import out_held
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +62,9 @@ def report_run(
 
     if data is not None and not data.is_dir():
         raise QrayError(f"{data}: no such folder; --data names the data set's folder")
-    document, page = _write_report(read_evidence(out), data)
+    evidence = read_evidence(out)
+    with out_held(out):
+        document, page = _write_report(evidence, data)
     print(visible(f"{document.headline.title}. {document.headline.sentences[0]}\nReport: {page}"))
 
 

@@ -5,11 +5,66 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qray.errors import QrayError
+from qray.locks import is_at, lock
+
+#: In a temporary folder of qray's: locked as long as the process lives that made it.
+ALIVE = ".alive"
+
+
+@contextlib.contextmanager
+def scratch_folder(label: str) -> Iterator[Path]:
+    """A temporary folder, removed at the end. Those that processes of this user left which were killed go first."""
+    where = Path(tempfile.gettempdir())
+    sweep(where)
+    folder, alive = _marked(label, where)
+    try:
+        inside = folder / "files"
+        inside.mkdir()
+        yield inside
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(alive)
+
+
+def _marked(label: str, where: Path) -> tuple[Path, int]:
+    """A new folder, and the descriptor that keeps it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"qray-{label}-", dir=where))
+        try:
+            alive = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            if lock(alive) and is_at(alive, folder / ALIVE):
+                return folder, alive
+        except OSError:
+            # A file system without locks; nobody sweeps there.
+            return folder, alive
+        # Another's sweep came between.
+        os.close(alive)
+
+
+def sweep(where: Path) -> None:
+    """Remove what `scratch_folder` made for this user in processes that are dead."""
+    if sys.platform == "win32":
+        return
+    for mark in where.glob(f"qray-*/{ALIVE}"):
+        with contextlib.suppress(OSError):
+            if mark.stat().st_uid != os.getuid():
+                continue
+            descriptor = os.open(mark, os.O_RDWR)
+            try:
+                if lock(descriptor):
+                    shutil.rmtree(mark.parent, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def writable(folder: Path) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +21,7 @@ from qray.errors import QrayError, UsageError
 from qray.model.folder import model_files
 from qray.ray_address import ask_dashboard, dashboard_address
 from qray.ray_token import use_token_at_dashboard
+from qray.scratch import scratch_folder
 from qray.study import Study
 from qray.study_files import load_study, workflow_folder
 from qray.study_model import Imported
@@ -119,10 +119,10 @@ def submit(address: str, request: Request, wait: bool) -> str:
     entrypoint = shlex.join(["python", "-m", "qray.job", *request.arguments()])
     try:
         client = JobSubmissionClient(address)
-        with tempfile.TemporaryDirectory(prefix="qray-submit-") as folder:
-            stage(request, study, Path(folder))
-            _say_what_is_sent(request, study, Path(folder))
-            job = _submit(client, entrypoint, folder)
+        with scratch_folder("submit") as folder:
+            stage(request, study, folder)
+            _say_what_is_sent(request, study, folder)
+            job = _submit(client, entrypoint, str(folder))
     except (ConnectionError, RuntimeError, OSError) as error:
         raise QrayError(f"no Ray cluster took the job at {address}: {error}") from None
     print(f"job {job}: {entrypoint}", flush=True)

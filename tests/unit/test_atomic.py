@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qray.atomic import atomic_path, write_json, write_parquet, write_text
+from qray.atomic import atomic_path, remove_unfinished, write_json, write_parquet, write_text
 
 
 class Broken(Exception):
@@ -83,3 +83,16 @@ def test_parquet_reads_back(tmp_path: Path) -> None:
     table = pa.table({"a": [1, 2]})
     write_parquet(tmp_path / "a.parquet", table)
     assert pq.read_table(tmp_path / "a.parquet") == table
+
+
+def test_what_a_killed_writer_left_can_be_removed_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom qray.atomic import atomic_path, write_text\n"
+        "out = Path(sys.argv[1])\nwrite_text(out / 'units' / 'whole', '1')\n"
+        "with atomic_path(out / 'artifacts' / 'k') as folder, atomic_path(out / 'table') as file:\n"
+        "    folder.mkdir()\n    (folder / 'model').touch()\n    file.touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert len(list(tmp_path.rglob(".tmp-*"))) == 2
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["artifacts", "units", "whole"]

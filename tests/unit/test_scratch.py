@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qray.errors import QrayError
-from qray.scratch import has_blank, temporary_root, without_blanks, writable
+from qray.scratch import has_blank, scratch_folder, temporary_root, without_blanks, writable
 
 
 @pytest.fixture
@@ -64,13 +65,46 @@ def test_without_any_folder_the_sentence_names_the_variable(blank: Path, monkeyp
         pass
 
 
+MAKE = (
+    "import sys, time\nfrom qray.scratch import scratch_folder\nwith scratch_folder('build') as folder:\n"
+    "    (folder / 'weights').write_bytes(b'0' * 1000)\n    print(folder, flush=True)\n    time.sleep(60)"
+)
+
+
+@pytest.fixture
+def killed_and_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """Temporary folders of a process that was killed, and of one that goes on."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    begun = [subprocess.Popen([sys.executable, "-c", MAKE], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    folders = [Path(process.stdout.readline().strip()) for process in begun if process.stdout is not None]
+    begun[0].kill()
+    begun[0].wait()
+    yield folders[0], folders[1]
+    begun[1].kill()
+    begun[1].wait()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start_and_nothing_else(
+    tmp_path: Path, killed_and_alive: tuple[Path, Path]
+) -> None:
+    killed, alive = killed_and_alive
+    (tmp_path / "qray-notes").mkdir()
+    assert (killed / "weights").is_file()
+    with scratch_folder("memory") as own:
+        assert own.is_dir()
+        assert (alive / "weights").is_file()
+        assert sorted(tmp_path.iterdir()) == sorted([alive.parent, own.parent, tmp_path / "qray-notes"])
+    assert not own.parent.exists()
+
+
 @pytest.mark.slow
 def test_aotinductor_compiles_where_tmpdir_has_a_blank(blank: Path) -> None:
     code = (
         "import sys, torch\nfrom pathlib import Path\nfrom qray.engines import inductor\n"
         "class Double(torch.nn.Module):\n    def forward(self, x): return x * 2\n"
         "program = torch.export.export(Double(), (torch.zeros(4, 8),))\n"
-        "inductor._compile(program, Path(sys.argv[1]))"
+        "inductor._compile(program, Path(sys.argv[1]), 'native', packed=False)"
     )
     out = blank / "model.pt2"
     # In a process of its own: Inductor fixes its folders when it is imported.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from qray.engines.torch_export import runner, tensor_bytes, to_bf16
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags
 from qray.measure.isa import ISA_FLAGS
-from qray.scratch import without_blanks
+from qray.scratch import scratch_folder, without_blanks
 from qray.study import INT8_METHODS
 
 MODEL_FILE = "model.pt2"
@@ -103,10 +102,10 @@ def _compile(program: torch.export.ExportedProgram, path: Path, isa: str, packed
     # Inductor hands paths to the compiler unquoted.
     with (
         without_blanks("TORCHINDUCTOR_CACHE_DIR") as moved,
-        tempfile.TemporaryDirectory(prefix="qray-aoti-") as scratch,
+        scratch_folder("aoti") as scratch,
         torch.no_grad(),
     ):
-        package = Path(scratch) / "model.pt2"
+        package = scratch / "model.pt2"
         # Freezing is what packs weights and turns quantize/dequantize pairs into INT8 kernels; without no_grad it is
         # silently left out.
         # Constants of up to 8 elements would be inlined namelessly, and a narrow layer could not be told from its
@@ -170,9 +169,9 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
         package = _loaded(path)
     else:
         # Gone before the first prediction: what is loaded stays mapped.
-        with tempfile.TemporaryDirectory(prefix="qray-unpacked-") as unpacked:
-            _unpack(path, Path(unpacked))
-            package = _loaded(Path(unpacked))
+        with scratch_folder("unpacked") as unpacked:
+            _unpack(path, unpacked)
+            package = _loaded(unpacked)
     return runner(lambda clips: package.boxed_run([clips])[0], threads)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.parity import Outside, Simulated, one_by_one
 from qray.engines.tail import PREFIX
+from qray.scratch import scratch_folder
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
@@ -125,8 +125,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
     if request.variant.method == "fp32":
         layers = export_onnx(request, target)
         return Built(MODEL_FILE, initializer_bytes(target), 0.0, total_macs(layers))
-    with tempfile.TemporaryDirectory(prefix="qray-onnx-") as scratch:
-        source, optimized = Path(scratch) / "fp32.onnx", Path(scratch) / "optimized.onnx"
+    with scratch_folder("onnx") as scratch:
+        source, optimized = scratch / "fp32.onnx", scratch / "optimized.onnx"
         layers = export_onnx(request, source)
         _quantize(request, source, target, resolve_keep_fp32(layers, request.variant.keep_fp32))
         deployed = _runner(_session(target, 1, optimized))

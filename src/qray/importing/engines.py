@@ -7,15 +7,14 @@ import contextlib
 import io
 import logging
 import multiprocessing
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 from qray.engines.catalog import ENGINES
 from qray.engines.registry import build_artifact, missing_requirement
 from qray.errors import QrayError
 from qray.reasons import reason_of
+from qray.scratch import scratch_folder
 from qray.study import Variant
 from qray.study_model import ClipSpec, Imported
 
@@ -59,9 +58,9 @@ def _try(engine: str, method: str, model: Imported, clip: ClipSpec, checkpoint: 
     request = BuildRequest(variant, network, clip)
     calibration = [request.example()[:1]] if method == "ptq" else []
     request = BuildRequest(variant, network, clip, calibration)
-    with tempfile.TemporaryDirectory(prefix="qray-import-") as folder, contextlib.redirect_stdout(io.StringIO()):
+    with scratch_folder("import") as folder, contextlib.redirect_stdout(io.StringIO()):
         try:
-            built = build_artifact(request, "import", Path(folder) / "artifact").built
+            built = build_artifact(request, "import", folder / "artifact").built
         except QrayError as error:
             return f"no: {error}"
         except Exception as error:

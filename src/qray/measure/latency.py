@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from qray.errors import QrayError
 from qray.measure.host import cpu_flags, host_name, load_average, usable_cores, usable_cpus
 from qray.point import Point
 from qray.reasons import reason_of
+from qray.scratch import scratch_folder
 from qray.study import Measure
 
 #: A percentile is given only when at least this many samples are expected beyond it.
@@ -177,8 +177,8 @@ def measure_latency(
     artifacts: Mapping[str, Path], point: Point, settings: Measure, timeout_s: float
 ) -> dict[str, Latency]:
     """Latency of every artifact at one point, interleaved in one subprocess."""
-    with tempfile.TemporaryDirectory(prefix="qray-latency-") as folder:
-        request, response = Path(folder) / "request.json", Path(folder) / "response.json"
+    with scratch_folder("latency") as folder:
+        request, response = folder / "request.json", folder / "response.json"
         content = {
             "artifacts": {key: str(path) for key, path in artifacts.items()},
             "point": asdict(point), "measure": settings.model_dump(mode="json"),

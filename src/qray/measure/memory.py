@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from qray.measure.latency import pin_to_given_cores, run_subprocess
 from qray.point import Point
+from qray.scratch import scratch_folder
 
 CALLS = 3
 
@@ -34,8 +34,8 @@ def measure_memory(folder: Path, point: Point, timeout_s: float) -> float:
     Raises:
         QrayError: the process failed or took longer than `timeout_s`.
     """
-    with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
-        answer = Path(scratch) / "answer.json"
+    with scratch_folder("memory") as scratch:
+        answer = scratch / "answer.json"
         arguments = ["qray.measure.memory", str(folder), json.dumps(asdict(point)), str(answer)]
         run_subprocess(arguments, point.threads, timeout_s, f"memory of {folder.name}")
         return float(json.loads(answer.read_text(encoding="utf-8"))["peak_rss_mb"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qray.engines.artifact import read_artifact
@@ -14,6 +12,7 @@ from qray.engines.registry import build_needs, depends_on_isa, missing_requireme
 from qray.errors import Unavailable
 from qray.graph.store import pack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
+from qray.scratch import scratch_folder
 from qray.study import INT8_METHODS, Calibration, Study, Variant
 from qray.units.clips import Job, SplitClips, calibration_clips, named_failures, parity_clips
 from qray.units.context import RunContext
@@ -126,9 +125,9 @@ def build(
         calibration=batches["calibration"], qat_state=load_checkpoint(qat[0])["model"] if qat else None,
         qat_settings=qat[1] if qat else None, validation=batches["validation"], isa=isa, seed=job.study.seed,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="qray-build-") as folder:
+    with scratch_folder("build") as folder:
         try:
-            artifact = registry.build_artifact(request, key, Path(folder) / key)
+            artifact = registry.build_artifact(request, key, folder / key)
         except Unavailable as error:
             return {"skipped": str(error)}
         seconds = time.time() - started

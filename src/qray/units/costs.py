@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from qray.graph.unit import Resources, Task, Unit
 from qray.measure.costs import PARTS
 from qray.measure.host import host_name
 from qray.measure.latency import pin_to_given_cores, run_subprocess
+from qray.scratch import scratch_folder
 from qray.study import ClipSpec, Imported, Measure, Model, Study
 from qray.study_model import NETWORK
 
@@ -78,8 +78,8 @@ def measure_costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
     Raises:
         QrayError: no clip could be decoded, or it took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="qray-costs-") as folder:
-        request, weights, response = (Path(folder) / name for name in ("request.json", "weights.pt", "response.json"))
+    with scratch_folder("costs") as folder:
+        request, weights, response = (folder / name for name in ("request.json", "weights.pt", "response.json"))
         content = {
             "model": job.model.model_dump(mode="json"), "clip": job.clip.model_dump(mode="json"),
             "videos": job.videos, "measure": job.settings.model_dump(mode="json"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from qray.errors import Diverged
 from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Resources, Task, Unit
+from qray.scratch import scratch_folder
 from qray.study import Study, Variant
 from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
@@ -81,9 +80,9 @@ def evaluate(job: Job, name: str, files: Files, split: str, clips: SplitClips) -
     from qray.graph.telemetry import Telemetry
 
     plan, telemetry = job.split_plan(split), Telemetry(name, job.board, len(clips.clips))
-    with tempfile.TemporaryDirectory(prefix="qray-evaluate-") as folder:
-        unpack_folder(files, Path(folder))
-        predict = load_artifact(Path(folder), threads=1)
+    with scratch_folder("evaluate") as folder:
+        unpack_folder(files, folder)
+        predict = load_artifact(folder, threads=1)
         predicted, failed, mae = predict_split(
             predict, clips, plan, f"evaluate {name} {split}", f"evaluation on {split}", telemetry.clips
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
 from qray.measure.latency import measure_latency
 from qray.point import Point
+from qray.scratch import scratch_folder
 from qray.study import Measure
 from qray.units.context import RunContext
 
@@ -57,8 +56,8 @@ class Latencies(Task):
 
 def latency(at: Point, settings: Measure, keys: Sequence[str], *artifacts: Files) -> dict[str, Any]:
     """{"latency": {key: Latency as a dict}, and the point} of all artifacts, interleaved; of each its key and files."""
-    with tempfile.TemporaryDirectory(prefix="qray-measure-") as scratch:
-        folders = {key: Path(scratch) / key for key in keys}
+    with scratch_folder("measure") as scratch:
+        folders = {key: scratch / key for key in keys}
         for key, files in zip(keys, artifacts, strict=True):
             unpack_folder(files, folders[key])
         limit = len(artifacts) * (SECONDS_PER_ARTIFACT + 10 * settings.seconds)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Task, Unit
 from qray.measure.memory import measure_memory
 from qray.point import Point
+from qray.scratch import scratch_folder
 from qray.units.context import RunContext
 from qray.units.latency import SECONDS_PER_ARTIFACT
 
@@ -39,8 +38,8 @@ class Memory(Task):
 
 def memory(key: str, files: Files, at: Point) -> dict[str, Any]:
     """{"peak_rss_mb"}."""
-    with tempfile.TemporaryDirectory(prefix="qray-memory-") as scratch:
-        folder = Path(scratch) / key
+    with scratch_folder("memory") as scratch:
+        folder = scratch / key
         unpack_folder(files, folder)
         # Others run beside it.
         return {"peak_rss_mb": measure_memory(folder, at, 5 * SECONDS_PER_ARTIFACT)}
