@@ -1,4 +1,5 @@
-"""Folders for temporary files where the one that TMPDIR names will not do: too long, with blanks, or not writable."""
+"""Folders for temporary files: gone at the end, or with the next start where their process was killed; and where the one
+that TMPDIR names will not do: too long, with blanks, or not writable."""
 
 from __future__ import annotations
 
