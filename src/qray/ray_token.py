@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import secrets
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
 
 from qray.errors import QrayError
 from qray.ray_address import ask_dashboard, ask_head, driver_address
+from qray.scratch import scratch_folder
 
 
 def default_token_path() -> Path | None:
@@ -85,9 +85,9 @@ def provide_token(root: Path) -> None:
         if "HOME" in os.environ:
             return
     except OSError:
-        folder = tempfile.mkdtemp(prefix="qray-token-", dir=root)
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        path = Path(folder) / "auth_token"
+        as_long_as_this_process = contextlib.ExitStack()
+        atexit.register(as_long_as_this_process.close)
+        path = as_long_as_this_process.enter_context(scratch_folder("token", root)) / "auth_token"
         _make_token(path)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 

@@ -1,5 +1,5 @@
-"""Folders for temporary files: gone at the end, or with the next start where their process was killed; and where the one
-that TMPDIR names will not do: too long, with blanks, or not writable."""
+"""Folders for temporary files: gone at the end, or with the next start where their process was killed; and where the
+one that TMPDIR names will not do: too long, with blanks, or not writable."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ ALIVE = ".alive"
 
 
 @contextlib.contextmanager
-def scratch_folder(label: str) -> Iterator[Path]:
-    """A temporary folder, removed at the end. Those that processes of this user left which were killed go first."""
-    where = Path(tempfile.gettempdir())
+def scratch_folder(label: str, root: Path | None = None) -> Iterator[Path]:
+    """A temporary folder, removed at the end. Those that processes of this user left which were killed go first.
+
+    root: where, by default the usual place.
+    """
+    where = root or Path(tempfile.gettempdir())
     sweep(where)
     folder, alive = _marked(label, where)
     try:
         inside = folder / "files"
-        inside.mkdir()
+        inside.mkdir(0o700)
         yield inside
     finally:
         shutil.rmtree(folder, ignore_errors=True)
