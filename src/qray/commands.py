@@ -78,7 +78,7 @@ def _check_ray_address(out: Path) -> None:
     from qray.ray_token import use_token_if_asked
 
     address = driver_address()
-    if address is not None and not any((out / "units").glob("*-*.json")):
+    if address is not None and not any((out / "units").glob("[!.]*-*.json")):
         check_head(address)
     use_token_if_asked()
 

@@ -158,8 +158,8 @@ def units(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def unit_times(out: Path) -> dict[str, int]:
-    """When each unit was written, in nanoseconds, by file name."""
-    return {unit.name: unit.stat().st_mtime_ns for unit in sorted((out / "units").glob("*-*.json"))}
+    """When each unit was written, in nanoseconds, by file name. A killed run may have left half a one, which is none."""
+    return {unit.name: unit.stat().st_mtime_ns for unit in sorted((out / "units").glob("[!.]*-*.json"))}
 
 
 def lines_with(text: str, word: str) -> Sequence[str]:
