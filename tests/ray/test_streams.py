@@ -128,12 +128,15 @@ def test_a_stream_that_is_left_early_leaves_nothing_running(clips: pd.DataFrame,
     assert not threads(), "a thread outlived its stream"
 
 
-def test_a_data_set_ten_times_the_object_store_passes_without_spilling(clips: pd.DataFrame, local_ray: Begin) -> None:
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_data_set_larger_than_the_object_store_passes_without_spilling(
+    times: int, clips: pd.DataFrame, local_ray: Begin
+) -> None:
     store = 80 * 2**20
     local_ray(2, object_store_bytes=store)
     spec = ClipSpec(frames=16, image_size=112, stride=1, eval_windows=1)
     plan = StreamPlan(spec, "eval", batch_size=8, cpus_per_task=0.5)
-    rows = 10 * store // plan.row_bytes() + 1
+    rows = times * store // plan.row_bytes() + 1
     many = pd.concat([clips] * (rows // N_VIDEOS + 1), ignore_index=True)
     dataset = clip_dataset(put_clips(many), len(many), plan)
     delivered = sum(len(batch.index) for batch in stream_batches(dataset, plan, "large"))
