@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -12,12 +12,18 @@ from qray.study_model import ClipSpec as ClipSpec
 from qray.study_model import Imported as Imported
 from qray.study_model import Model as Model
 from qray.study_model import Network
-from qray.study_verdict import Accuracy, Fraction, PositiveInt, Section, Verdict, known
+from qray.study_verdict import Accuracy, Fraction, Name, PositiveInt, Section, Seed, Verdict, known
 
 Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
 Split = Literal["TRAIN", "VAL", "TEST"]
 Observer = Literal["minmax", "histogram", "percentile", "entropy", "mse"]
 Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
+
+#: Each is a record of a trial's, and planned with it.
+Epochs = Annotated[int, Field(gt=0, le=100_000)]
+T = TypeVar("T")
+#: Of an empty list nothing could be drawn or measured.
+Some = Annotated[tuple[T, ...], Field(min_length=1)]
 
 INT8_METHODS = ("ptq", "qat")
 #: Settings of a variant on how the ranges of activations are found, which every engine that quantizes has.
@@ -27,10 +33,10 @@ CALIBRATION = ("observer", "range_margin", "calibration_clips")
 class Synthetic(Section):
     """Size of the synthetic apical-four-chamber set that `qray run` makes when no data folder is named."""
 
-    train: PositiveInt = 1000
-    val: PositiveInt = 150
-    test: PositiveInt = 300
-    seed: int = Field(0, ge=0)
+    train: int = Field(1000, gt=0, le=10_000_000)
+    val: int = Field(150, gt=0, le=10_000_000)
+    test: int = Field(300, gt=0, le=10_000_000)
+    seed: Seed = 0
 
 
 class Data(Section):
@@ -44,16 +50,16 @@ class Data(Section):
     folder of the videos, as git-annex and download caches make them, to files and to folders.
     """
 
-    dir: str | None = None
+    dir: Name | None = None
     synthetic: Synthetic = Synthetic()
-    file_list: str = "FileList.csv"
-    videos: str = "Videos"
-    file_column: str = "FileName"
-    target_column: str = "EF"
-    split_column: str | None = "Split"
-    group_column: str | None = None
+    file_list: Name = "FileList.csv"
+    videos: Name = "Videos"
+    file_column: Name = "FileName"
+    target_column: Name = "EF"
+    split_column: Name | None = "Split"
+    group_column: Name | None = None
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.75, 0.125, 0.125)
-    split_seed: int = Field(0, ge=0)
+    split_seed: Seed = 0
     follow_links: bool = False
     max_rejected: Fraction = 0.05
 
@@ -67,7 +73,7 @@ class Data(Section):
 class Augment(Section):
     """Random changes of a training clip, the same for all its frames; applied on the device."""
 
-    shift_px: int = Field(4, ge=0, description="largest shift in pixels, each direction")
+    shift_px: int = Field(4, ge=0, lt=2**31, description="largest shift in pixels, each direction")
     gain: float = Field(0.15, ge=0, lt=1, description="largest relative change of contrast")
     bias: float = Field(0.05, ge=0, lt=1, description="largest change of brightness, in units of full scale")
 
@@ -75,7 +81,7 @@ class Augment(Section):
 class Training(Section):
     """One fit. `precision: auto` takes bf16 autocast where the device runs bf16 natively."""
 
-    epochs: PositiveInt = 12
+    epochs: Epochs = 12
     batch_size: PositiveInt = 16
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = Field(2e-3, gt=0)
@@ -170,20 +176,20 @@ class Sweep(Section):
     freeze_batch_norm_at and freeze_observers_at are fractions of the trial's epochs.
     """
 
-    trials: PositiveInt = 4
-    weight_bits: tuple[Literal[8, 4], ...] = (8, 4)
-    lr: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 3e-4)
-    epochs: tuple[PositiveInt, ...] = (1, 2)
-    observer: tuple[Literal["moving_average", "minmax"], ...] = ("moving_average", "minmax")
-    freeze_batch_norm_at: tuple[Fraction, ...] = (0.0, 0.5)
-    freeze_observers_at: tuple[Fraction, ...] = (0.5, 0.75)
-    keep_fp32: tuple[tuple[str, ...], ...] = ((),)
-    reduction_factor: int = Field(2, ge=2)
+    trials: int = Field(4, gt=0, le=10_000)
+    weight_bits: Some[Literal[8, 4]] = (8, 4)
+    lr: Some[Annotated[float, Field(gt=0)]] = (1e-4, 3e-4)
+    epochs: Some[Epochs] = (1, 2)
+    observer: Some[Literal["moving_average", "minmax"]] = ("moving_average", "minmax")
+    freeze_batch_norm_at: Some[Fraction] = (0.0, 0.5)
+    freeze_observers_at: Some[Fraction] = (0.5, 0.75)
+    keep_fp32: Some[tuple[str, ...]] = ((),)
+    reduction_factor: int = Field(2, ge=2, lt=2**31)
     max_concurrent: PositiveInt = 2
 
     @model_validator(mode="after")
     def _every_width_is_tried(self) -> Sweep:
-        if self.weight_bits and self.trials < len(set(self.weight_bits)):
+        if self.trials < len(set(self.weight_bits)):
             raise ValueError(f"trials: {self.trials} is fewer than the weight widths {list(self.weight_bits)}")
         return self
 
@@ -220,11 +226,11 @@ class Parity(Section):
 class Measure(Section):
     """Every variant at each (threads, batch): latency alone on the node, interleaved in blocks; and memory."""
 
-    threads: tuple[PositiveInt, ...] = (1,)
-    batches: tuple[PositiveInt, ...] = (1,)
-    seconds: float = Field(2.0, gt=0, description="per variant, thread count and batch size")
+    threads: Some[Annotated[int, Field(gt=0, le=4096)]] = (1,)
+    batches: Some[PositiveInt] = (1,)
+    seconds: float = Field(2.0, gt=0, le=86_400, description="per variant, thread count and batch size")
     min_calls: PositiveInt = 30
-    blocks: int = Field(10, ge=2)
+    blocks: int = Field(10, ge=2, lt=2**31)
     warmup_calls: PositiveInt = 3
 
     def of_a_point(self) -> dict[str, Any]:
@@ -238,21 +244,21 @@ class Sensitivity(Section):
     clips: PositiveInt = 64
     weight_bits: Literal[8, 4] = 8
     observer: Observer = "histogram"
-    tasks: PositiveInt = 2
+    tasks: int = Field(2, gt=0, le=1000)
 
 
 class Evaluation(Section):
     """Evaluation of finished variants on VAL and TEST."""
 
     batch_size: PositiveInt = 16
-    batch_timeout_s: float = Field(300.0, gt=0, description="a stream silent for longer ends with a diagnosis")
+    batch_timeout_s: float = Field(300.0, gt=0, le=1e6, description="a stream silent for longer ends with a diagnosis")
 
 
 class Study(Section):
     """Everything a run depends on; the same study on the same machine gives the same MAE."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     data: Data = Data()
     clip: ClipSpec = ClipSpec()
     model: Network = Model()

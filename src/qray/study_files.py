@@ -1,5 +1,4 @@
-"""Studies as YAML: find one by name or path, apply --set, and name the key and line of what is wrong; no key stands
-there twice, of which YAML itself would silently take the last."""
+"""Studies as YAML: find one by name or path, apply --set, and name the key and line of what is wrong."""
 
 from __future__ import annotations
 
@@ -14,59 +13,7 @@ from pydantic import ValidationError
 from qray.errors import UsageError
 from qray.model.folder import read_model_yaml
 from qray.study import Study
-
-KeyPath = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """Words that look like dates are words: a study has no dates, and one that does not exist is an error without a
-    line."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _parse(text: str) -> tuple[Any, dict[KeyPath, int]]:
-    """The value of a YAML document, and the line (from 1) of each of its keys and items.
-
-    Raises:
-        yaml.YAMLError: not YAML. ValueError: a mapping names a key twice, or an alias stands inside of what it names; a
-            line per fault, with its place.
-    """
-    loader = _Loader(text)
-    node = loader.get_single_node()
-    lines: dict[KeyPath, int] = {}
-    faults: list[str] = []
-
-    def walk(node: yaml.Node, at: KeyPath, above: tuple[yaml.Node, ...]) -> None:
-        line = node.start_mark.line + 1
-        if any(node is outer for outer in above):
-            faults.append(f"line {line}: {_dotted(at)}: an alias of what it stands in")
-            return
-        lines.setdefault(at, line)
-        if isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                walk(item, (*at, index), (*above, node))
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            here, line = (*at, str(key.value)), key.start_mark.line + 1
-            if here in lines:
-                faults.append(f"line {line}: {_dotted(here)}: stands in line {lines[here]} already")
-            else:
-                lines[here] = line
-                walk(value, here, (*above, node))
-
-    if node is None:
-        return None, lines
-    walk(node, (), ())
-    if faults:
-        raise ValueError("\n".join(faults))
-    return loader.construct_document(node), lines
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(map(str, path))
+from qray.yaml_text import KeyPath, YamlFault, dotted, parse_yaml, short
 
 
 def workflow_folder() -> Path:
@@ -98,13 +45,11 @@ def _locate(name_or_path: str) -> Path:
 def _apply(tree: dict[str, Any], setting: str) -> KeyPath:
     key, separator, text = setting.partition("=")
     if not separator or not key:
-        raise UsageError(f"--set {setting!r}: expected key=value, for example --set training.epochs=3")
+        raise UsageError(f"--set {short(setting)!r}: expected key=value, for example --set training.epochs=3")
     try:
-        value, _ = _parse(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {setting!r}: the value is not YAML") from None
-    except ValueError as error:
-        raise UsageError(f"--set {setting!r}: {error}") from None
+        value, _ = parse_yaml(text)
+    except YamlFault as fault:
+        raise UsageError("\n".join(f"--set {short(key)}: {said}" for said in str(fault).splitlines())) from None
     node: Any = tree
     path: list[str | int] = []
     for part in key.split("."):
@@ -138,12 +83,12 @@ def _sentence(error: Any, lines: dict[KeyPath, int], origin: str, overrides: set
     elif error["type"] == "missing":
         message = "is required"
     elif "input" in error and not isinstance(error["input"], dict | list | tuple):
-        message += f" (found {error['input']!r})"
-    key = _dotted(where) or "the study"
+        message += f" (found {short(repr(error['input']))})"
+    key = dotted(where) or "the study"
     if any(where[: len(path)] == path for path in overrides):
         return f"--set {key}: {message}"
     # What is wrong may be in the file, or come of a key that --set changed below.
-    changed = [_dotted(path) for path in sorted(overrides, key=str) if path[: len(where)] == where]
+    changed = [dotted(path) for path in sorted(overrides, key=str) if path[: len(where)] == where]
     if changed:
         message += f" (after --set {', '.join(changed)})"
     line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1)
@@ -157,21 +102,16 @@ def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
         UsageError: with one line per fault, each naming key and line (or the --set that caused it).
     """
     try:
-        tree, lines = _parse(text)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise UsageError(f"{origin}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except ValueError as error:
-        raise UsageError("\n".join(f"{origin}, {fault}" for fault in str(error).splitlines())) from None
+        tree, lines = parse_yaml(text)
+    except YamlFault as fault:
+        raise UsageError("\n".join(f"{origin}, {said}" for said in str(fault).splitlines())) from None
     if tree is None:
-        raise UsageError(f"{origin}: is empty; a study needs at least `name` and `variants`")
+        raise UsageError(f"{origin}, line 1: is empty; a study needs at least `name` and `variants`")
     if not isinstance(tree, dict):
-        raise UsageError(f"{origin}: expected a mapping of keys, found {type(tree).__name__}")
+        raise UsageError(f"{origin}, line 1: expected a mapping of keys, found {type(tree).__name__}")
     overrides = {_apply(tree, setting) for setting in settings}
     if isinstance(tree.get("model"), str):
-        _take_model(tree, f"{origin}, line {lines.get(('model',), 1)}")
+        _take_model(tree, "" if ("model",) in overrides else f"{origin}, line {lines.get(('model',), 1)}: ")
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
@@ -182,12 +122,16 @@ def parse_study(text: str, origin: str, settings: Sequence[str] = ()) -> Study:
 def _take_model(tree: dict[str, Any], where: str) -> None:
     """Put what a folder of `qray import` says into the place of its name, and into `clip` how its clips are read, of
     which a study may choose how many windows an evaluation averages."""
-    model, clip = read_model_yaml(Path(tree["model"]).expanduser())
+    try:
+        model, clip = read_model_yaml(Path(tree["model"]).expanduser())
+    except (UsageError, RuntimeError) as error:
+        # The latter: ~NAME of nobody's.
+        raise UsageError(f"{where}{error}") from None
     own, wanted = tree.get("clip"), clip.model_dump(mode="json")
     for key, value in own.items() if isinstance(own, dict) else ():
         if key in wanted and key != "eval_windows" and value != wanted[key]:
             raise UsageError(
-                f"{where}: clip.{key} is {value}, but {tree['model']} was imported with {wanted[key]}; leave `clip` out"
+                f"{where}clip.{key} is {value}, but {tree['model']} was imported with {wanted[key]}; leave `clip` out"
             )
     tree["model"] = model.model_dump(mode="json")
     tree["clip"] = wanted | own if isinstance(own, dict) else wanted

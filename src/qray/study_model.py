@@ -9,6 +9,9 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 from qray.model.catalog import BACKBONES
 from qray.study_verdict import PositiveInt, Section, known
 
+#: A batch holds several, Arrow's arrays at most 2 GiB of bytes each.
+LARGEST_CLIP_BYTES = 2**31
+
 
 class ClipSpec(Section):
     """How a video becomes a clip of `frames` frames of `image_size` x `image_size` pixels.
@@ -19,10 +22,17 @@ class ClipSpec(Section):
     """
 
     frames: PositiveInt = 16
-    image_size: int = Field(64, ge=16)
+    image_size: int = Field(64, ge=16, lt=2**31)
     sampling: Literal["uniform", "window", "first"] = "window"
     stride: PositiveInt = 4
     eval_windows: PositiveInt = 3
+
+    @model_validator(mode="after")
+    def _fits(self) -> ClipSpec:
+        if (size := self.windows * self.frames * self.image_size**2 * 3) > LARGEST_CLIP_BYTES:
+            raise ValueError(f"{self.windows} windows of {self.frames} frames of {self.image_size} x {self.image_size} "
+                             f"pixels are {size / 2**30:,.1f} GiB a clip, of which qray takes at most 2")  # fmt: skip
+        return self
 
     @property
     def windows(self) -> int:
@@ -46,7 +56,7 @@ class Model(Section):
     """
 
     backbone: Annotated[str, known(BACKBONES)] = "resnet18"
-    width: int | None = Field(None, ge=4)
+    width: int | None = Field(None, ge=4, le=4096)
     pooling: Literal["mean", "mean_std", "max_min"] | None = None
     weights: Literal["none", "imagenet", "kinetics"] = "none"
     head_init: Literal["default", "zero"] = "default"
@@ -55,7 +65,8 @@ class Model(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_the_backbone(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or (chosen := BACKBONES.get(values.get("backbone", "resnet18"))) is None:
+        name = values.get("backbone", "resnet18") if isinstance(values, dict) else None
+        if not isinstance(name, str) or (chosen := BACKBONES.get(name)) is None:
             return values
         defaults = {"width": chosen.width, "pooling": "mean_std" if chosen.takes == "frames" else None}
         return defaults | {name: value for name, value in values.items() if value is not None}

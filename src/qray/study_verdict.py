@@ -7,10 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from qray.yaml_text import short
+
 #: By how many margins a prediction must move to count as moved, where the study does not say.
 MOVED_MARGINS = 5.0
 
-PositiveInt = Annotated[int, Field(gt=0)]
+#: More than anything is run with; larger ones overflow in what counts with 32 bits, or plan for hours.
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+#: Of a file, folder or column.
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -19,7 +25,7 @@ def known(catalog: Collection[str], *more: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in catalog and value not in more:
-            raise ValueError(f"{value!r} is none of {', '.join(catalog)}")
+            raise ValueError(f"{short(repr(value))} is none of {', '.join(catalog)}")
         return value
 
     return AfterValidator(check)
@@ -77,8 +83,8 @@ class Verdict(Section):
     thresholds: tuple[float, ...] = (35.0, 40.0, 45.0, 50.0)
     moved: float = Field(MOVED_MARGINS, gt=0)
     guardrails: Guardrails = Guardrails()
-    bootstrap: int = Field(10_000, ge=100)
-    seed: int = Field(0, ge=0)
+    bootstrap: int = Field(10_000, ge=100, le=1_000_000)
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

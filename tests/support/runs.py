@@ -158,7 +158,7 @@ def units(out: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def unit_times(out: Path) -> dict[str, int]:
-    """When each unit was written, in nanoseconds, by file name. A killed run may have left half a one, which is none."""
+    """When each unit was written, in nanoseconds, by file name. Half a unit of a killed run is none."""
     return {unit.name: unit.stat().st_mtime_ns for unit in sorted((out / "units").glob("[!.]*-*.json"))}
 
 

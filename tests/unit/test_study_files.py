@@ -182,7 +182,7 @@ def test_of_two_settings_of_a_key_the_last_one_counts() -> None:
         ("seed=soon", "found 'soon'"),
         ("seed", "expected key=value"),
         ("=1", "expected key=value"),
-        ("seed=[", "not YAML"),
+        ("seed=[", "--set seed: line 1: not valid YAML"),
         ("name.first=x", "nothing to set 'first' in"),
         ("variants.7.name=x", "items are 0 to 0"),
         ("variants.fp32.name=x", "items are 0 to 0"),

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from qray.errors import UsageError
 from qray.study_model import ClipSpec, Imported
+from qray.yaml_text import YamlFault, dotted, parse_yaml, short
 
 MODEL, WEIGHTS, NETWORK = "model.yaml", "weights.safetensors", "network.pt2"
 FORMAT = 1
@@ -50,18 +51,26 @@ def read_model_yaml(folder: Path) -> tuple[Imported, ClipSpec]:
     """
     path = folder / MODEL
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); import the model again") from None
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        # A name that no file can have holds none either.
+        raise UsageError(
+            f"model: {short(str(folder))} holds no {MODEL}; name a folder that `qray import ... --out FOLDER` made"
+        ) from None
+    try:
+        content = parse_yaml(text).value
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UsageError(f"{path}: not of the format that this qray reads ({FORMAT}); import the model again")
         model = Imported.model_validate(content["model"] | {"folder": str(folder.resolve())})
         return model, ClipSpec.model_validate(content["clip"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"model: {folder} holds no {MODEL}; name a folder that `qray import ... --out FOLDER` made"
-        ) from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path}: {where}: {first['msg']}; import the model again") from None
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not readable ({str(error).splitlines()[0]}); import the model again") from None
+        raise UsageError(f"{path}: {dotted(first['loc'])}: {first['msg']}; import the model again") from None
+    except YamlFault as fault:
+        raise UsageError(f"{path}, {str(fault).splitlines()[0]}; import the model again") from None
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not readable ({error}); import the model again") from None
