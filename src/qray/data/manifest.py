@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import pyarrow as pa
 
 from qray.atomic import write_parquet
 from qray.data.file_list import Row, read_file_list
-from qray.data.probe import PROBE_VERSION, Probe, probe
+from qray.data.probe import PROBE_VERSION, Probe
+from qray.data.probing import probe_files
 from qray.data.splits import SPLITS, Side, assign, is_split
 from qray.data.video_folder import VideoFolder, fold, without_ending
 from qray.errors import QrayError
@@ -72,15 +72,13 @@ def _probe_all(paths: list[Path], videos: Path, known: Mapping[str, Probe], work
     keys = {path: _probe_key(path, videos) for path in paths}
     probes = {path: known[key] for path, key in keys.items() if key in known}
     fresh = [path for path in paths if path not in probes]
-    # FFmpeg and the hash both release the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(workers or min(16, usable_cpus())) as pool:
-        results = pool.map(probe, fresh)
-        if len(fresh) < PROGRESS_FROM:
-            return probes | dict(zip(fresh, results, strict=True))
-        with progress("Checking videos", len(fresh), "files") as advance:
-            for path, result in zip(fresh, results, strict=True):
-                probes[path] = result
-                advance(1)
+    found = probe_files(fresh, workers or min(16, usable_cpus()))
+    if len(fresh) < PROGRESS_FROM:
+        return probes | dict(found)
+    with progress("Checking videos", len(fresh), "files") as advance:
+        for path, facts in found:
+            probes[path] = facts
+            advance(1)
     return probes
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from qray.atomic import write_json
 from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
 from qray.data.probe import Probe
+from qray.data.probing import end_probing
 from qray.data.splits import SPLITS
 from qray.graph.store import Store
 from qray.study import Data
@@ -47,7 +48,10 @@ def load_manifest(store: Store, root: Path, data: Data) -> Manifest:
             known = {key: Probe(**facts) for key, facts in json.loads(cache.read_text(encoding="utf-8")).items()}
         except (ValueError, TypeError):
             known = {}
-    manifest = read_manifest(root, data, known)
+    try:
+        manifest = read_manifest(root, data, known)
+    finally:
+        end_probing()
     if manifest.probes != known:
         write_json(cache, {key: asdict(facts) for key, facts in manifest.probes.items()})
     write_rejected(manifest, store.out / "rejected.parquet")

@@ -1,0 +1,146 @@
+"""Files judged in a process apart: one that crashes the decoder, or with which it never ends, costs itself alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+
+from qray.data.probe import Probe, probe
+
+#: Seconds without a word after which the files in hand are taken for such as no decoder ends with.
+SILENCE_S = 300.0
+#: multiprocessing would first run the main module of whoever called; its pools do not say which file a process died of.
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from qray.data.probing import answer_all; answer_all()"
+)
+
+
+class _LostError(Exception):
+    """The process is gone: how, and the files that it had in hand."""
+
+    def __init__(self, how: str, files: list[Path]) -> None:
+        super().__init__(how)
+        self.how, self.files = how, files
+
+
+def answer_all() -> None:
+    """Body of the process: judge each file that a line names, side by side, until there are no more lines."""
+    one_at_a_time = Lock()
+
+    def answer(name: str) -> None:
+        line = json.dumps([name, asdict(probe(Path(name)))])
+        with one_at_a_time:
+            print(line, flush=True)
+
+    # As many are asked for as are to be judged at a time.
+    with ThreadPoolExecutor(64) as pool:
+        for line in sys.stdin:
+            pool.submit(answer, json.loads(line))
+        # Whoever asked is gone, or has been told all: a decoder that never ends is not waited for.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+class _Judge:
+    """The process, and the lines that it has said."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path)]
+        # In a session of its own: Ctrl-C is for who asks, whose end closes the pipe, which ends this.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self.lines: SimpleQueue[bytes] = SimpleQueue()
+        Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(b"")
+
+    def ask(self, path: Path) -> None:
+        """Raises BrokenPipeError."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(str(path)).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> tuple[str, Probe]:
+        """Raises BrokenPipeError; Empty: after a long silence."""
+        line = self.lines.get(timeout=SILENCE_S)
+        if not line:
+            raise BrokenPipeError
+        name, facts = json.loads(line)
+        return name, Probe(**facts)
+
+    def end(self) -> None:
+        """Whatever it is at."""
+        self.process.kill()
+        self.process.wait()
+
+
+#: What has been started, for the next call: it takes half a second.
+_kept: list[_Judge] = []
+
+
+def end_probing() -> None:
+    """End the process that is kept for the next call."""
+    while _kept:
+        _kept.pop().end()
+
+
+def _ask(paths: Sequence[Path], at_a_time: int) -> Iterator[tuple[Path, Probe]]:
+    """Raises _LostError."""
+    judge = _kept.pop() if _kept else _Judge()
+    waiting, asked = iter(paths), dict[str, Path]()
+    try:
+        while True:
+            while len(asked) < at_a_time and (path := next(waiting, None)) is not None:
+                asked[str(path.absolute())] = path
+                judge.ask(path.absolute())
+            if not asked:
+                _kept.append(judge)
+                return
+            name, facts = judge.answer()
+            yield asked.pop(name), facts
+    except Empty:
+        raise _LostError(f"decoding it does not end ({SILENCE_S:.0f} s)", list(asked.values())) from None
+    except BrokenPipeError:
+        number = judge.process.wait()
+        how = signal.Signals(-number).name if number < 0 else f"exit code {number}"
+        raise _LostError(f"decoding it ends the process ({how})", list(asked.values())) from None
+    finally:
+        if judge not in _kept:
+            judge.end()
+
+
+def _alone(path: Path) -> Probe:
+    try:
+        return next(facts for _, facts in _ask([path], 1))
+    except _LostError as lost:
+        return Probe(0, "", error=lost.how)
+
+
+def probe_files(paths: Sequence[Path], at_a_time: int) -> Iterator[tuple[Path, Probe]]:
+    """Judge each file, `at_a_time` of them side by side; in the order in which they are done.
+
+    What the process had in hand when it was lost is judged again, each file alone: one that it is lost with again is no
+    clip, and the reason says how; the others were beside it, or the process was killed for no fault of theirs.
+    """
+    left = dict.fromkeys(paths)
+    while left:
+        try:
+            for path, facts in _ask(list(left), at_a_time):
+                del left[path]
+                yield path, facts
+        except _LostError as lost:
+            for path in lost.files:
+                del left[path]
+                yield path, _alone(path)
