@@ -6,6 +6,10 @@ import os
 import pty
 import subprocess
 import sys
+import time
+
+import psutil
+import pytest
 
 MAIN = (
     "import os, signal, sys, time, qray.submit, qray.cli\n"
@@ -37,6 +41,41 @@ def test_a_second_hangup_does_not_cut_the_orderly_end_short() -> None:
     )
     done = run(body)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (129, "in order")
+
+
+ENDING = "try: os.kill(os.getpid(), signal.{first}); time.sleep(60)\n    finally: {then}"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_the_first_signal_ends_it_in_order(name: str, code: int) -> None:
+    done = run(ENDING.format(first=name, then="print('in order', flush=True)"))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "in order")
+    assert "goes on from what was finished" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("waiting", ["time.sleep(60)", "import ctypes; ctypes.CDLL(None).sleep(60)"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_the_second_ends_it_at_once_with_what_it_started(name: str, code: int, waiting: str) -> None:
+    then = (
+        "child = __import__('subprocess').Popen(['sh', '-c', 'sleep 61 & wait'], start_new_session=True); "
+        "print(child.pid, flush=True); "
+        f"__import__('subprocess').Popen(['sh', '-c', f'sleep 1; kill -{name[3:]} {{os.getpid()}}']); "
+        f"{waiting}; time.sleep(60)"
+    )
+    begun = time.monotonic()
+    done = run(ENDING.format(first="SIGINT", then=then))
+    assert done.returncode == code
+    assert time.monotonic() - begun < 30
+    assert "ended at once" in done.stderr
+    child = int(done.stdout.split()[-1])
+    # A container's first process need not fetch what has ended.
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_echo_of_the_first_signal_is_not_the_second() -> None:
+    done = run(ENDING.format(first="SIGINT", then="os.kill(os.getpid(), signal.SIGINT); print('in order', flush=True)"))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (130, "in order")
 
 
 def test_a_terminal_that_is_gone_is_not_written_to() -> None:
