@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ray.util.state import list_actors, list_tasks
 from support.runs import TINY, environment, free_port, results, start, units, wait_until
 
 from qray.errors import Unavailable
-from qray.graph.placement import placement, quiet_node
+from qray.graph.placement import QUIET, QUIET_ON_DEMAND, Placement, placement
 from qray.measure.isa import ISA_FLAGS, native_isa
 
 ROOT = Path(__file__).parents[2]
@@ -142,12 +142,51 @@ def test_work_goes_to_nodes_that_can_do_it_where_instruction_sets_differ(
         assert chosen == set(mixed.nodes) - {lesser.node_id}
         assert mixed.options(()) == {}
         # It has the most CPUs, so that what it can run would be measured there.
-        assert quiet_node(mixed.able(()))[0] == lesser.node_id
-        assert quiet_node(mixed.able(needed))[0] != lesser.node_id
+        assert measured_on(mixed, ()) == lesser.node_id
+        assert measured_on(mixed, needed) != lesser.node_id
         with pytest.raises(Unavailable, match="no node of this cluster has made_up_isa"):
             mixed.options(["made_up_isa"])
     finally:
         cluster.remove_node(lesser)
+
+
+def measured_on(nodes: Placement, needs: Collection[str]) -> str:
+    """The node on which what needs this would be measured."""
+    return str(nodes.alone(needs)["scheduling_strategy"].node_id)
+
+
+def test_a_quiet_node_is_measured_on_and_runs_nothing_else(cluster: Cluster, nodes: dict[str, bool]) -> None:
+    quiet = cluster.add_node(num_cpus=0, resources={QUIET: 1}, env_vars={"ONEDNN_MAX_CPU_ISA": "SSE41"})
+    try:
+        found = placement()
+        assert set(found.quiet) == {quiet.node_id}
+        # It is no reason to build for less than the nodes that work can do.
+        assert found.machine().isa == native_isa()
+        assert measured_on(found, ()) == quiet.node_id
+        assert measured_on(found, ISA_FLAGS[native_isa()]) != quiet.node_id
+        where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+        assert ray.get(where.options(**found.alone(())).remote(), timeout=60) == quiet.node_id
+        # Two measurements do not run side by side there, nor anything that asks for a CPU.
+        assert quiet.node_id not in ray.get([where.options(num_cpus=0.5).remote() for _ in range(20)], timeout=60)
+    finally:
+        cluster.remove_node(quiet)
+    # Where it has gone and none will be started, another node serves.
+    assert measured_on(found, ()) != quiet.node_id
+
+
+def test_a_quiet_node_that_is_not_there_yet_is_asked_for(cluster: Cluster, nodes: dict[str, bool]) -> None:
+    told = cluster.add_node(num_cpus=0, resources={QUIET_ON_DEMAND: 1})
+    try:
+        asked = placement().alone(())
+        assert asked == {"num_cpus": 0, "resources": {QUIET: 1}}
+        waiting = ray.remote(lambda: ray.get_runtime_context().get_node_id()).options(**asked).remote()
+        started = cluster.add_node(num_cpus=0, resources={QUIET: 1})
+        try:
+            assert ray.get(waiting, timeout=60) == started.node_id
+        finally:
+            cluster.remove_node(started)
+    finally:
+        cluster.remove_node(told)
 
 
 def test_cluster_yaml_passes_rays_own_validator() -> None:
@@ -157,7 +196,11 @@ def test_cluster_yaml_passes_rays_own_validator() -> None:
     validate_config(prepare_config(config))
     types = config["available_node_types"]
     assert {kind for kind, node in types.items() if node["resources"].get("GPU")} == {"gpu_worker"}
-    assert types[config["head_node_type"]]["resources"]["CPU"] == 0
+    head = types[config["head_node_type"]]["resources"]
+    assert head["CPU"] == 0
+    # Where the head says that there are quiet nodes, there are, and nothing else finds room on them.
+    assert QUIET_ON_DEMAND in head
+    assert [node["resources"] for node in types.values() if QUIET in node["resources"]] == [{"CPU": 0, QUIET: 1}]
 
 
 def test_progress_is_metrics_in_the_dashboard(run_there: OnCluster) -> None:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from qray.data.stream import cluster_state
-from qray.graph.placement import Placement, on_node, placement, quiet_node, whereabouts
+from qray.graph.placement import Placement, on_node, placement, whereabouts
 from qray.graph.session import Slots, cluster_slots
 from qray.graph.telemetry import Board, Status, start_actor
 from qray.graph.unit import Unit
@@ -86,8 +86,7 @@ class RayBackend:
             node = ray.get_runtime_context().get_node_id()
             options = {"num_cpus": 0, "scheduling_strategy": on_node(node)}
         elif resources.exclusive:
-            node, cpus = quiet_node(self.nodes.able(needs))
-            options = {"num_cpus": cpus, "scheduling_strategy": on_node(node)}
+            options = self.nodes.alone(needs)
         else:
             options = self.slots.options(resources.gpu) | self.nodes.options(needs)
         if resources.processes:

@@ -11,6 +11,8 @@ import ray
 from ray.exceptions import ActorAlreadyExistsError
 from ray.util.metrics import Counter, Gauge
 
+from qray.graph.placement import on_node
+
 POST_EVERY_S = 2.0
 
 
@@ -50,12 +52,14 @@ class Board:
 
 
 def start_actor(kind: type, label: str) -> Any:
-    """An actor that holds no CPU and ends with the driver; the name that it bears in the dashboard is numbered where
-    an actor of this session bears it still, as those that die do."""
+    """An actor that holds no CPU, beside who starts it, with whom it ends; the name that it bears in the dashboard is
+    numbered where an actor of this session bears it still, as those that die do."""
     name, number = label, 1
+    # Anywhere else it might disturb what is measured.
+    here = on_node(ray.get_runtime_context().get_node_id())
     while True:
         try:
-            return ray.remote(num_cpus=0)(kind).options(name=name).remote()
+            return ray.remote(num_cpus=0)(kind).options(name=name, scheduling_strategy=here).remote()
         except ActorAlreadyExistsError:
             number += 1
             name = f"{label} ({number})"
