@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 from support.runs import TINY, environment, free_port, results, start, units, wait_until
@@ -21,7 +20,6 @@ from qray.errors import Unavailable
 from qray.graph.placement import QUIET, QUIET_ON_DEMAND, Placement, placement
 from qray.measure.isa import ISA_FLAGS, native_isa
 
-ROOT = Path(__file__).parents[2]
 WANTED_METRICS = {"ray_qray_clips_per_second", "ray_qray_training_loss", "ray_qray_mae"}
 
 
@@ -187,20 +185,6 @@ def test_a_quiet_node_that_is_not_there_yet_is_asked_for(cluster: Cluster, nodes
             cluster.remove_node(started)
     finally:
         cluster.remove_node(told)
-
-
-def test_cluster_yaml_passes_rays_own_validator() -> None:
-    import yaml
-
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-    validate_config(prepare_config(config))
-    types = config["available_node_types"]
-    assert {kind for kind, node in types.items() if node["resources"].get("GPU")} == {"gpu_worker"}
-    head = types[config["head_node_type"]]["resources"]
-    assert head["CPU"] == 0
-    # Where the head says that there are quiet nodes, there are, and nothing else finds room on them.
-    assert QUIET_ON_DEMAND in head
-    assert [node["resources"] for node in types.values() if QUIET in node["resources"]] == [{"CPU": 0, QUIET: 1}]
 
 
 def test_progress_is_metrics_in_the_dashboard(run_there: OnCluster) -> None:
