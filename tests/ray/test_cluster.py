@@ -20,7 +20,13 @@ from qray.errors import Unavailable
 from qray.graph.placement import QUIET, QUIET_ON_DEMAND, Placement, placement
 from qray.measure.isa import ISA_FLAGS, native_isa
 
-WANTED_METRICS = {"ray_qray_clips_per_second", "ray_qray_training_loss", "ray_qray_mae"}
+WANTED_METRICS = {
+    "ray_qray_clips_per_second", "ray_qray_training_loss", "ray_qray_mae", "ray_qray_clips_total",
+    "ray_qray_batches_ahead", "ray_qray_batch_wait_seconds_bucket", "ray_qray_idle_share", "ray_qray_units",
+}  # fmt: skip
+
+#: The labels of those that are looked for.
+OURS = r'variant="(train:)?fp32"|stream="(train:fp32|evaluate fp32 TEST)"|kind="evaluate"'
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +54,20 @@ def nodes(cluster: Cluster) -> dict[str, bool]:
 
 @dataclass(frozen=True)
 class OnCluster:
-    """OUT of a run on the cluster, and the metrics of FP32 that the nodes exported meanwhile."""
+    """OUT of a run on the cluster, and the metrics that the nodes exported meanwhile."""
 
     out: Path
     metrics: set[str]
 
 
 def exported() -> set[str]:
-    """Metrics of FP32 that the nodes export now."""
+    """Metrics of FP32, of its streams and of evaluations that the nodes export now."""
     text = ""
     for node in ray.nodes():
         with contextlib.suppress(OSError):
             url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
             text += urllib.request.urlopen(url, timeout=5).read().decode()
-    return {line.partition("{")[0] for line in text.splitlines() if re.search(r'variant="(train:)?fp32"', line)}
+    return {line.partition("{")[0] for line in text.splitlines() if re.search(OURS, line)}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,11 +50,12 @@ def toy(
 
 @dataclass
 class Ran:
-    """What came of a run: status and reason of each unit by name, and what was said."""
+    """What came of a run: status and reason of each unit by name, what was said, and the counts that were told."""
 
     status: Mapping[str, str]
     reason: Mapping[str, str | None]
     said: str
+    told: Sequence[Mapping[tuple[str, str], int]]
 
 
 def run_toys(
@@ -69,7 +70,8 @@ def run_toys(
     runner.run(lacking(graph, list(graph) if wanted is None else wanted, store))
     ends = {unit.name: runner.results.get(store.key(unit)) for unit in units}
     known = {name: end for name, end in ends.items() if end is not None}
-    return Ran({n: e.status for n, e in known.items()}, {n: e.reason for n, e in known.items()}, said.getvalue())
+    states, reasons = ({n: e.status for n, e in known.items()}, {n: e.reason for n, e in known.items()})
+    return Ran(states, reasons, said.getvalue(), backend.told)
 
 
 def fails() -> None:

@@ -10,6 +10,7 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ray.data.block import BlockMetadata
 from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
 from qray.data.pacing import Pace
 from qray.errors import QrayError
+from qray.graph.telemetry import Feed
 from qray.study import ClipSpec
 
 #: Largest block of decoded clips; larger clips mean fewer of them per task.
@@ -272,8 +274,10 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
 
     thread = threading.Thread(target=produce, name=f"stream-{name}", daemon=True)
     thread.start()
+    feed = Feed(name)
     try:
         while True:
+            asked = time.monotonic()
             try:
                 item = ahead.get(timeout=plan.timeout_s)
             except queue.Empty:
@@ -285,6 +289,7 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
                 return
             if isinstance(item, BaseException):
                 raise item
+            feed.delivered(time.monotonic() - asked, ahead.qsize())
             yield item
     finally:
         closed.set()

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from qray.data.stream import cluster_state
 from qray.graph.placement import Placement, on_node, placement, whereabouts
 from qray.graph.session import Slots, cluster_slots
-from qray.graph.telemetry import Board, Status, start_actor
+from qray.graph.telemetry import Board, Status, Tally, start_actor
 from qray.graph.unit import Unit
 
 LOOK_EVERY_S = 2.0
@@ -63,6 +63,7 @@ class RayBackend:
         self.slots: Slots = cluster_slots()
         self.nodes = nodes if nodes is not None else placement()
         self.board: Any = start_actor(Board, "board")
+        self._tally = Tally()
         self._status: dict[str, Status] = {}
         self._asked: Any = None
         self._looked = time.monotonic()
@@ -136,6 +137,10 @@ class RayBackend:
             # Progress is not worth a run.
             self.board, self._status = None, {}
         return self._status
+
+    def tell(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Export them for the dashboard (`ray_qray_units`)."""
+        self._tally.set(counts)
 
     def state(self) -> str:
         """CPUs, memory and what waits, of the cluster."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from qray.reasons import reason_of
 WAIT_S = 0.5
 #: Where there is no terminal, a line at least this often.
 SPEAK_EVERY_S = 20.0
+TELL_EVERY_S = 2.0
 UNPLANNED = Result("failed", reason="what it needs was not planned")
 
 
@@ -48,6 +50,9 @@ class Backend(Protocol):
 
     def progress(self) -> Mapping[str, object]:
         """How far each piece of work says it is, by its name; never waits."""
+
+    def tell(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Show whoever watches how many units there are of each kind and state."""
 
     def state(self) -> str:
         """How its machines are, for a diagnosis."""
@@ -115,6 +120,8 @@ class Runner:
         #: When each was started first.
         self._begun: dict[Unit, float] = {}
         self._began = self._spoken = time.monotonic()
+        self._ended: Counter[tuple[str, str]] = Counter()
+        self._told = -TELL_EVERY_S
         self._failures: tuple[type[Exception], ...] = (QrayError, Skipped, *backend.failures)
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -147,12 +154,27 @@ class Runner:
                 while self._waiting or self._running:
                     self._end_settled()
                     self._start_ready()
+                    self._tell()
                     status.update(self._progress())
                     self._collect()
             except BaseException:
                 for running in self._running:
                     self.backend.cancel(running.handle, force=False)
                 raise
+        self._told = -TELL_EVERY_S
+        self._tell()
+
+    def _tell(self) -> None:
+        """Every few seconds, how many units wait for others, could be run, run, and have ended in which way."""
+        if time.monotonic() - self._told < TELL_EVERY_S:
+            return
+        self._told, pending, counts = time.monotonic(), self._pending(), Counter(self._ended)
+        for unit in self._waiting:
+            free = pending.isdisjoint((*unit.needs, *unit.settled, *unit.task.asked))
+            counts[unit.kind, "ready" if free else "waiting"] += 1
+        for running in self._running:
+            counts[running.unit.kind, "running"] += 1
+        self.backend.tell(counts)
 
     def _progress(self) -> str:
         """What runs, and how far those are that tell; said as a line too where there is no terminal to show it."""
@@ -180,6 +202,7 @@ class Runner:
                 if broken is None:
                     continue
                 self.results[self.store.key(unit)] = Result(broken.status, reason=broken.reason)
+                self._ended[unit.kind, broken.status] += 1
             self._waiting.remove(unit)
             self.on_end()
 
@@ -248,6 +271,7 @@ class Runner:
 
     def _end(self, unit: Unit, key: str, started: float, result: Result) -> None:
         self.results[key] = result
+        self._ended[unit.kind, result.status] += 1
         seconds = time.time() - started
         self.on_end()
         if result.status == "ok":

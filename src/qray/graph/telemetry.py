@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import ActorAlreadyExistsError
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from qray.graph.placement import on_node
 
@@ -107,3 +108,40 @@ class Telemetry:
         """Take the name off the board."""
         if self.board is not None:
             self.board.post.remote(self.variant, None)
+
+
+class Feed:
+    """How well a stream, by its name, feeds the model that consumes it."""
+
+    def __init__(self, stream: str) -> None:
+        self._ahead = Gauge("qray_batches_ahead", "Decoded batches that wait for the model", ("stream",))
+        self._idle = Gauge("qray_idle_share", "Share of time in which model and GPU wait for clips", ("stream",))
+        self._wait = Histogram("qray_batch_wait_seconds", "Seconds that a model waited for a batch",
+                               boundaries=[0.001, 0.01, 0.1, 1.0, 10.0, 100.0], tag_keys=("stream",))  # fmt: skip
+        for metric in (self._ahead, self._idle, self._wait):
+            metric.set_default_tags({"stream": stream})
+        self._since, self._waited = time.monotonic(), 0.0
+
+    def delivered(self, waited_s: float, ahead: int) -> None:
+        """Report a batch, which was waited for, and how many more there are."""
+        self._wait.observe(waited_s)
+        self._ahead.set(ahead)
+        self._waited += waited_s
+        elapsed = time.monotonic() - self._since
+        self._idle.set(min(1.0, self._waited / max(elapsed, 1e-6)))
+        if elapsed >= POST_EVERY_S:
+            self._since, self._waited = time.monotonic(), 0.0
+
+
+class Tally:
+    """How many units of a run there are, by kind and state."""
+
+    def __init__(self) -> None:
+        self._units = Gauge("qray_units", "Units of a run", ("kind", "state"))
+        self._known: set[tuple[str, str]] = set()
+
+    def set(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Report the number of each (kind, state); of one that was there before and is no more, 0."""
+        self._known |= counts.keys()
+        for kind, state in self._known:
+            self._units.set(counts.get((kind, state), 0), tags={"kind": kind, "state": state})

@@ -48,6 +48,18 @@ def test_a_finished_unit_is_not_started_again(tmp_path: Path) -> None:
     assert "start" not in ran.said
 
 
+def test_the_backend_is_told_how_many_units_there_are_of_each_kind_and_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qray.graph.runner.TELL_EVERY_S", 0.0)
+    bad, skipped = toy("bad", fails), toy("skipped", lambda: "skip")
+    units = [bad, skipped, toy("needs bad", lambda: 1, bad), toy("needs skipped", lambda: 1, skipped), toy("fine")]
+    told = run_toys(tmp_path, *units, holders=1).told
+    assert {sum(counts.values()) for counts in told} == {len(units)}
+    assert told[0] == {("toy", "ready"): 2, ("toy", "running"): 1, ("toy", "waiting"): 2}
+    assert told[-1] == {("toy", "ok"): 1, ("toy", "failed"): 2, ("toy", "skipped"): 2}
+
+
 def test_silence_ends_in_a_diagnosis(tmp_path: Path) -> None:
     ran = run_toys(tmp_path, toy("silent", never, silence_s=0.01))
     assert (ran.status["silent"], ran.reason["silent"]) == ("failed", "nothing was heard for 0 s. 2 threads")
