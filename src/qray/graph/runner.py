@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from qray.errors import QrayError
+from qray.graph.queue import Queue, Waiting
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Result, Skipped, Unit
 from qray.reasons import reason_of
@@ -115,7 +116,7 @@ class Runner:
         #: What tasks are given besides their unit.
         self.context: Any = None
         self.log: list[str] = []
-        self._waiting: list[Unit] = []
+        self._queue = Queue(self._settle)
         self._running: list[_Running] = []
         #: When each was started first.
         self._begun: dict[Unit, float] = {}
@@ -133,26 +134,33 @@ class Runner:
 
     def add(self, unit: Unit) -> None:
         """Run a unit too, after those that are there."""
-        self._waiting.append(unit)
+        self._queue.add(unit)
 
     def busy(self, kind: str) -> bool:
         """Whether a unit of a kind runs or waits."""
-        return any(unit.kind == kind for unit in self._pending())
+        return self._queue.busy(kind)
 
-    def _pending(self) -> set[Unit]:
-        return {*self._waiting, *(running.unit for running in self._running)}
-
-    def _waits(self, unit: Unit) -> bool:
-        """Whether something has yet to end that it needs or has asked for, or that it waits for to settle."""
-        return not self._pending().isdisjoint((*unit.needs, *unit.settled, *unit.task.asked))
+    def _settle(self, unit: Unit) -> bool:
+        """End a unit that waits for nothing and need not be run: finished already, or without what it needs."""
+        if self.ended(unit) is None:
+            ends = [self.ended(other) or UNPLANNED for other in unit.needs]
+            broken = next((end for end in ends if end.status != "ok"), None)
+            if broken is None:
+                return False
+            self.results[self.store.key(unit)] = Result(broken.status, reason=broken.reason)
+            self._ended[unit.kind, broken.status] += 1
+        self._queue.leave(unit)
+        self.on_end()
+        return True
 
     def run(self, units: Collection[Unit]) -> None:
         """Run units, and what is added meanwhile. Ctrl-C leaves finished units on disk and ends what runs."""
-        self._waiting += units
+        for unit in units:
+            self.add(unit)
         with self.console.status("starting") as status:
             try:
-                while self._waiting or self._running:
-                    self._end_settled()
+                while self._queue:
+                    self._queue.look()
                     self._start_ready()
                     self._tell()
                     status.update(self._progress())
@@ -168,10 +176,8 @@ class Runner:
         """Every few seconds, how many units wait for others, could be run, run, and have ended in which way."""
         if time.monotonic() - self._told < TELL_EVERY_S:
             return
-        self._told, pending, counts = time.monotonic(), self._pending(), Counter(self._ended)
-        for unit in self._waiting:
-            free = pending.isdisjoint((*unit.needs, *unit.settled, *unit.task.asked))
-            counts[unit.kind, "ready" if free else "waiting"] += 1
+        self._told, counts = time.monotonic(), Counter(self._ended)
+        counts.update(self._queue.states())
         for running in self._running:
             counts[running.unit.kind, "running"] += 1
         self.backend.tell(counts)
@@ -191,21 +197,6 @@ class Runner:
             self.results[key] = Result("ok", record)
         return self.results.get(key)
 
-    def _end_settled(self) -> None:
-        """End units that need not be run: finished already, or without what they need."""
-        for unit in list(self._waiting):
-            if self._waits(unit):
-                continue
-            ends = [self.ended(other) or UNPLANNED for other in unit.needs]
-            broken = next((end for end in ends if end.status != "ok"), None)
-            if self.ended(unit) is None:
-                if broken is None:
-                    continue
-                self.results[self.store.key(unit)] = Result(broken.status, reason=broken.reason)
-                self._ended[unit.kind, broken.status] += 1
-            self._waiting.remove(unit)
-            self.on_end()
-
     def _slots(self, unit: Unit) -> int:
         holders, resources = self.backend.holders, unit.task.resources
         if resources.exclusive:
@@ -214,13 +205,18 @@ class Runner:
 
     def _start_ready(self) -> None:
         free = self.backend.holders - sum(running.slots for running in self._running)
-        for unit in list(self._waiting):
-            if self._waits(unit):
+        keys = {running.key for running in self._running}
+        held, ready = list[Waiting](), self._queue.ready
+        while ready and (free > 0 or not self._running or not ready[0].unit.task.resources.slots):
+            waiting = ready.pop(0)
+            unit = waiting.unit
+            # What it has the key of may have ended meanwhile.
+            if self._settle(unit):
                 continue
             slots, key = self._slots(unit), self.store.key(unit)
-            if (slots > free and self._running) or any(running.key == key for running in self._running):
+            if (slots > free and self._running) or key in keys:
+                held.append(waiting)
                 continue
-            self._waiting.remove(unit)
             now = self._begun.setdefault(unit, time.time())
             try:
                 handle = unit.task.start(unit, self.context)
@@ -229,7 +225,10 @@ class Runner:
                 continue
             self._running.append(_Running(unit, key, handle, slots, now, time.time()))
             free -= slots
+            keys.add(key)
             self.say(f"start {unit.label}")
+        for waiting in held:
+            self._queue.put_back(waiting)
 
     def _collect(self) -> None:
         if not self._running:
@@ -258,8 +257,8 @@ class Runner:
         record = unit.task.finish(unit, self.context, value)
         self._running.remove(running)
         if record is None:
-            self._waiting.insert(0, unit)
-            return None
+            self._queue.add(unit, first=True)
+            return self._queue.leave(unit)
         ended = {"label": unit.label, "started": running.started, "seconds": time.time() - running.started}
         # What a task does not say of its whereabouts was done by the driver.
         record = self.backend.whereabouts() | record | ended
@@ -272,6 +271,7 @@ class Runner:
     def _end(self, unit: Unit, key: str, started: float, result: Result) -> None:
         self.results[key] = result
         self._ended[unit.kind, result.status] += 1
+        self._queue.leave(unit)
         seconds = time.time() - started
         self.on_end()
         if result.status == "ok":

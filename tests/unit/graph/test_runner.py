@@ -48,6 +48,24 @@ def test_a_finished_unit_is_not_started_again(tmp_path: Path) -> None:
     assert "start" not in ran.said
 
 
+def test_a_unit_costs_the_same_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Unit] = []
+    record = Store.record
+    monkeypatch.setattr(Store, "record", lambda self, unit: (asked.append(unit), record(self, unit))[1])
+
+    def records_read(n: int) -> int:
+        asked.clear()
+        builds = [toy(f"build {number}") for number in range(n)]
+        ran = run_toys(
+            tmp_path / str(n), *builds, *(toy(f"evaluate {build.name}", lambda: 1, build) for build in builds)
+        )
+        assert set(ran.status.values()) == {"ok"}
+        return len(asked)
+
+    few, many = records_read(20), records_read(200)
+    assert many < 12 * few
+
+
 def test_the_backend_is_told_how_many_units_there_are_of_each_kind_and_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
