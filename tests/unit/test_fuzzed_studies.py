@@ -48,7 +48,8 @@ def check(text: str, *changes: str) -> None:
     try:
         study = parse_study(text, "s.yaml", changes)
     except UsageError as error:
-        place = r"(s\.yaml, line \d+|--set [^:]+): \S"
+        # `model` alone where its folder was set, by --model as well as by --set.
+        place = r"(s\.yaml, line \d+|--set [^:]+|model): \S"
         unplaced = [line for line in str(error).split("\n") if not re.match(place, line) or len(line) > 800]
         assert not unplaced
     else:
