@@ -34,8 +34,9 @@ def _end(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
         _forget_dead_terminal()
     _heed_the_next()
-    with contextlib.suppress(OSError):
-        os.write(2, b"\nending; once more ends it at once\n" if number == signal.SIGINT else b"")
+    if number == signal.SIGINT:
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nending; once more ends it at once\n")
     # Ray's waits give way to this exception and to no other.
     raise KeyboardInterrupt
 

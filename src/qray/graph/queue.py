@@ -77,10 +77,10 @@ class Queue:
                 for other in waiting.waits:
                     self._behind[other].append(waiting)
                 if not waiting.waits and not self._settle(unit):
-                    insort(self.ready, waiting, key=_order)
+                    self.put(waiting)
 
-    def put_back(self, waiting: Waiting) -> None:
-        """What was taken from `ready` and could not be started."""
+    def put(self, waiting: Waiting) -> None:
+        """Into `ready`, at its place: what could be started now, or was taken from there and could not."""
         insort(self.ready, waiting, key=_order)
 
     def states(self) -> Iterator[tuple[str, str]]:

@@ -228,7 +228,7 @@ class Runner:
             keys.add(key)
             self.say(f"start {unit.label}")
         for waiting in held:
-            self._queue.put_back(waiting)
+            self._queue.put(waiting)
 
     def _collect(self) -> None:
         if not self._running:
