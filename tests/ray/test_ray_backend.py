@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from ray import cloudpickle
+from ray.exceptions import OutOfMemoryError
 from rich.console import Console
 from support import toys
 from support.toys import Toy, counts, fails, toy
 
-from qray.graph.ray_backend import RayBackend
+from qray.graph.ray_backend import RayBackend, lost
 from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.telemetry import Telemetry
@@ -64,6 +67,39 @@ def test_a_record_says_on_which_node_it_was_made(runner: Runner) -> None:
 
 def test_a_failure_is_a_sentence(runner: Runner) -> None:
     assert run(runner, fails)[1] == "ValueError: no luck"
+
+
+def test_a_process_that_was_killed_or_whose_gpu_failed_is_followed_by_another(runner: Runner, tmp_path: Path) -> None:
+    def killed_then_broken() -> int:
+        starts = sum(1 for _ in tmp_path.glob("start-*"))
+        (tmp_path / f"start-{starts}").touch()
+        if starts == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if starts == 1:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return starts
+
+    assert run(runner, killed_then_broken)[1] == 2
+
+
+def test_a_stream_of_items_whose_process_was_killed_begins_again(runner: Runner, tmp_path: Path) -> None:
+    def killed_after_two() -> Iterator[int]:
+        yield from (0, 1)
+        if not (tmp_path / "begun").exists():
+            (tmp_path / "begun").touch()
+            # What was yielded shall arrive before.
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield 2
+
+    task, value = run(runner, killed_after_two)
+    assert (task.heard_items, value) == ([0, 1, 0, 1, 2], 2)
+
+
+def test_memory_that_ran_out_is_told_from_work_that_failed() -> None:
+    assert lost(OutOfMemoryError("the node runs low")) == "memory"
+    assert lost(torch.OutOfMemoryError("CUDA out of memory")) == "memory"
+    assert lost(ValueError("no luck")) == ""
 
 
 def test_processes_of_a_name_are_shared_by_its_work_alone(runner: Runner) -> None:

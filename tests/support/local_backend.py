@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qray.errors import Lost
 from qray.graph.unit import Unit
 from qray.measure.host import provenance_here
 
@@ -72,6 +73,11 @@ class LocalBackend:
     def share(self, value: Any) -> Any:
         """The value: threads share all of them."""
         return value
+
+    def lost(self, error: Exception) -> str:
+        """By whether work raised `Lost` or MemoryError."""
+        cause = getattr(error, "cause", None)
+        return "machine" if isinstance(cause, Lost) else "memory" if isinstance(cause, MemoryError) else ""
 
     def wait(self, handles: Collection[_Handle], timeout_s: float) -> list[_Handle]:
         """Handles that have something to take."""

@@ -14,14 +14,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
+from qray.apart import start_apart
 from qray.data.probe import Probe, probe
 
 #: Seconds without a word after which the files in hand are taken for such as no decoder ends with.
 SILENCE_S = 300.0
-#: multiprocessing would first run the main module of whoever called; its pools do not say which file a process died of.
-PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from qray.data.probing import answer_all; answer_all()"
-)
 
 
 class _LostError(Exception):
@@ -54,9 +51,8 @@ class _Judge:
     """The process, and the lines that it has said."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path)]
-        # In a session of its own: Ctrl-C is for who asks, whose end closes the pipe, which ends this.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        # The end of who asks closes the pipe, which ends this.
+        self.process = start_apart(__name__, "answer_all", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.lines: SimpleQueue[bytes] = SimpleQueue()
         Thread(target=self._listen, daemon=True).start()
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from qray.errors import QrayError
@@ -47,8 +48,8 @@ def ray_root() -> Path:
     return root.absolute()
 
 
-def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
-    """`ray.init` of a Ray of one's own, with the options that every session has.
+def start_local_ray(num_cpus: int, common: dict[str, Any], starts: int = 3) -> Any:
+    """`ray.init` of a Ray of one's own, with the options that every session has; `starts`: how often it is tried.
 
     Raises:
         QrayError: it did not start; says what to set.
@@ -65,11 +66,20 @@ def start_local_ray(num_cpus: int, common: dict[str, Any]) -> Any:
     }
     if not SHARED_MEMORY.is_dir():
         options |= {"_plasma_directory": str(root), "object_store_memory": STORE_WITHOUT_SHARED_MEMORY_BYTES}
-    try:
-        with hangup_blocked():
-            return ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options, **common)
-    except Exception as error:
-        # Of no class of its own where one of Ray's processes is not up in 30 s.
-        raise QrayError(
-            f"cannot start a local Ray: {reason_of(str(error))}; its logs are in {root}/ray/session_latest/logs"
-        ) from error
+    before = psutil.Process().children()
+    while True:
+        try:
+            with hangup_blocked():
+                return ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options, **common)
+        except Exception as error:
+            # Of no class of its own where a process of Ray's is not up in 30 s, which a busy machine may need.
+            ray.shutdown()
+            # Those that did come up would stay.
+            for process in psutil.Process().children():
+                if process not in before:
+                    process.kill()
+            starts -= 1
+            if not starts or "timed out" not in str(error):
+                raise QrayError(
+                    f"cannot start a local Ray: {reason_of(str(error))}; its logs are in {root}/ray/session_latest/logs"
+                ) from error

@@ -10,9 +10,19 @@ from functools import cache, wraps
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 
 from qray.data.stream import cluster_state
+from qray.errors import Lost
 from qray.graph.placement import Placement, on_node, placement, whereabouts
 from qray.graph.session import Slots, cluster_slots
 from qray.graph.telemetry import Board, Status, Tally, start_actor
@@ -52,6 +62,30 @@ def _remote(work: Callable[..., Any]) -> Any:
     if inspect.isgeneratorfunction(work):
         return ray.remote(num_returns="streaming", max_retries=0)(yielded)
     return ray.remote(max_retries=0)(done)
+
+
+#: What Ray says of work whose process, node or inputs went, whatever it was doing; and what torch says of a GPU that
+#: failed, by name, since the driver has no torch.
+GONE = (
+    ActorDiedError, ActorUnavailableError, LocalRayletDiedError, NodeDiedError, ObjectLostError, TaskUnschedulableError,
+    WorkerCrashedError, Lost,
+)  # fmt: skip
+GPU_FAILED = {"AcceleratorError"}
+#: Ray's where a node has run out of it, and torch's where a GPU has.
+NO_MEMORY = {"OutOfMemoryError"}
+
+
+def lost(error: BaseException) -> str:
+    """What `runner.Backend.lost` asks, by what an error was raised from."""
+    found = list[BaseException]()
+    following: BaseException | None = error
+    while following is not None and following not in found:
+        found.append(following)
+        following = getattr(following, "cause", None) or following.__cause__
+    names = {kind.__name__ for each in found for kind in type(each).__mro__}
+    if names & NO_MEMORY:
+        return "memory"
+    return "machine" if any(isinstance(each, GONE) for each in found) or names & GPU_FAILED else ""
 
 
 class RayBackend:
@@ -95,6 +129,10 @@ class RayBackend:
             options["runtime_env"] = {"env_vars": {PROCESSES: resources.processes}}
         ref = _remote(work).options(name=name, **options).remote(*arguments)
         return _Handle(ref, streaming=inspect.isgeneratorfunction(work))
+
+    def lost(self, error: BaseException) -> str:
+        """What `lost` says."""
+        return lost(error)
 
     def done(self, value: Any = None) -> _Handle:
         """The handle of work that the driver has done itself."""

@@ -20,6 +20,8 @@ WAIT_S = 0.5
 #: Where there is no terminal, a line at least this often.
 SPEAK_EVERY_S = 20.0
 TELL_EVERY_S = 2.0
+#: Times that a unit is started again whose process or node went: it may be the unit that ends them.
+RESTARTS = 2
 UNPLANNED = Result("failed", reason="what it needs was not planned")
 
 
@@ -38,6 +40,10 @@ class Backend(Protocol):
 
     def done(self, value: Any = None) -> Any:
         """The handle of work that the driver has done itself."""
+
+    def lost(self, error: Exception) -> str:
+        """Why another attempt may do better: "machine" where a process or its node went, "memory" where it took too
+        much beside others; "" where the work itself failed."""
 
     def wait(self, handles: Collection[Any], timeout_s: float) -> Collection[Any]:
         """Handles that have something to take; none when the time is over."""
@@ -120,6 +126,9 @@ class Runner:
         self._running: list[_Running] = []
         #: When each was started first.
         self._begun: dict[Unit, float] = {}
+        #: How often each was started again, and those that nothing may run beside then.
+        self._restarts: Counter[Unit] = Counter()
+        self._alone: set[Unit] = set()
         self._began = self._spoken = time.monotonic()
         self._ended: Counter[tuple[str, str]] = Counter()
         self._told = -TELL_EVERY_S
@@ -199,7 +208,7 @@ class Runner:
 
     def _slots(self, unit: Unit) -> int:
         holders, resources = self.backend.holders, unit.task.resources
-        if resources.exclusive:
+        if resources.exclusive or unit in self._alone:
             return holders + 1
         return resources.slots if resources.slots <= 1 else max(1, min(resources.slots, holders - 1))
 
@@ -242,12 +251,28 @@ class Runner:
                     running.heard = time.time()
                     self._advance(running)
                 elif time.time() - running.heard > unit.task.silence_s:
-                    self.backend.cancel(running.handle, force=True)
                     silence = f"nothing was heard for {unit.task.silence_s:.0f} s. {self.backend.state()}"
                     raise QrayError(silence)
             except self._failures as error:
                 self._running.remove(running)
-                self._end(unit, running.key, running.started, _without(error))
+                if running.handle not in ready:
+                    self.backend.cancel(running.handle, force=True)
+                if not self._start_again(unit, error):
+                    self._end(unit, running.key, running.started, _without(error))
+
+    def _start_again(self, unit: Unit, error: Exception) -> bool:
+        """Whether a unit was put into the queue again, because what failed is not the work."""
+        lost = self.backend.lost(error)
+        if not lost or self._restarts[unit] >= RESTARTS:
+            return False
+        self._restarts[unit] += 1
+        if lost == "memory":
+            self._alone.add(unit)
+        how = "alone" if unit in self._alone else "again"
+        self.say(f"lost  {unit.label}, which starts {how}: {plain_reason(error)}", "yellow")
+        self._queue.add(unit, first=True)
+        self._queue.leave(unit)
+        return True
 
     def _advance(self, running: _Running) -> None:
         unit = running.unit

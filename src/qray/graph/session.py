@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from qray.errors import QrayError
+from qray.graph.guard import guarded
 from qray.graph.local_ray import start_local_ray
 from qray.measure.host import usable_cpus
 from qray.ray_address import check_head, driver_address
@@ -79,21 +80,22 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
     }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    if address is None:
-        context = start_local_ray(num_cpus or usable_cpus(), common)
-    else:
-        check_head(address)
+    with guarded():
+        if address is None:
+            context = start_local_ray(num_cpus or usable_cpus(), common)
+        else:
+            check_head(address)
+            try:
+                context = ray.init(address=address, **common)
+            except (ConnectionError, RuntimeError, TimeoutError) as error:
+                raise QrayError(
+                    f"cannot attach to Ray at {address}: {reason_of(str(error))}. If it asks for a token, set "
+                    "RAY_AUTH_MODE=token and put the cluster's token into RAY_AUTH_TOKEN"
+                ) from error
+        # ray.init puts a handler of its own in the place of ours, one that aborts.
+        handle_signals()
         try:
-            context = ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, TimeoutError) as error:
-            raise QrayError(
-                f"cannot attach to Ray at {address}: {reason_of(str(error))}. If it asks for a token, set "
-                "RAY_AUTH_MODE=token and put the cluster's token into RAY_AUTH_TOKEN"
-            ) from error
-    # ray.init puts a handler of its own in the place of ours, one that aborts.
-    handle_signals()
-    try:
-        url = context.dashboard_url
-        yield f"http://{url}" if url else None
-    finally:
-        ray.shutdown()
+            url = context.dashboard_url
+            yield f"http://{url}" if url else None
+        finally:
+            ray.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qray.errors import QrayError
+from qray.errors import Lost, QrayError
 from qray.measure.host import cpu_flags, host_name, load_average, usable_cores, usable_cpus
 from qray.point import Point
 from qray.reasons import reason_of
@@ -151,7 +152,7 @@ def run_subprocess(arguments: Sequence[str], threads: int, timeout_s: float, wha
     """Run `python -m ...` pinned to `threads` cores; engines whose pools ignore the settings stay on them too.
 
     Raises:
-        QrayError: it failed, or took longer than `timeout_s`; names `what` was being measured.
+        QrayError: it failed, or took longer than `timeout_s`; names `what` was being measured. Lost: it was killed.
     """
     command = [sys.executable, "-m", *arguments]
     pinned = ",".join(map(str, cores(threads)))
@@ -162,6 +163,8 @@ def run_subprocess(arguments: Sequence[str], threads: int, timeout_s: float, wha
         raise QrayError(
             f"measuring {what} took longer than {timeout_s:.0f} s; lower measure.seconds or blocks"
         ) from None
+    if -done.returncode in (signal.SIGKILL, signal.SIGTERM):
+        raise Lost(f"the process that measured {what} was killed")
     if done.returncode:
         raise QrayError(f"measuring {what} failed: {reason_of(done.stderr) or f'exit code {done.returncode}'}")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from qray.errors import QrayError
+from qray.graph.runner import RESTARTS
 from qray.graph.store import Store
 from qray.graph.unit import Resources, Task, Unit, unit_key
 from qray.measure.isa import range_is_reduced
@@ -65,6 +67,8 @@ class Sweep(Task):
     silence_s = 24 * 3600.0
     _mailbox: Any = None
     _asked: Any = None
+    #: How often trials were started again whose processes went.
+    _restarts: int = 0
 
     def __post_init__(self) -> None:
         self.resources = Resources(slots=self.max_concurrent, here=True)
@@ -83,6 +87,7 @@ class Sweep(Task):
     def start(self, unit: Unit, run: RunContext) -> Any:
         from qray.graph.telemetry import start_actor
 
+        self._forget_mailbox(run)
         pairs = zip(self.trials, self.standings(run.store), strict=True)
         due = [trial | {"until": s.epochs} for trial, s in pairs if s.state == "run"]
         if not due:
@@ -113,6 +118,14 @@ class Sweep(Task):
                     found[trial["key"]] = ray.put(path.read_bytes())
                     break
         return found
+
+    def _forget_mailbox(self, run: RunContext) -> None:
+        """Take what trials left before what ran them went."""
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            self._take(run, MAILBOX_TIMEOUT_S)
+        self._mailbox = self._asked = None
 
     def poll(self, unit: Unit, run: RunContext) -> None:
         self._take(run, 0.0)
@@ -150,16 +163,22 @@ class Sweep(Task):
         run.runner.say(f"trial {name}: {said}")
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any] | None:
-        """`value["failed"]`: the reasons of trials that failed, by key: who goes on cannot be decided without them."""
+        """`value["failed"]`: of trials that failed, by key, the reason and whether their process went. Who goes on can
+        not be told without them."""
         # Twice: the first answer may have been asked for before the last trial posted.
         for _ in range(2):
             self._take(run, MAILBOX_TIMEOUT_S)
         self._mailbox = None
         if failed := value["failed"]:
             names = {trial["key"]: trial_name(trial) for trial in self.trials}
-            for key, reason in failed.items():
-                run.runner.say(f"trial {names[key]} failed: {reason}", "red")
-            key, reason = next(iter(failed.items()))
+            again = all(lost for _, lost in failed.values()) and self._restarts < RESTARTS
+            self._restarts += again
+            how = "was lost, and goes on from its last epoch" if again else "failed"
+            for key, (reason, _) in failed.items():
+                run.runner.say(f"trial {names[key]} {how}: {reason}", "yellow" if again else "red")
+            if again:
+                return None
+            key, (reason, _) = next(iter(failed.items()))
             raise QrayError(
                 f"{len(failed)} of {len(names)} QAT trials did not finish; the next run tries them again: "
                 f"{names[key]}: {reason}"

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from qray.graph.ray_backend import lost
 from qray.reasons import reason_of
 from qray.units.clips import SplitClips
 from qray.units.sweep import SweepJob
@@ -60,9 +61,10 @@ def run_trials(
     val: SplitClips,
     reached: dict[str, Any],
     mailbox: Any,
-) -> dict[str, str]:
+) -> dict[str, tuple[str, bool]]:
     """Run trials of a plan, each up to epoch `trial["until"]`, from its newest checkpoint if it has one (`reached`: by
-    key, references). Returns the reasons of those that did not come so far, by key."""
+    key, references). Returns of those that did not come so far, by key, the reason and whether the process or its node
+    went."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     # Tune would copy the session's working directory into every trial's folder.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
@@ -85,4 +87,7 @@ def run_trials(
         ),
     )  # fmt: skip
     results = tuner.fit()
-    return {result.config["trial"]["key"]: reason_of(str(result.error)) for result in results if result.error}
+    return {
+        result.config["trial"]["key"]: (reason_of(str(result.error)), bool(lost(result.error)))
+        for result in results if result.error
+    }  # fmt: skip

@@ -6,25 +6,29 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from support.videos import numbered_frames, write_video
 
+from qray.apart import start_apart
 from qray.data import probing
 from qray.data.manifest import read_manifest
 from qray.data.probe import probe
 from qray.data.probing import end_probing, probe_files
 from qray.study import Data
 
-#: A decoder that dies of the files called crash, and never ends with those called hang.
-FRAGILE = probing.PROGRAM.replace(
-    "answer_all()",
-    "import qray.data.probing as p, ctypes, time; whole = p.probe; "
-    "p.probe = lambda path: (ctypes.string_at(0) if 'crash' in path.name else "
-    "time.sleep(1000) if 'hang' in path.name else None, whole(path))[1]; answer_all()",
-)
+
+def fragile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes whose decoder is not to be relied on."""
+    monkeypatch.setattr(probing, "start_apart", partial(_instead, "support.fragile_decoder"))
+
+
+def _instead(module: str, _: str, function: str, **pipes: Any) -> Any:
+    return start_apart(module, function, **pipes)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +66,7 @@ def test_files_are_judged_there_as_they_are_here(good: bytes, tmp_path: Path) ->
 def test_a_file_that_crashes_the_decoder_costs_itself_alone(
     at_a_time: int, good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "PROGRAM", FRAGILE)
+    fragile(monkeypatch)
     paths = written(tmp_path, good, "1.avi", "crash-2.avi", "3.avi", "crash-4.avi", "5.avi", "6.avi")
     found = dict(probe_files(paths, at_a_time))
     assert found.keys() == set(paths)
@@ -73,7 +77,7 @@ def test_a_file_that_crashes_the_decoder_costs_itself_alone(
 def test_a_file_with_which_the_decoder_never_ends_costs_itself_alone(
     good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "PROGRAM", FRAGILE)
+    fragile(monkeypatch)
     monkeypatch.setattr(probing, "SILENCE_S", 5.0)
     paths = written(tmp_path, good, "1.avi", "hang-2.avi", "3.avi", "4.avi")
     found = dict(probe_files(paths, 2))
@@ -121,7 +125,7 @@ def test_what_is_left_in_the_middle_leaves_no_process(good: bytes, tmp_path: Pat
 def test_the_data_set_of_such_a_file_is_read_without_it(
     good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "PROGRAM", FRAGILE)
+    fragile(monkeypatch)
     written(tmp_path / "Videos", good, "crash.avi", "good.avi")
     (tmp_path / "FileList.csv").write_text("FileName,EF,Split\ncrash,50,TRAIN\ngood,40,TRAIN\n")
     manifest = read_manifest(tmp_path, Data())

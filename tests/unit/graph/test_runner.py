@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toys import Toy, counts, fails, never, run_toys, toy
 
-from qray.graph.runner import impossible
+from qray.errors import Lost
+from qray.graph.runner import RESTARTS, impossible
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Resources, Unit
 
@@ -40,6 +43,52 @@ def test_every_item_of_work_that_yields_is_heard_and_the_last_is_its_value(tmp_p
     run_toys(tmp_path, unit)
     assert unit.task.heard_items == [0, 1, 2, 3]  # type: ignore[attr-defined]
     assert (Store(tmp_path).record(unit) or {})["value"] == 3
+
+
+def lost_at_first(times: int, error: type[Exception] = Lost) -> Callable[[], int]:
+    """Work whose process goes so many times; its value is how often it was started."""
+    starts = count(1)
+
+    def work() -> int:
+        if (start := next(starts)) <= times:
+            raise error("the process was killed")
+        return start
+
+    return work
+
+
+def test_work_whose_process_went_is_started_again_and_costs_nobody_else_anything(tmp_path: Path) -> None:
+    lost = toy("lost", lost_at_first(RESTARTS))
+    ran = run_toys(tmp_path, lost, toy("needs lost", lambda: 1, lost))
+    assert ran.status == {"lost": "ok", "needs lost": "ok"}
+    assert (Store(tmp_path).record(lost) or {})["value"] == RESTARTS + 1
+    assert ran.said.count("lost  toy lost, which starts again: the process was killed") == RESTARTS
+
+
+def test_work_that_ends_its_process_each_time_fails_in_the_end(tmp_path: Path) -> None:
+    ran = run_toys(tmp_path, toy("ends its process", lost_at_first(RESTARTS + 1)))
+    assert (ran.status, ran.said.count("start toy")) == ({"ends its process": "failed"}, RESTARTS + 1)
+
+
+def test_work_that_took_too_much_memory_beside_others_is_started_again_alone(tmp_path: Path) -> None:
+    beside = threading.Semaphore(0)
+    at_work: list[str] = []
+    starts = count(1)
+
+    def greedy() -> list[str]:
+        if next(starts) == 1:
+            raise MemoryError
+        return list(at_work)
+
+    def patient() -> None:
+        at_work.append("patient")
+        # Longer than the loop needs to start what may start.
+        beside.acquire(timeout=1.5)
+        at_work.remove("patient")
+
+    unit = toy("greedy", greedy)
+    assert set(run_toys(tmp_path, toy("patient", patient), unit).status.values()) == {"ok"}
+    assert (Store(tmp_path).record(unit) or {})["value"] == []
 
 
 def test_a_finished_unit_is_not_started_again(tmp_path: Path) -> None:
