@@ -1,36 +1,45 @@
-"""Killed and run again: what was finished is kept, and the end is the same as without the kill."""
+"""Killed and run again, and what it had started killed under it: what was finished is kept, nothing else is left, and the
+end is the same as without."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
-from support.runs import END_TIMEOUT_S, Finished, predictions, results, run_tiny, start, unit_times, wait_until
+from support.runs import (
+    END_TIMEOUT_S,
+    RUN_TIMEOUT_S,
+    Finished,
+    environment,
+    predictions,
+    results,
+    start,
+    unit_times,
+    wait_until,
+)
 from support.runs import TINY as STUDY
 
-COMMON = ("--num-cpus", 2)
-
-
-def begin(data: Path, out: Path) -> subprocess.Popen[str]:
-    """Start `qray run all` of the tiny study."""
-    return start("run", "all", "--study", STUDY, "--data", data, "--out", out, *COMMON)
+from qray.graph.guard import LAST_WORDS
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run was ended before its end: the exit code, its last words, the processes that it left, and when each unit
-    that was finished by then had been written."""
+    """How a run ended: the exit code, all that it said, the processes and temporary folders that it left, and when each
+    unit that was finished by then had been written."""
 
     code: int
     words: str
-    left: list[psutil.Process]
+    left: list[object]
     kept: dict[str, int]
 
 
@@ -41,54 +50,99 @@ def any_of(folder: str, pattern: str) -> Callable[[Path], bool]:
 
 #: When a run is ended, one after the other in one OUT, and by what.
 MOMENTS = {
-    "SIGHUP after the first epoch": any_of("checkpoints", "*/epoch-*.pt"),
+    "SIGHUP after the second epoch": any_of("checkpoints", "*/epoch-0001.pt"),
     "SIGINT after the first build": any_of("units", "build-*.json"),
     "SIGKILL after the first trial": any_of("units", "trial-*.json"),
+    "at its end": lambda out: True,
+}
+#: What work is killed before, as soon as there is some of that name after what.
+VICTIMS = {
+    "SIGHUP after the second epoch": (any_of("checkpoints", "*/epoch-0000.pt"), "train:fp32"),
+    "SIGKILL after the first trial": (any_of("checkpoints", "*"), "qat-w8-"),
+    "at its end": (any_of("checkpoints", "*"), "evaluate:"),
 }
 
 
-def end(process: subprocess.Popen[str], how: str, out: Path) -> Ended:
-    """End a run by a signal: to all of its processes at once, as a terminal does; SIGKILL to the command alone, whose
-    Ray notices by itself, after a minute, and is not waited for."""
+def strike(process: subprocess.Popen[str], name: str) -> None:
+    """Kill the process in which Ray does work of a name, as soon as there is one."""
+
+    def struck() -> bool:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if f"ray::{name}" in " ".join(child.cmdline()):
+                    child.kill()
+                    return True
+        return False
+
+    wait_until(struck, f"work called {name}", every_s=0.02)
+
+
+def end(process: subprocess.Popen[str], how: str, out: Path, temporary: Path) -> Ended:
+    """End a run by a signal: to all of its processes at once, as a terminal does; SIGKILL to the command alone."""
     family = psutil.Process(process.pid).children(recursive=True)
     if how == "SIGKILL":
         process.kill()
-    else:
+    elif how.startswith("SIG"):
         os.killpg(process.pid, getattr(signal, how))
-    _, words = process.communicate(timeout=END_TIMEOUT_S)
-    left = [] if how == "SIGKILL" else psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
-    return Ended(process.returncode, words, left, unit_times(out))
+    words = "".join(process.communicate(timeout=END_TIMEOUT_S if how.startswith("SIG") else RUN_TIMEOUT_S))
+    left = psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
+    return Ended(process.returncode, words, [*left, *temporary.glob("qray-*")], unit_times(out))
 
 
 @pytest.fixture(scope="module")
-def ended(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ended]]:
+def ended(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Ended]]]:
     """OUT of a run that was ended at each moment and went on after each; and how it ended."""
     out, found = tmp_path_factory.mktemp("ended") / "out", {}
+    # Short, because Ray's sockets are below it.
+    temporary = Path(tempfile.mkdtemp(prefix="q"))
     for moment, reached in MOMENTS.items():
-        process = begin(tiny_dataset, out)
+        process = start("run", "all", "--study", STUDY, "--data", tiny_dataset, "--out", out, "--num-cpus", 2,
+                        env=environment(TMPDIR=str(temporary)))  # fmt: skip
+        if moment in VICTIMS:
+            after, name = VICTIMS[moment]
+            wait_until(lambda: after(out) or process.poll() is not None, f"{name} {moment}")  # noqa: B023
+            strike(process, name)
         wait_until(lambda: reached(out) or process.poll() is not None, moment)  # noqa: B023
-        assert process.poll() is None, f"it ended before its end by {moment}"
-        found[moment] = end(process, moment.split()[0], out)
-    again = run_tiny("evaluate", tiny_dataset, out, *COMMON)
-    assert again.code == 0, again.stderr
-    return out, found
+        assert process.poll() is None, f"it ended before its end by {moment}: {process.communicate()}"
+        found[moment] = end(process, moment.split()[0], out, temporary)
+    yield out, found
+    shutil.rmtree(temporary)
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda text: text.replace(" ", "-"))
 def test_a_run_that_was_ended_goes_on_with_what_was_finished(moment: str, ended: tuple[Path, dict[str, Ended]]) -> None:
     out, found = ended
     assert found[moment].kept.items() <= unit_times(out).items(), "a finished unit was done again"
+    assert not found[moment].left
 
 
-@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGHUP", 129)])
-def test_ctrl_c_and_a_hangup_end_cleanly_and_leave_no_process(
-    name: str, exit_code: int, ended: tuple[Path, dict[str, Ended]]
-) -> None:
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGHUP", 129), ("at", 0)])
+def test_ctrl_c_and_a_hangup_end_cleanly(name: str, exit_code: int, ended: tuple[Path, dict[str, Ended]]) -> None:
     (found,) = (how for moment, how in ended[1].items() if moment.startswith(name))
-    assert found.code == exit_code
-    assert "goes on from what was finished" in found.words
+    assert found.code == exit_code, found.words
+    assert ("goes on from what was finished" in found.words) == bool(exit_code)
     assert "Traceback" not in found.words
-    assert not found.left, f"still running: {found.left}"
+
+
+def test_a_command_that_was_killed_is_spoken_for(ended: tuple[Path, dict[str, Ended]]) -> None:
+    assert LAST_WORDS in ended[1]["SIGKILL after the first trial"].words
+
+
+@pytest.mark.parametrize(("moment", "said"), [
+    ("SIGHUP after the second epoch", "training goes on from its last checkpoint"),
+    ("SIGKILL after the first trial", "was lost, and goes on from its last epoch"),
+    ("at its end", "which starts again"),
+], ids=["training task", "trial", "evaluation"])  # fmt: skip
+def test_work_whose_process_is_killed_is_done_in_the_same_run(
+    moment: str, said: str, ended: tuple[Path, dict[str, Ended]]
+) -> None:
+    assert said in ended[1][moment].words
+
+
+def test_no_epoch_was_trained_twice(ended: tuple[Path, dict[str, Ended]]) -> None:
+    said = "".join(how.words for how in ended[1].values())
+    for finished in ("train fp32: epoch 1/3", "train fp32: epoch 2/3", "train fp32: epoch 3/3"):
+        assert said.count(finished) == 1
 
 
 def test_a_run_that_was_ended_ends_the_same(
