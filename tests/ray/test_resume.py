@@ -1,24 +1,18 @@
-"""Killed and run again, and what it had started killed under it: what was finished is kept, nothing else is left, and the
-end is the same as without."""
+"""Killed and run again, and what it had started killed under it: what was finished is kept, nothing else is left, and
+the end is the same as without."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
+from support.faults import Ended, end, strike
+from support.runs import TINY as STUDY
 from support.runs import (
-    END_TIMEOUT_S,
-    RUN_TIMEOUT_S,
     Finished,
     environment,
     predictions,
@@ -27,20 +21,8 @@ from support.runs import (
     unit_times,
     wait_until,
 )
-from support.runs import TINY as STUDY
 
 from qray.graph.guard import LAST_WORDS
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended: the exit code, all that it said, the processes and temporary folders that it left, and when each
-    unit that was finished by then had been written."""
-
-    code: int
-    words: str
-    left: list[object]
-    kept: dict[str, int]
 
 
 def any_of(folder: str, pattern: str) -> Callable[[Path], bool]:
@@ -57,36 +39,10 @@ MOMENTS = {
 }
 #: What work is killed before, as soon as there is some of that name after what.
 VICTIMS = {
-    "SIGHUP after the second epoch": (any_of("checkpoints", "*/epoch-0000.pt"), "train:fp32"),
-    "SIGKILL after the first trial": (any_of("checkpoints", "*"), "qat-w8-"),
-    "at its end": (any_of("checkpoints", "*"), "evaluate:"),
+    "SIGHUP after the second epoch": (any_of("checkpoints", "*/epoch-0000.pt"), "ray::train:fp32"),
+    "SIGKILL after the first trial": (any_of("checkpoints", "*"), "ray::qat-w8-"),
+    "at its end": (any_of("checkpoints", "*"), "ray::evaluate:"),
 }
-
-
-def strike(process: subprocess.Popen[str], name: str) -> None:
-    """Kill the process in which Ray does work of a name, as soon as there is one."""
-
-    def struck() -> bool:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if f"ray::{name}" in " ".join(child.cmdline()):
-                    child.kill()
-                    return True
-        return False
-
-    wait_until(struck, f"work called {name}", every_s=0.02)
-
-
-def end(process: subprocess.Popen[str], how: str, out: Path, temporary: Path) -> Ended:
-    """End a run by a signal: to all of its processes at once, as a terminal does; SIGKILL to the command alone."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    if how == "SIGKILL":
-        process.kill()
-    elif how.startswith("SIG"):
-        os.killpg(process.pid, getattr(signal, how))
-    words = "".join(process.communicate(timeout=END_TIMEOUT_S if how.startswith("SIG") else RUN_TIMEOUT_S))
-    left = psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
-    return Ended(process.returncode, words, [*left, *temporary.glob("qray-*")], unit_times(out))
 
 
 @pytest.fixture(scope="module")

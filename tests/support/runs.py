@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,19 +63,23 @@ def qray(
     return Finished(process.returncode, out, err)
 
 
-def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, log: Path | None = None
+) -> subprocess.Popen[str]:
     """Start a command in a process group of its own, which Ctrl-C and a hang-up reach even if the tests run in the
-    background or under nohup."""
+    background or under nohup. log: a file for all that it says, to be read while it does."""
 
     def heed() -> None:
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
 
-    return subprocess.Popen(
-        command(*arguments), cwd=cwd, env=dict(env or environment()), text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        preexec_fn=heed,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        out = subprocess.PIPE if log is None else stack.enter_context(log.open("w"))
+        return subprocess.Popen(
+            command(*arguments), cwd=cwd, env=dict(env or environment()), text=True, start_new_session=True,
+            stdout=out, stderr=subprocess.PIPE if log is None else subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            preexec_fn=heed,
+        )  # fmt: skip
 
 
 def run_tiny(stage: str, data: Path, out: Path, *more: object, **options: Any) -> Finished:

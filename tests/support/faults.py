@@ -1,0 +1,61 @@
+"""End runs, and what they have started, at a moment; and say what that left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from support.runs import END_TIMEOUT_S, RUN_TIMEOUT_S, unit_times, wait_until
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: the exit code, all that it said, the processes and temporary folders that it left, and when each
+    unit that was finished by then had been written."""
+
+    code: int
+    words: str
+    left: list[object]
+    kept: dict[str, int]
+
+
+def started_by(process: subprocess.Popen[str], name: str) -> Iterator[psutil.Process]:
+    """Processes of a run whose command line has a word in it; of work, Ray makes it "ray::NAME"."""
+    with suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if name in " ".join(child.cmdline()):
+                    yield child
+
+
+def strike(process: subprocess.Popen[str], name: str) -> None:
+    """Kill a process of a run by its command line, as soon as there is one."""
+
+    def struck() -> bool:
+        assert process.poll() is None, f"the run ended without {name}: {process.communicate()}"
+        for child in started_by(process, name):
+            child.kill()
+            return True
+        return False
+
+    wait_until(struck, f"a process called {name}", every_s=0.02)
+
+
+def end(process: subprocess.Popen[str], how: str, out: Path, temporary: Path) -> Ended:
+    """End a run by a signal: to all of its processes at once, as a terminal does; SIGKILL to the command alone. Any
+    other `how` waits for its own end. temporary: what the run has for TMPDIR."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    if how == "SIGKILL":
+        process.kill()
+    elif how.startswith("SIG"):
+        os.killpg(process.pid, getattr(signal, how))
+    said = process.communicate(timeout=END_TIMEOUT_S if how.startswith("SIG") else RUN_TIMEOUT_S)
+    left = psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
+    words = "".join(each or "" for each in said)
+    return Ended(process.returncode, words, [*left, *temporary.glob("qray-*")], unit_times(out))
