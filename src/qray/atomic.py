@@ -53,6 +53,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _sync(temporary)
             temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        # The system does not say it of a disk that is full.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

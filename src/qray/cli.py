@@ -4,6 +4,7 @@ so that --help is fast."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -77,7 +78,9 @@ def main() -> None:
         sys.exit(interrupted_exit_code())
     except OSError as error:
         # Disk full, no permission, no such folder: the system's words name the path.
-        _fail(str(error), 1, debug)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; make room: what was finished is kept, and the same command goes on from there" if full else ""
+        _fail(f"{error}{advice}", 1, debug)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (a fault of qray; --debug shows where)", 1, debug)
 

@@ -3,18 +3,31 @@ finished is done again, nothing is left behind, and the table is that of an undi
 
 from __future__ import annotations
 
+import io
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
+from ray import cloudpickle
+from rich.console import Console
+from support.disks import grow, small_disk
 from support.faults import end, strike
 from support.runs import TINY, Finished, environment, predictions, results, start, wait_until
+from support.toys import toy
+
+from qray.graph.ray_backend import RayBackend
+from qray.graph.runner import Runner
+from qray.graph.session import ray_session
+from qray.graph.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -85,3 +98,47 @@ def test_whatever_is_killed_the_same_command_finishes(
     assert again.code == 0, log.read_text()
     assert struck.kept.items() <= again.kept.items(), "a finished unit was done again"
     equals(out, whole_run(2)[0])
+
+
+def test_a_disk_that_fills_up_ends_a_run_with_a_sentence_and_nothing_lost(
+    tiny_dataset: Path, whole_run: WholeRun, tmp_path: Path, temporary: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        out, log = disk / "out", tmp_path / "log"
+        full = end(begin(tiny_dataset, out, temporary, log), "of itself", out, temporary)
+        said = log.read_text()
+        assert (full.code, full.left) == (1, []), said
+        assert f"No space left on device: '{out}/" in said
+        assert "make room" in said
+        assert "Traceback" not in said
+        grow(disk, "64m")
+        again = end(begin(tiny_dataset, out, temporary, log), "of itself", out, temporary)
+        assert again.code == 0, log.read_text()
+        assert full.kept.items() <= again.kept.items(), "a finished unit was done again"
+        equals(out, whole_run(2)[0])
+
+
+def test_work_that_takes_more_memory_than_the_node_has_is_done_alone(
+    tmp_path: Path, no_ray_address: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = psutil.virtual_memory()
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(memory.total - memory.available + 2**30) / memory.total:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+
+    def greedy() -> str:
+        if not (tmp_path / "begun").exists():
+            (tmp_path / "begun").touch()
+            held = np.ones(3 * 2**28)
+            time.sleep(60)
+            return f"{held.sum()} were held"
+        return "done"
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with ray_session(2):
+        said = io.StringIO()
+        runner = Runner(Store(tmp_path / "out"), RayBackend(), Console(file=said, width=400))
+        runner.context = runner.backend
+        unit = toy("greedy", greedy)
+        runner.run([unit])
+    assert runner.results[unit.key].record["value"] == "done", runner.results[unit.key].reason
+    assert "which starts alone" in said.getvalue()

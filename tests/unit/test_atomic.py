@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.disks import small_disk
 
 from qray.atomic import atomic_path, remove_unfinished, write_json, write_parquet, write_text
 
@@ -36,6 +39,21 @@ def test_a_write_that_dies_midway_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(Broken):
         half_write(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        table = pa.table({"noise": np.random.default_rng(0).random(2**14)})
+        for write in (
+            lambda path: write_text(path, "x" * 2**17),
+            lambda path: write_parquet(path, table),
+        ):
+            path = disk / "kept"
+            path.write_text("old")
+            with pytest.raises(OSError, match=r"No space left on device.*disk/kept") as raised:
+                write(path)
+            assert raised.value.errno == errno.ENOSPC
+            assert [(each.name, each.read_text()) for each in disk.iterdir()] == [("kept", "old")]
 
 
 def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
