@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 import ray
-from support.runs import Finished, run_tiny
+from support.runs import WHOLE, Finished, run_tiny
 
 Begin = Callable[..., None]
 WholeRun = Callable[[int], tuple[Path, Finished]]
-#: What every run asks is not asked of each: a second batch size, the layers, by one task and by two, and a mix.
-LAYERS = ("--set", "measure.batches=[1]", "--set", "sensitivity={clips: 6, observer: minmax}", "--set")
-MIXED = "variants=[" + ", ".join((
-    "{name: fp32, method: fp32, engine: eager}", "{name: finetune, method: finetune, engine: eager}",
-    "{name: ptq-onnxruntime, method: ptq, engine: onnxruntime, observer: minmax}",
-    "{name: mixed, method: ptq, engine: onnxruntime, observer: minmax, accuracy: {within: 50}}",
-)) + "]"  # fmt: skip
-MORE = {1: (*LAYERS, "sensitivity.tasks=1", "--set", MIXED), 2: (), 4: (*LAYERS, "sensitivity.tasks=2")}
-
 
 _begun: list[tuple[int, int | None]] = []
 
@@ -81,7 +72,7 @@ def whole_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     @cache
     def run(cpus: int) -> tuple[Path, Finished]:
         out = tmp_path_factory.mktemp("whole") / "out"
-        done = run_tiny("all", tiny_dataset, out, "--num-cpus", cpus, *MORE[cpus])
+        done = run_tiny("all", tiny_dataset, out, "--num-cpus", cpus, *WHOLE[cpus])
         assert done.code == 0, done.stderr
         return out, done
 

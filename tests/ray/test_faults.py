@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 from ray import cloudpickle
 from rich.console import Console
 from support.disks import grow, small_disk
-from support.faults import end, strike
-from support.runs import TINY, Finished, environment, predictions, results, start, wait_until
+from support.faults import end, equals, strike
+from support.runs import TINY, Finished, environment, start, wait_until
 from support.toys import toy
 
 from qray.graph.ray_backend import RayBackend
@@ -56,15 +55,6 @@ def begin(data: Path, out: Path, temporary: Path, log: Path) -> subprocess.Popen
     """A run of the tiny study."""
     return start("run", "all", "--study", TINY, "--data", data, "--out", out, "--num-cpus", 2, log=log,
                  env=environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1"))  # fmt: skip
-
-
-def equals(out: Path, undisturbed: Path) -> None:
-    """Figure by figure, except timings."""
-    ours, theirs = results(out), results(undisturbed)
-    same = ["variant", "status", "reason", "mae", "mae_low", "mae_high", "delta_mae", "verdict", "val_mae", "shippable"]
-    pd.testing.assert_frame_equal(ours[same], theirs[same], check_exact=True)
-    for variant in ("fp32", "ptq-onnxruntime", "finetune"):
-        pd.testing.assert_series_equal(predictions(out, variant), predictions(undisturbed, variant), check_exact=True)
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -8,14 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from support.faults import Ended, end, strike
+from support.faults import Ended, end, equals, strike
 from support.runs import TINY as STUDY
 from support.runs import (
     Finished,
     environment,
-    predictions,
     results,
     start,
     unit_times,
@@ -53,6 +51,7 @@ def ended(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     temporary = Path(tempfile.mkdtemp(prefix="q"))
     for moment, reached in MOMENTS.items():
         process = start("run", "all", "--study", STUDY, "--data", tiny_dataset, "--out", out, "--num-cpus", 2,
+                        "--set", "measure.batches=[1]",
                         env=environment(TMPDIR=str(temporary)))  # fmt: skip
         if moment in VICTIMS:
             after, name = VICTIMS[moment]
@@ -104,10 +103,6 @@ def test_no_epoch_was_trained_twice(ended: tuple[Path, dict[str, Ended]]) -> Non
 def test_a_run_that_was_ended_ends_the_same(
     ended: tuple[Path, object], whole_run: Callable[[int], tuple[Path, Finished]]
 ) -> None:
-    out, uninterrupted = ended[0], whole_run(2)[0]
-    assert set(results(out)["status"]) == {"ok"}
-    for variant in ("fp32", "ptq-onnxruntime", "finetune"):
-        # To the last bit, whatever ran beside it and wherever it was ended.
-        pd.testing.assert_series_equal(
-            predictions(out, variant), predictions(uninterrupted, variant), check_exact=True, obj=variant
-        )
+    """Whatever ran beside it, wherever it was ended, and on another number of CPUs."""
+    assert set(results(ended[0])["status"]) == {"ok"}
+    equals(ended[0], whole_run(4)[0])

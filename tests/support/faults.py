@@ -10,8 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import psutil
-from support.runs import END_TIMEOUT_S, RUN_TIMEOUT_S, unit_times, wait_until
+from support.runs import END_TIMEOUT_S, RUN_TIMEOUT_S, predictions, results, unit_times, wait_until
+
+#: Columns that neither a clock nor the disk has a part in.
+FIGURES = [
+    "stage", "variant", "status", "reason", "n_clips", "mae", "mae_low", "mae_high", "rmse", "r2", "delta_mae",
+    "delta_low", "delta_high", "verdict", "p_holm", "val_mae", "guardrails", "settings",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,13 @@ def end(process: subprocess.Popen[str], how: str, out: Path, temporary: Path) ->
     left = psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
     words = "".join(each or "" for each in said)
     return Ended(process.returncode, words, [*left, *temporary.glob("qray-*")], unit_times(out))
+
+
+def equals(out: Path, undisturbed: Path) -> None:
+    """The table of a run and its predictions are another's, to the last bit, except timings."""
+    ours, theirs = (results(each)[FIGURES].drop_duplicates().reset_index(drop=True) for each in (out, undisturbed))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    for variant in theirs["variant"][theirs["stage"] == "variant"]:
+        pd.testing.assert_series_equal(
+            predictions(out, variant), predictions(undisturbed, variant), check_exact=True, obj=variant
+        )
