@@ -110,14 +110,16 @@ class _Running:
 class Runner:
     """Runs units; keeps how each ended by key. One unit's failure fails what needs it and nothing else.
 
-    results: ends of earlier rounds, to which those of this one are added. on_end: called after each end of a unit.
+    results: ends of earlier rounds, to which those of this one are added. on_end: called after each end of a unit;
+    on_turn: at every turn of the loop.
     """
 
     def __init__(
         self, store: Store, backend: Backend, console: Console, results: dict[str, Result] | None = None,
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None, on_turn: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self.store, self.backend, self.console, self.on_end = store, backend, console, on_end
+        self.store, self.backend, self.console = store, backend, console
+        self.on_end, self._on_turn = on_end, on_turn
         self.results = results if results is not None else {}
         #: What tasks are given besides their unit.
         self.context: Any = None
@@ -174,6 +176,7 @@ class Runner:
                     self._tell()
                     status.update(self._progress())
                     self._collect()
+                    self._on_turn()
             except BaseException:
                 for running in self._running:
                     self.backend.cancel(running.handle, force=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from qray.errors import QrayError
@@ -16,8 +18,32 @@ from qray.units.latency import points
 from qray.units.sweep import Sweep, trial_record
 from qray.units.trials import trial_name
 
+#: Of the time, for what is recorded while units run.
+SHARE = 0.1
 #: Kinds that a study has one unit of.
 SHARED = ("train", "sweep", "costs", "sensitivity")
+
+
+@dataclass
+class Sparing:
+    """A call that many ask for and that takes longer the more there is: one is made for all who asked meanwhile, and
+    all together take a tenth of the time at most."""
+
+    call: Callable[[], None]
+    _asked: bool = False
+    _not_before: float = 0.0
+
+    def ask(self) -> None:
+        """Have the call made soon."""
+        self._asked = True
+
+    def grant(self) -> None:
+        """Make the call, if it was asked for and its time has come."""
+        if not self._asked or time.monotonic() < self._not_before:
+            return
+        self._asked, begun = False, time.monotonic()
+        self.call()
+        self._not_before = begun + (time.monotonic() - begun) / SHARE
 
 
 @dataclass

@@ -26,7 +26,7 @@ from qray.units.context import RunContext
 from qray.units.data_set import ensure_data, load_manifest
 from qray.units.evaluate import Evaluate
 from qray.units.plan import ALONE, study_units, units_of_stage
-from qray.units.recorder import Recorder
+from qray.units.recorder import Recorder, Sparing
 from qray.units.rows import Rows
 
 if TYPE_CHECKING:
@@ -128,13 +128,14 @@ def _run_on_ray(
         console.print(dashboard_words(dashboard), markup=False, highlight=False)
         backend = RayBackend()
 
-        def on_end() -> None:
+        def record() -> None:
             recorder.write()
             # A line is not worth a run: what is wrong with OUT, the table will tell.
             with contextlib.suppress(QrayError):
                 rows.say_new()
 
-        runner = Runner(store, backend, console, recorder.results, on_end)
+        recording = Sparing(record)
+        runner = Runner(store, backend, console, recorder.results, recording.ask, recording.grant)
         rows = Rows(store.out, runner.say)
         run = runner.context = RunContext(study, manifest, store, backend, runner)
         wanted = units_of_stage(graph, recorder.stage)
@@ -144,6 +145,7 @@ def _run_on_ray(
         if any(isinstance(unit.task, Evaluate) and unit.task.split == "TEST" for unit in together):
             run.prepare_split("TEST")
         runner.run(together)
+        record()
         phases.end(PARALLEL_PHASE)
         (train,) = graph.of("train").values()
         ended = recorder.results.get(train.key)
@@ -151,6 +153,7 @@ def _run_on_ray(
             raise QrayError(f"training failed: {ended.reason}")
         if alone := lacking(graph, [unit for unit in wanted if unit.kind in ALONE], store):
             runner.run(alone)
+            record()
             phases.end(MEASURING_PHASE)
 
 
