@@ -136,7 +136,7 @@ def test_progress_of_a_task_is_said_where_there_is_no_terminal(
     board = runner.context.board
 
     def slow() -> Iterator[int]:
-        telemetry = Telemetry("fp32", board, total=80)
+        telemetry = Telemetry("train", "fp32", board, total=80)
         for step in range(5):
             time.sleep(1)
             telemetry.step(0.25, 16)

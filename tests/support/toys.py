@@ -60,14 +60,14 @@ class Ran:
 
 def run_toys(
     out: Path, *units: Unit, holders: int = 2, wanted: Collection[Unit] | None = None,
-    on_end: Callable[[], None] = lambda: None,
+    on_end: Callable[[], None] = lambda: None, later: Collection[Unit] = (),
 ) -> Ran:  # fmt: skip
-    """Run units, each after those that it needs, into OUT."""
+    """Run units, each after those that it needs, into OUT; another call is to run those of `later`."""
     store, backend, said = Store(out), LocalBackend(holders), io.StringIO()
     runner = Runner(store, backend, Console(file=said), on_end=on_end)
     runner.context = SimpleNamespace(submit=backend.submit, runner=runner)
     graph = Graph(units)
-    runner.run(lacking(graph, list(graph) if wanted is None else wanted, store))
+    runner.run(lacking(graph, list(graph) if wanted is None else wanted, store), later)
     ends = {unit.name: runner.results.get(store.key(unit)) for unit in units}
     known = {name: end for name, end in ends.items() if end is not None}
     states, reasons = ({n: e.status for n, e in known.items()}, {n: e.reason for n, e in known.items()})

@@ -153,6 +153,10 @@ class _RowNumbers(ray.data.Datasource):
         super().__init__()
         self.sizes = sizes
 
+    def get_name(self) -> str:
+        """What tasks are called that read it, after "Read"."""
+        return "ClipNumbers"
+
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all numbers."""
         return 8 * sum(self.sizes)
@@ -198,8 +202,11 @@ def put_clips(clips: pd.DataFrame) -> ray.ObjectRef[Any]:
     return ray.put((clips["path"].tolist(), clips["n_frames"].to_numpy(np.int64)))
 
 
-def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) -> ray.data.Dataset:
-    """A lazy dataset of decoded clips, in a fixed order whatever the timing of its tasks.
+def clip_dataset(
+    clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan, name: str = "clips"
+) -> ray.data.Dataset:
+    """A lazy dataset of decoded clips, in a fixed order whatever the timing of its tasks. name: what the dashboard
+    calls it and them.
 
     Decoding runs as tasks of `plan.cpus_per_task` CPUs. Nothing that consumes the stream may hold every CPU of the
     cluster, or the tasks would wait for ever: sessions leave a slot free (graph.session.Slots).
@@ -210,6 +217,8 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     # A thread in every task that reads the process's memory maps: it costs a tenth of the throughput.
     context.memory_usage_poll_interval_s = None
     context.custom_execution_callback_classes = [Pace]
+    # Numbers that count in the dashboard's list, instead of such as are made from the time.
+    context.use_legacy_dataset_ids = True
     context.execution_options.preserve_order = True
     store = ray.cluster_resources().get("object_store_memory", 2**30)
     limits = context.execution_options.resource_limits.copy(object_store_memory=STORE_SHARE * store)
@@ -219,9 +228,21 @@ def clip_dataset(clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan) 
     parallel = max(1, int(ray.cluster_resources().get("CPU", 1) / plan.cpus_per_task))
     sizes = block_sizes(total, plan.batch_size, most, parallel)
     numbers = ray.data.read_datasource(_RowNumbers(sizes), num_cpus=plan.cpus_per_task, override_num_blocks=len(sizes))
-    return numbers.map_batches(
-        _DecodeRows(plan, clips_ref), batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True
-    )
+    rows = _DecodeRows(plan, clips_ref)
+
+    def decode(numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return rows(numbers)
+
+    # Ray Data calls its tasks after the function.
+    decode.__name__ = f"decode {name}"
+    dataset = numbers.map_batches(decode, batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True)
+    dataset.set_name(_tag(name))
+    return dataset
+
+
+def _tag(name: str) -> str:
+    """The name under which the dashboard lists a data set, and of its log file."""
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data.Dataset | None:
@@ -246,8 +267,7 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
     Raises:
         StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
     """
-    # The name under which the dashboard lists this stream, and of its log file.
-    tag = re.sub(r"[^\w.-]", "-", name)
+    tag = _tag(name)
     dataset.set_name(tag)
     others = threading.enumerate()
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
@@ -292,6 +312,7 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
             feed.delivered(time.monotonic() - asked, ahead.qsize())
             yield item
     finally:
+        feed.end()
         closed.set()
         _end_threads(thread, tag, others)
 

@@ -102,7 +102,8 @@ def placement() -> Placement:
     """
     having = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
     wanted = [node for node, has in having.items() if has.get("CPU", 0) > 0 or QUIET in has]
-    asked = [_capabilities.options(scheduling_strategy=on_node(node)).remote() for node in wanted]
+    look = _capabilities.options
+    asked = [look(name="look at a CPU", scheduling_strategy=on_node(node)).remote() for node in wanted]
     found = dict(zip(wanted, ray.get(asked, timeout=PROBE_TIMEOUT_S), strict=True))
     quiet = {node: has for node, has in found.items() if QUIET in having[node]}
     on_demand = any(QUIET_ON_DEMAND in has for has in having.values())

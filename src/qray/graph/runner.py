@@ -133,6 +133,7 @@ class Runner:
         self._alone: set[Unit] = set()
         self._began = self._spoken = time.monotonic()
         self._ended: Counter[tuple[str, str]] = Counter()
+        self._later: Collection[Unit] = ()
         self._told = -TELL_EVERY_S
         self._failures: tuple[type[Exception], ...] = (QrayError, Skipped, *backend.failures)
 
@@ -164,8 +165,12 @@ class Runner:
         self.on_end()
         return True
 
-    def run(self, units: Collection[Unit]) -> None:
-        """Run units, and what is added meanwhile. Ctrl-C leaves finished units on disk and ends what runs."""
+    def run(self, units: Collection[Unit], later: Collection[Unit] = ()) -> None:
+        """Run units, and what is added meanwhile. Ctrl-C leaves finished units on disk and ends what runs.
+
+        later: those of another call that is to follow, which wait until then.
+        """
+        self._later = later
         for unit in units:
             self.add(unit)
         with self.console.status("starting") as status:
@@ -190,6 +195,7 @@ class Runner:
             return
         self._told, counts = time.monotonic(), Counter(self._ended)
         counts.update(self._queue.states())
+        counts.update((unit.kind, "waiting") for unit in self._later)
         for running in self._running:
             counts[running.unit.kind, "running"] += 1
         self.backend.tell(counts)

@@ -15,6 +15,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from qray.graph.placement import on_node
 
 POST_EVERY_S = 2.0
+#: What every metric bears besides its own labels: Ray's number of the run, as its dashboard lists it.
+RUN = "JobId"
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,25 @@ def start_actor(kind: type, label: str) -> Any:
             name = f"{label} ({number})"
 
 
-class Telemetry:
-    """Reports for one variant, trial or training of `total` clips. Ray exports what is set here to its dashboard
-    (Prometheus names `ray_qray_*`); a few times a minute the board hears of it too."""
+def _of_this_run(*metrics: Counter | Gauge | Histogram, **labels: str) -> None:
+    """Give metrics the labels that all they are told from here on has in common."""
+    for metric in metrics:
+        metric.set_default_tags({RUN: ray.get_runtime_context().get_job_id(), **labels})
 
-    def __init__(self, variant: str, board: Any = None, total: int = 0, done: int = 0) -> None:
-        self.variant, self.board, self.total = variant, board, total
-        tags = {"variant": variant}
-        self._count = Counter("qray_clips", "Clips that a model has processed", ("variant",))
-        self._rate = Gauge("qray_clips_per_second", "Clips processed per second", ("variant",))
-        self._loss = Gauge("qray_training_loss", "Training loss, standardised units", ("variant",))
-        self._mae = Gauge("qray_mae", "Mean absolute error, target units", ("variant", "split"))
-        for metric in (self._count, self._rate, self._loss, self._mae):
-            metric.set_default_tags(tags)
+
+class Telemetry:
+    """Reports for one variant or trial on `total` clips. kind: "train", "validate" or "evaluate". Ray exports what is
+    set here to its dashboard (Prometheus names `ray_qray_*`); a few times a minute the board hears of it too."""
+
+    def __init__(self, kind: str, variant: str, board: Any = None, total: int = 0, done: int = 0) -> None:
+        self.name, self.board, self.total = f"{kind} {variant}", board, total
+        labels = ("kind", "variant", RUN)
+        self._count = Counter("qray_clips", "Clips that a model has processed", labels)
+        self._rate = Gauge("qray_clips_per_second", "Clips processed per second, now", labels)
+        _of_this_run(self._count, self._rate, kind=kind, variant=variant)
+        self._loss = Gauge("qray_training_loss", "Training loss, standardised units", ("variant", RUN))
+        self._mae = Gauge("qray_mae", "Mean absolute error, target units", ("variant", "split", RUN))
+        _of_this_run(self._loss, self._mae, variant=variant)
         self._last = self._posted = time.monotonic()
         self._done, self._done_before = done, done
 
@@ -91,7 +99,7 @@ class Telemetry:
         self._last = now
         if self.board is not None and now - self._posted >= POST_EVERY_S:
             rate = (self._done - self._done_before) / (now - self._posted)
-            self.board.post.remote(self.variant, Status(self._done, self.total, rate, loss))
+            self.board.post.remote(self.name, Status(self._done, self.total, rate, loss))
             self._posted, self._done_before = now, self._done
 
     def step(self, loss: float, clips: int) -> None:
@@ -105,21 +113,23 @@ class Telemetry:
             self._mae.set(value, tags={"split": split})
 
     def end(self) -> None:
-        """Take the name off the board."""
+        """Take the name off the board; this process may live on, and processes no more clips of this."""
+        self._rate.set(0.0)
         if self.board is not None:
-            self.board.post.remote(self.variant, None)
+            self.board.post.remote(self.name, None)
 
 
 class Feed:
     """How well a stream, by its name, feeds the model that consumes it."""
 
     def __init__(self, stream: str) -> None:
-        self._ahead = Gauge("qray_batches_ahead", "Decoded batches that wait for the model", ("stream",))
-        self._idle = Gauge("qray_idle_share", "Share of time in which model and GPU wait for clips", ("stream",))
+        labels = ("stream", "device", RUN)
+        self._ahead = Gauge("qray_batches_ahead", "Decoded batches that wait for the model", labels)
+        self._idle = Gauge("qray_idle_share", "Share of time in which model and device wait for clips", labels)
         self._wait = Histogram("qray_batch_wait_seconds", "Seconds that a model waited for a batch",
-                               boundaries=[0.001, 0.01, 0.1, 1.0, 10.0, 100.0], tag_keys=("stream",))  # fmt: skip
-        for metric in (self._ahead, self._idle, self._wait):
-            metric.set_default_tags({"stream": stream})
+                               boundaries=[0.001, 0.01, 0.1, 1.0, 10.0, 100.0], tag_keys=labels)  # fmt: skip
+        device = "gpu" if ray.get_gpu_ids() else "cpu"
+        _of_this_run(self._ahead, self._idle, self._wait, stream=stream, device=device)
         self._since, self._waited = time.monotonic(), 0.0
 
     def delivered(self, waited_s: float, ahead: int) -> None:
@@ -132,12 +142,18 @@ class Feed:
         if elapsed >= POST_EVERY_S:
             self._since, self._waited = time.monotonic(), 0.0
 
+    def end(self) -> None:
+        """Nobody waits any more, though this process may live on, and Ray exports what was last said."""
+        self._ahead.set(0)
+        self._idle.set(0.0)
+
 
 class Tally:
     """How many units of a run there are, by kind and state."""
 
     def __init__(self) -> None:
-        self._units = Gauge("qray_units", "Units of a run", ("kind", "state"))
+        self._units = Gauge("qray_units", "Units of a run", ("kind", "state", RUN))
+        _of_this_run(self._units)
         self._known: set[tuple[str, str]] = set()
 
     def set(self, counts: Mapping[tuple[str, str], int]) -> None:

@@ -60,11 +60,12 @@ class SplitClips:
     max_failed: float
     decoded: Any = None
 
-    def dataset(self, plan: StreamPlan) -> Any:
-        """The clips decoded: the copy kept in the object store if there is one, else a stream from the files."""
+    def dataset(self, plan: StreamPlan, name: str) -> Any:
+        """The clips decoded: the copy kept in the object store if there is one, else a stream from the files, of which
+        the dashboard knows by `name`."""
         from qray.data.stream import clip_dataset
 
-        return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan)
+        return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan, name)
 
     def check(self, what: str, failed: Mapping[int, str]) -> None:
         """Stop where too many of these clips failed: `failed` holds the reason by the clip's number, `what` says what

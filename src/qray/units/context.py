@@ -67,7 +67,7 @@ class RunContext:
         if name == "TRAIN":
             return clips
         stream = self.job.split_plan(name)
-        return replace(clips, decoded=cached(clips.dataset(stream), len(clips.clips), stream))
+        return replace(clips, decoded=cached(clips.dataset(stream, name), len(clips.clips), stream))
 
     def clips(self, clips: pd.DataFrame) -> SplitClips:
         """Clips of the manifest in the form in which tasks take them."""

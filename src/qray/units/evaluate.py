@@ -79,7 +79,7 @@ def evaluate(job: Job, name: str, files: Files, split: str, clips: SplitClips) -
     from qray.engines.registry import load_artifact
     from qray.graph.telemetry import Telemetry
 
-    plan, telemetry = job.split_plan(split), Telemetry(name, job.board, len(clips.clips))
+    plan, telemetry = job.split_plan(split), Telemetry("evaluate", name, job.board, len(clips.clips))
     with scratch_folder("evaluate") as folder:
         unpack_folder(files, folder)
         predict = load_artifact(folder, threads=1)
@@ -102,7 +102,7 @@ def predict_split(
     """
     from qray.data.stream import stream_batches
 
-    batches = stream_batches(clips.dataset(plan), plan, stream)
+    batches = stream_batches(clips.dataset(plan, stream), plan, stream)
     predicted, failed = predict_stream(predict, batches, len(clips.clips), count)
     clips.check(use, failed)
     errors = np.abs(predicted - clips.clips["target"].to_numpy())

@@ -140,11 +140,12 @@ def _run_on_ray(
         run = runner.context = RunContext(study, manifest, store, backend, runner)
         wanted = units_of_stage(graph, recorder.stage)
         together = lacking(graph, [unit for unit in wanted if unit.kind not in ALONE], store)
+        later = [unit for unit in lacking(graph, wanted, store) if unit.kind in ALONE]
         if any(unit.kind in ("train", "sweep", "predict") for unit in together):
             run.prepare_split("VAL")
         if any(isinstance(unit.task, Evaluate) and unit.task.split == "TEST" for unit in together):
             run.prepare_split("TEST")
-        runner.run(together)
+        runner.run(together, later)
         record()
         phases.end(PARALLEL_PHASE)
         (train,) = graph.of("train").values()

@@ -210,6 +210,8 @@ def validate(job: Job, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
         with torch.inference_mode():
             return network(torch.from_numpy(clips)).numpy()
 
-    _, failed, mae = predict_split(predict, val, plan, "train:fp32", "the validation curve")
-    Telemetry("train:fp32").mae("VAL", mae)
+    telemetry = Telemetry("validate", "fp32", job.board, len(val.clips))
+    _, failed, mae = predict_split(predict, val, plan, "validate fp32", "the validation curve", telemetry.clips)
+    telemetry.mae("VAL", mae)
+    telemetry.end()
     return {"val_mae": mae, "failed": failed}

@@ -72,7 +72,7 @@ def train_qat(
             result = next(epochs)
             train.check("QAT", missed)
             pt2e.set_training(module, False)
-            _, failed, val_mae = predict_split(predict, val, val_plan, f"{name} VAL", "the VAL MAE of QAT")
+            _, failed, val_mae = predict_split(predict, val, val_plan, f"validate {name}", "the VAL MAE of QAT")
         except Diverged as error:
             telemetry.end()
             yield (

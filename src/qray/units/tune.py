@@ -72,8 +72,11 @@ def run_trials(
         QatTrial, job=job, weights=weights, train=train, val=val, reached=reached, mailbox=mailbox
     )
     resources = {"cpu": job.options["num_cpus"], "gpu": job.options.get("num_gpus", 0)}
+    trainable = tune.with_resources(trainable, resources)
+    # The dashboard lists actors by their class, which would be one of Tune's, local to a function.
+    trainable.__name__ = trainable.__qualname__ = QatTrial.__name__
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
+        trainable,
         param_space={"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
             metric="val_mae", mode="min", max_concurrent_trials=job.concurrent, reuse_actors=False,

@@ -58,12 +58,14 @@ def training_stream(
     job: Job, name: str, clips: SplitClips, training: Training, resume: bytes | None, epochs: int
 ) -> tuple[StreamPlan, Iterator[TrainBatch], dict[int, str], Telemetry]:
     """What a training reads, up to so many epochs, from the start or its checkpoint on: the plan, the batches, and the
-    reasons of clips that failed, which come with the batches and have weight 0 there. And where it reports."""
+    reasons of clips that failed, which come with the batches and have weight 0 there. And where it reports. name: the
+    variant's or the trial's."""
     plan = job.train_plan(training, int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0, epochs)
     targets, failed = clips.clips["target"].to_numpy(np.float32), dict[int, str]()
+    stream = f"train {name}"
 
     def batches() -> Iterator[TrainBatch]:
-        for batch in stream_batches(clip_dataset(clips.ref, len(targets), plan), plan, name):
+        for batch in stream_batches(clip_dataset(clips.ref, len(targets), plan, stream), plan, stream):
             failed.update(batch.failed)
             yield TrainBatch(
                 torch.from_numpy(batch.frames).squeeze(1),
@@ -72,7 +74,7 @@ def training_stream(
             )
 
     per_epoch = plan.rows_per_epoch(len(targets))
-    telemetry = Telemetry(name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
+    telemetry = Telemetry("train", name, job.board, plan.epochs * per_epoch, plan.first_epoch * per_epoch)
     return plan, batches(), failed, telemetry
 
 
@@ -84,7 +86,7 @@ def fixed_batches(clips: SplitClips, job: Job, name: str) -> tuple[list[torch.Te
         QrayError: more of them than may fail.
     """
     plan = job.eval_plan(job.study.clip.single_window(), job.study.calibration.batch_size)
-    dataset = clip_dataset(clips.ref, len(clips.clips), plan)
+    dataset = clip_dataset(clips.ref, len(clips.clips), plan, name)
     failed: dict[int, str] = {}
     batches = []
     for batch in stream_batches(dataset, plan, name):

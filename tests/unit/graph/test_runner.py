@@ -127,6 +127,12 @@ def test_the_backend_is_told_how_many_units_there_are_of_each_kind_and_state(
     assert told[-1] == {("toy", "ok"): 1, ("toy", "failed"): 2, ("toy", "skipped"): 2}
 
 
+def test_units_of_a_later_call_are_planned_and_wait(tmp_path: Path) -> None:
+    first, alone = toy("first"), toy("alone")
+    told = run_toys(tmp_path, first, alone, wanted=[first], later=[alone]).told
+    assert told[-1] == {("toy", "ok"): 1, ("toy", "waiting"): 1}
+
+
 def test_silence_ends_in_a_diagnosis(tmp_path: Path) -> None:
     ran = run_toys(tmp_path, toy("silent", never, silence_s=0.01))
     assert (ran.status["silent"], ran.reason["silent"]) == ("failed", "nothing was heard for 0 s. 2 threads")
