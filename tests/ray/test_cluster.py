@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import time
 import urllib.request
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
+from support.monitoring import Prometheus, expressions, metrics_of, running_prometheus
 from support.runs import TINY, environment, free_port, results, start, units, wait_until
 
 from qray.errors import Unavailable
@@ -26,7 +30,9 @@ WANTED_METRICS = {
 }  # fmt: skip
 
 #: The labels of those that are looked for.
-OURS = r'variant="(train:)?fp32"|stream="(train:fp32|evaluate fp32 TEST)"|kind="evaluate"'
+OURS = r'variant="fp32"|stream="(train fp32|evaluate fp32 TEST)"|kind="evaluate"'
+#: What only a machine with a GPU has.
+OF_GPUS = "ray_node_gpus_utilization"
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +60,10 @@ def nodes(cluster: Cluster) -> dict[str, bool]:
 
 @dataclass(frozen=True)
 class OnCluster:
-    """OUT of a run on the cluster, and the metrics that the nodes exported meanwhile."""
+    """OUT of a run on the cluster, when it began, and the metrics that the nodes exported meanwhile."""
 
     out: Path
+    began: float
     metrics: set[str]
 
 
@@ -71,11 +78,20 @@ def exported() -> set[str]:
 
 
 @pytest.fixture(scope="module")
+def monitor(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus | None]:
+    """Prometheus, which asks the cluster from before the run on."""
+    found = Path(cluster.head_node.get_session_dir_path()) / "prom_metrics_service_discovery.json"
+    with running_prometheus(found, tmp_path_factory.mktemp("prometheus")) as prometheus:
+        yield prometheus
+
+
+@pytest.fixture(scope="module")
 def run_there(
-    cluster: Cluster, nodes: dict[str, bool], tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
-) -> OnCluster:
+    cluster: Cluster, nodes: dict[str, bool], monitor: Prometheus | None, tiny_dataset: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> OnCluster:  # fmt: skip
     """A run on the cluster, with one trial."""
-    out, metrics = tmp_path_factory.mktemp("cluster") / "out", set[str]()
+    out, metrics, began = tmp_path_factory.mktemp("cluster") / "out", set[str](), time.time()
     process = start("run", "evaluate", "--study", TINY, "--data", tiny_dataset, "--out", out,
                     "--set", "sweep.trials=1", env=environment(RAY_ADDRESS=cluster.address))  # fmt: skip
 
@@ -90,7 +106,7 @@ def run_there(
         process.kill()
         _, words = process.communicate()
     assert process.returncode == 0, words
-    return OnCluster(out, metrics)
+    return OnCluster(out, began, metrics)
 
 
 @pytest.fixture
@@ -115,17 +131,37 @@ def test_int8_evaluation_goes_to_the_cpu_nodes(on_cluster: Path, nodes: dict[str
 
 def test_every_task_and_actor_bears_its_variants_name(on_cluster: Path, nodes: dict[str, bool]) -> None:
     tasks = {task.name for task in list_tasks(limit=10_000, raise_on_missing_output=False)}
+    (trial,) = (name for name in results(on_cluster)["variant"] if name.startswith("qat-w8-"))
+    decoded = {f"ReadClipNumbers->MapBatches(decode {stream})" for stream in
+               ("VAL", "TEST", "train fp32", f"train {trial}", "calibration of ptq-onnxruntime")}  # fmt: skip
     wanted = {"train:fp32", "sweep:qat", "build:fp32", "build:ptq-onnxruntime", "evaluate:fp32",
-              "evaluate:ptq-onnxruntime", "evaluate:finetune"}  # fmt: skip
-    assert wanted <= tasks, sorted(tasks)
+              "evaluate:ptq-onnxruntime", "evaluate:finetune", f"{trial}.train"}  # fmt: skip
+    assert wanted | decoded <= tasks, sorted(tasks)
     wanted = {"mailbox:qat", "board"}
-    actors = {actor.name for actor in list_actors(limit=10_000)}
-    assert wanted <= actors, sorted(actors)
-    shown = {actor.repr_name for actor in list_actors(limit=10_000, detail=True)}
-    assert wanted <= shown, sorted(shown)
-    trials = {trial for trial in results(on_cluster)["variant"] if trial.startswith("qat-w8-")}
-    assert len(trials) == 1
-    assert trials <= shown, sorted(shown)
+    actors = list_actors(limit=10_000, detail=True)
+    assert wanted <= {actor.name for actor in actors}, actors
+    assert {*wanted, trial} <= {actor.repr_name for actor in actors}, actors
+    classes = {actor.class_name for actor in actors}
+    assert "QatTrial" in classes
+    # Of Ray's own making are names of classes within functions, and of objects without any.
+    assert not [name for name in tasks | classes if "<" in name or "0x" in name]
+
+
+def test_every_data_set_bears_its_streams_name_and_no_time(on_cluster: Path, cluster: Cluster) -> None:
+    (trial,) = (name for name in results(on_cluster)["variant"] if name.startswith("qat-w8-"))
+    text = ""
+    for job in ask(cluster, "/api/jobs/"):
+        text += " ".join(found["dataset"] for found in ask(cluster, f"/api/data/datasets/{job['job_id']}")["datasets"])
+    wanted = {"VAL", "TEST", "train-fp32", "validate-fp32", f"train-{trial}", f"validate-{trial}", "train-finetune-w8",
+              "calibration-of-ptq-onnxruntime", "evaluate-fp32-TEST", "evaluate-ptq-onnxruntime-TEST"}  # fmt: skip
+    # After a name come Ray's numbers of the data set and of its use.
+    assert wanted <= {re.sub(r"_\d{1,4}_\d{1,4}$", "", name) for name in text.split()}, text
+
+
+def ask(cluster: Cluster, path: str) -> Any:
+    """What the dashboard answers."""
+    with urllib.request.urlopen(f"http://{cluster.head_node.webui_url}{path}", timeout=30) as answer:
+        return json.load(answer)
 
 
 def test_the_cluster_lives_on_after_the_run(on_cluster: Path, nodes: dict[str, bool]) -> None:
@@ -195,3 +231,25 @@ def test_a_quiet_node_that_is_not_there_yet_is_asked_for(cluster: Cluster, nodes
 
 def test_progress_is_metrics_in_the_dashboard(run_there: OnCluster) -> None:
     assert run_there.metrics >= WANTED_METRICS
+
+
+def test_every_panel_of_the_grafana_dashboard_has_data(run_there: OnCluster, monitor: Prometheus | None) -> None:
+    if monitor is None:
+        pytest.skip("no prometheus on PATH (Debian has it: apt-get install prometheus)")
+    active = monitor.ask("targets", state="active")["activeTargets"]
+    assert len(active) >= 3, "a node is missing"
+    asked = {what: expression for what, expression in expressions().items() if OF_GPUS not in metrics_of(expression)}
+    found = {what: monitor.over(expression, run_there.began, time.time()) for what, expression in asked.items()}
+    assert [what for what, series in found.items() if not series] == []
+    # Trainings got the GPU, and what is evaluated has none.
+    streams = {series["metric"]["stream"] for series in found["GPU idle share, A"]}
+    assert {"train fp32", "train finetune-w8"} <= streams, streams
+    assert not [stream for stream in streams if stream.startswith("evaluate")]
+    done, planned = (highest(found[f"Units done of planned, {which}"]) for which in "AB")
+    assert 0 < done <= planned
+
+
+def highest(series: list[dict[str, Any]]) -> float:
+    """The largest value of the only series."""
+    (only,) = series
+    return max(float(value) for _, value in only["values"])
