@@ -299,7 +299,7 @@ def submit_job(
     as_json: JsonOption = False,
 ) -> None:
     """Run `qray run all` as a job on a cluster. Sends qray, the study and the model, and no data."""
-    from qray.submit import Request, submit
+    from qray.jobs.submit import Request, submit
 
     more = ("--fresh",) * fresh + ("--json",) * as_json
     status = submit(address, Request(study, data, out, tuple(settings or ()), more, model), wait)

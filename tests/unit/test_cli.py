@@ -129,11 +129,11 @@ def test_show_without_results_says_how_to_make_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_ends_the_command_with_a_sentence_and_the_exit_code_of_a_shell(name: str, exit_code: int) -> None:
     code = (
-        "import os, signal, qray.submit, qray.cli\n"
+        "import os, signal, qray.jobs.submit, qray.cli\n"
         # A test run that was started in the background hands down an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-        "qray.submit.submit = lambda *_: os.kill(os.getpid(), getattr(signal, os.environ['SENT']))\n"
+        "qray.jobs.submit.submit = lambda *_: os.kill(os.getpid(), getattr(signal, os.environ['SENT']))\n"
         "qray.cli.main()"
     )
     command = [sys.executable, "-c", code, "submit"]

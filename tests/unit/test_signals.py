@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 MAIN = (
-    "import os, signal, sys, time, qray.submit, qray.cli\n"
+    "import os, signal, sys, time, qray.jobs.submit, qray.cli\n"
     "def command(*_):\n"
     "    print('begun', flush=True)\n"
     "    {body}\n"
     "    sys.exit()\n"
-    "qray.submit.submit = command\n"
+    "qray.jobs.submit.submit = command\n"
     "qray.cli.main()"
 )
 

@@ -12,9 +12,10 @@ import torch
 from support.imports import FRAMES, SIZE, TheirFrameNetwork, make_set
 from support.runs import main_here
 
-from qray import cli, job
+from qray import cli
 from qray.errors import QrayError, UsageError
-from qray.submit import Request, stage, submit
+from qray.jobs import on_head
+from qray.jobs.submit import Request, stage, submit
 
 QUICK = Request("quickstart", None, None, ())
 MOST_BYTES = 10 * 2**20
@@ -86,9 +87,9 @@ def run_job(folder: Path, home: Path, *arguments: str, requirements: str | None 
     """The job's own command in the folder that was sent, on a head whose HOME is `home`: (exit code, output)."""
     sent(QUICK, folder)
     if requirements is not None:
-        (folder / job.REQUIREMENTS).write_text(requirements, encoding="utf-8")
+        (folder / on_head.REQUIREMENTS).write_text(requirements, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HOME": str(home)}
-    command = [sys.executable, "-m", "qray.job", *arguments]
+    command = [sys.executable, "-m", "qray.jobs.on_head", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -106,8 +107,8 @@ def test_a_head_that_lacks_nothing_runs_qray(tmp_path: Path) -> None:
 
 
 def test_an_old_python_is_told_which_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "PYTHON", (99, 0))
-    assert "qray needs 99.0 or newer" in (job.fault(tmp_path) or "")
+    monkeypatch.setattr(on_head, "PYTHON", (99, 0))
+    assert "qray needs 99.0 or newer" in (on_head.fault(tmp_path) or "")
 
 
 def test_the_jobs_folder_outlives_the_job(tmp_path: Path) -> None:
@@ -128,12 +129,12 @@ def test_an_imported_model_is_sent_and_named_by_the_job(tmp_path: Path, monkeypa
     assert done.code == 0, done.stderr
     (folder / "notes.txt").touch()
     files = sent(Request("imported", Path("/data"), None, (), model=folder), tmp_path / "sent")
-    model = {file.name for file in files if file.parts[0] == job.MODEL_FOLDER}
+    model = {file.name for file in files if file.parts[0] == on_head.MODEL_FOLDER}
     assert model == {"model.yaml", "weights.safetensors", "network.pt2"}
     asked: list[str] = []
     monkeypatch.setattr(cli, "main", lambda: asked.extend(sys.argv))
-    monkeypatch.setattr(job, "FOLDER", tmp_path / "home")
-    monkeypatch.setattr(sys, "argv", ["qray.job", "run", "all", "--study", "imported"])
+    monkeypatch.setattr(on_head, "FOLDER", tmp_path / "home")
+    monkeypatch.setattr(sys, "argv", ["qray.jobs.on_head", "run", "all", "--study", "imported"])
     monkeypatch.chdir(tmp_path / "sent")
-    job.main()
+    on_head.main()
     assert asked == ["qray", "run", "all", "--study", "imported", "--model", str(tmp_path / "sent" / "model")]

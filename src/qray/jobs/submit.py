@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qray import job as on_cluster
+from qray.jobs import on_head
 from qray.errors import QrayError, UsageError
 from qray.model.folder import model_files
 from qray.ray_address import ask_dashboard, dashboard_address
@@ -75,17 +75,17 @@ class Request:
 def stage(request: Request, study: Study, folder: Path) -> None:
     """Put into `folder` what the job needs: the package with its named studies, what it depends on, the study, the
     model that it names."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     shutil.copytree(package, folder / "qray", ignore=shutil.ignore_patterns("__pycache__", "workflows"))
     shutil.copytree(workflow_folder(), folder / "qray" / "workflows")
-    (folder / on_cluster.REQUIREMENTS).write_text("\n".join(_requirements()), encoding="utf-8")
+    (folder / on_head.REQUIREMENTS).write_text("\n".join(_requirements()), encoding="utf-8")
     if request.study_file is not None:
-        (folder / on_cluster.STUDY_FOLDER).mkdir()
-        shutil.copy(request.study_file, folder / on_cluster.STUDY_FOLDER)
+        (folder / on_head.STUDY_FOLDER).mkdir()
+        shutil.copy(request.study_file, folder / on_head.STUDY_FOLDER)
     if isinstance(study.model, Imported):
-        (folder / on_cluster.MODEL_FOLDER).mkdir()
+        (folder / on_head.MODEL_FOLDER).mkdir()
         for path in model_files(Path(study.model.folder)):
-            shutil.copy(path, folder / on_cluster.MODEL_FOLDER)
+            shutil.copy(path, folder / on_head.MODEL_FOLDER)
 
 
 def _requirements() -> list[str]:
@@ -116,7 +116,7 @@ def submit(address: str, request: Request, wait: bool) -> str:
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.job_submission import JobSubmissionClient
 
-    entrypoint = shlex.join(["python", "-m", "qray.job", *request.arguments()])
+    entrypoint = shlex.join(["python", "-m", "qray.jobs.on_head", *request.arguments()])
     try:
         client = JobSubmissionClient(address)
         with scratch_folder("submit") as folder:
@@ -156,7 +156,7 @@ def _say_what_is_sent(request: Request, study: Study, folder: Path) -> None:
     what = ", ".join(str(each) for each in ("qray", request.study_file, model) if each is not None)
     print(f"sends {what} ({len(files)} files, {size:.1f} MB), and nothing else of {Path.cwd()}")
     # An absolute path is taken as it is.
-    print(f"output on the head: {on_cluster.FOLDER / (request.out or Path('runs') / study.name)}", flush=True)
+    print(f"output on the head: {on_head.FOLDER / (request.out or Path('runs') / study.name)}", flush=True)
 
 
 def _submit(client: Any, entrypoint: str, folder: str) -> str:
