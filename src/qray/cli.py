@@ -15,6 +15,7 @@ from qray import commands, questions
 from qray.errors import QrayError
 from qray.escape import visible
 from qray.importing.command import import_model
+from qray.jobs.command import jobs_app
 from qray.signals import EXIT_INTERRUPTED, handle_signals, interrupted_exit_code
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -23,6 +24,7 @@ run_app = typer.Typer(no_args_is_help=True, help="Run a study, or one stage with
 data_app = typer.Typer(no_args_is_help=True, help="Make or check a data set.")
 app.add_typer(run_app, name="run")
 app.add_typer(data_app, name="data")
+app.add_typer(jobs_app, name="jobs")
 
 for _stage, _help in commands.STAGES.items():
     run_app.command(_stage, help=_help)(commands.run_stage)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -299,10 +298,10 @@ def submit_job(
     as_json: JsonOption = False,
 ) -> None:
     """Run `qray run all` as a job on a cluster. Sends qray, the study and the model, and no data."""
+    from qray.jobs.command import end_as, follow
     from qray.jobs.submit import Request, submit
 
     more = ("--fresh",) * fresh + ("--json",) * as_json
-    status = submit(address, Request(study, data, out, tuple(settings or ()), more, model), wait)
-    if wait and status != "SUCCEEDED":
-        raise QrayError(f"the job ended as {status}")
-    sys.stdout.flush()
+    client, job = submit(address, Request(study, data, out, tuple(settings or ()), more, model))
+    if wait:
+        end_as(follow(client, job))

@@ -35,6 +35,14 @@ class Regression(QrayError):
     exit_code = 4
 
 
+class Ended(QrayError):
+    """What was followed ended without success; the exit code is its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ClipError(Exception):
     """A clip could not be decoded; the message is the reason, in a line. One clip is left out, the others go on."""
 

@@ -19,6 +19,8 @@ if sys.platform != "win32":
 
 #: In OUT: who writes there.
 HELD = ".held"
+#: Of the environment of a job of `qray submit`: the job's name.
+JOB = "QRAY_JOB"
 
 
 def lock(descriptor: int) -> bool:
@@ -58,7 +60,7 @@ def out_held(out: Path) -> Iterator[None]:
                 continue
             words = {
                 "command": command("qray", *sys.argv[1:]), "process": os.getpid(), "host": socket.gethostname(),
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"), "job": os.environ.get(JOB),
             }  # fmt: skip
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(words).encode(), 0)
@@ -90,7 +92,8 @@ def _lock_if_any(descriptor: int) -> bool:
 def _holder(descriptor: int) -> str:
     try:
         of = json.loads(os.pread(descriptor, 2**16, 0))
-        return f"`{of['command']}` (process {of['process']} on {of['host']}, since {of['since']})"
+        job = f"job {of['job']}, " if of.get("job") else ""
+        return f"`{of['command']}` ({job}process {of['process']} on {of['host']}, since {of['since']})"
     except (ValueError, KeyError, TypeError):
         # It has just begun.
         return "another run"

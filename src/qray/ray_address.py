@@ -119,9 +119,8 @@ def check_head(address: str) -> None:
         )
 
 
-@cache
 def ask_dashboard(address: str) -> Answer | str:
-    """Whether a dashboard answers at "http://HOST:PORT"; as `ask_head`."""
+    """Whether a dashboard answers at "http://HOST:PORT" now; as `ask_head`."""
     try:
         urlopen(f"{address}/api/version", timeout=PROBE_TIMEOUT_S).close()
     except HTTPError as error:

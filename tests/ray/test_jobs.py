@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import secrets
+import select
 import shutil
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
-from support.runs import FP32_ALONE, RUN_TIMEOUT_S, TINY, environment, free_port, qray, results, units, wait_until
+from support.runs import (
+    END_TIMEOUT_S,
+    FP32_ALONE,
+    RUN_TIMEOUT_S,
+    TINY,
+    Finished,
+    environment,
+    free_port,
+    main_here,
+    qray,
+    results,
+    units,
+    wait_until,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,13 +65,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     # A job runs `python`, which is this environment's, as if it were activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with_token = environment(RAY_AUTH_TOKEN_PATH=str(token), PATH=path)
-    port, dashboard, scratch = free_port(), free_port(), tempfile.mkdtemp(prefix="r")
+    port, dashboard, agent, scratch = free_port(), free_port(), free_port(), tempfile.mkdtemp(prefix="r")
     home = tmp_path_factory.mktemp("home")
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         f"--dashboard-port={dashboard}", f"--metrics-export-port={free_port()}", "--disable-usage-stats",
         # Two Rays of one machine share this port's default, and the second then takes no jobs.
-        f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-listen-port={agent}",
         # Short: the path of a socket has at most 107 characters.
         f"--temp-dir={scratch}",
     ]  # fmt: skip
@@ -58,9 +79,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
 
-    def answers() -> bool:
+    def answers(address: str) -> bool:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{dashboard}/api/version", timeout=2).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{address}", timeout=2).close()
         except urllib.error.HTTPError:
             return True  # it asks for a token: it is there
         except OSError:
@@ -68,7 +89,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         return True
 
     try:
-        wait_until(answers, "the dashboard of `ray start --head`", 120)
+        wait_until(lambda: answers(f"{dashboard}/api/version"), "the dashboard of `ray start --head`", 120)
+        # It starts the jobs.
+        wait_until(lambda: answers(f"{agent}/api/local_raylet_healthz"), "the agent of `ray start --head`", 120)
         yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", with_token, home)
     finally:
         # To the command alone: it ends what it started.
@@ -95,20 +118,136 @@ def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path
     assert units(head.out, "train")
 
 
-def test_qray_submit_follows_the_job_to_its_end(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    shutil.copy(TINY, tmp_path / "work" / "tiny.yaml")
+def name_of(submitted: Finished) -> str:
+    """The name of a job, as `qray submit` says it."""
+    found = re.search(r"^job (\S+):", submitted.stdout, re.MULTILINE)
+    assert found, submitted.stdout + submitted.stderr
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def submitted(head: Head, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A job that was followed to its end."""
+    work = tmp_path_factory.mktemp("work")
+    shutil.copy(TINY, work / "tiny.yaml")
     # More than any job may be sent; and an address that Ray's client would take in the place of the one given.
-    (tmp_path / "work" / "big.avi").touch()
-    os.truncate(tmp_path / "work" / "big.avi", 620 * 2**20)
+    (work / "big.avi").touch()
+    os.truncate(work / "big.avi", 620 * 2**20)
     address, env = head.dashboard.removeprefix("http://"), head.env | {"RAY_ADDRESS": "127.0.0.1:9"}
-    done = qray("submit", "--address", f" {address}", "--study", "tiny.yaml", "--data", tiny_dataset,
-                *FP32_ALONE, cwd=tmp_path / "work", env=env)  # fmt: skip
-    assert done.code == 0, done.stdout + done.stderr
-    assert "and nothing else of" in done.stdout
-    assert "done  evaluate fp32" in done.stdout
+    return qray("submit", "--address", f" {address}", "--study", "tiny.yaml", "--data", tiny_dataset,
+                *FP32_ALONE, cwd=work, env=env)  # fmt: skip
+
+
+def test_qray_submit_follows_the_job_to_its_end(head: Head, submitted: Finished) -> None:
+    assert submitted.code == 0, submitted.stdout + submitted.stderr
+    assert "and nothing else of" in submitted.stdout
+    assert "done  evaluate fp32" in submitted.stdout
     # The job's own folder is gone when it ends.
     assert set(results(head.out)["status"]) == {"ok"}
+
+
+@contextlib.contextmanager
+def breaking_line(dashboard: str, after_bytes: int) -> Iterator[tuple[str, list[int]]]:
+    """A way to a dashboard on which the first log breaks off: its address, and how many bytes went over each log."""
+    host, port = dashboard.removeprefix("http://").split(":")
+    logs: list[int] = []
+
+    class Line(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(port))) as there:
+                asked = self.request.recv(65536)
+                log = len(logs) if b"/logs/tail" in asked else None
+                if log is not None:
+                    logs.append(0)
+                there.sendall(asked)
+                while ready := select.select([self.request, there], [], [], 60)[0]:
+                    for end in ready:
+                        data = end.recv(1024)
+                        if not data:
+                            return
+                        if end is there and log is not None:
+                            logs[log] += len(data)
+                            if log == 0 and logs[0] > after_bytes:
+                                return
+                        (self.request if end is there else there).sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Line) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", logs
+        server.shutdown()
+
+
+def test_a_job_is_followed_again_over_a_line_that_breaks(head: Head, submitted: Finished) -> None:
+    """Each line is printed once, and the exit code is the job's."""
+    with breaking_line(head.dashboard, 1500) as (address, logs):
+        again = qray("jobs", "attach", "--address", address, name_of(submitted), env=head.env)
+    assert again.code == 0, again.stderr
+    assert len(logs) == 2
+    assert logs[0] > 1500
+    assert [line for line in again.stdout.splitlines() if line not in submitted.stdout.splitlines()] == []
+    said = [line for line in submitted.stdout.splitlines() if line.startswith("[")]
+    assert [line for line in again.stdout.splitlines() if line.startswith("[")] == said
+
+
+def test_what_the_answers_read_is_fetched(head: Head, submitted: Finished, tiny_dataset: Path, tmp_path: Path) -> None:
+    job, folder = name_of(submitted), tmp_path / "a run"
+    fetch = ("jobs", "fetch", job, "--address", head.dashboard, "--to", folder)
+    done = qray(*fetch, "--artifact", "fp32", env=head.env)
+    assert done.code == 0, done.stderr
+    for question in ("show", "pick", "report"):
+        there, here = (main_here(question, out) for out in (head.out, folder))
+        assert (here.code, here.stdout) == (there.code, there.stdout.replace(str(head.out), str(folder))), question
+    assert main_here("diff", head.out, folder).code == 0
+    (artifact,) = (folder / "artifacts").iterdir()
+    video = next((tiny_dataset / "Videos").iterdir())
+    assert main_here("predict", artifact, video).code == 0
+    # Neither the checkpoints nor anything that is not asked for.
+    assert not (folder / "checkpoints").exists()
+    listed = json.loads(qray("jobs", "--address", head.dashboard, "--json", env=head.env).stdout)
+    assert [(each["job"], each["status"]) for each in listed] == [(job, "succeeded")]
+    missing = qray(*fetch, "--artifact", "nobody", env=head.env)
+    assert (missing.code, "no artifact of a variant 'nobody'; those it has: fp32" in missing.stderr) == (1, True)
+
+
+def processes_of(job: str) -> list[int]:
+    """Processes that run as a job: its driver and what that has started, workers included."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("QRAY_JOB") == job and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def test_a_stopped_job_leaves_nothing_and_goes_on_beside_another(head: Head, tiny_dataset: Path) -> None:
+    """What one job writes to no other may; others share the cluster with it."""
+    address = ("--address", head.dashboard)
+
+    def submit(out: str, *more: object) -> Finished:
+        return qray("submit", *address, "--no-wait", "--study", TINY, "--data", tiny_dataset, *FP32_ALONE,
+                    "--set", "training.epochs=4", "--out", out, *more, env=head.env)  # fmt: skip
+
+    out = head.home / "qray-jobs" / "long"
+    first = name_of(submit("long"))
+    wait_until(lambda: any(out.glob("checkpoints/*/epoch-*")), "the first epoch of a job")
+    refused = submit("long")
+    assert (refused.code, f"job {first} there writes to" in refused.stderr) == (1, True), refused.stderr
+    assert processes_of(first)
+    stopped = qray("jobs", "stop", first, *address, env=head.env)
+    assert (stopped.code, "goes on from what was finished" in stopped.stdout) == (0, True), stopped.stderr
+    wait_until(lambda: not processes_of(first), "the end of all processes of a stopped job", END_TIMEOUT_S)
+    assert not (out / ".held").exists()
+    attached = qray("jobs", "attach", first, *address, env=head.env)
+    assert attached.code == 143
+    assert "interrupted; the same command goes on" in attached.stdout
+    jobs = [name_of(submit("long")), name_of(submit("other", "--set", "seed=7"))]
+    ended = [qray("jobs", "attach", job, *address, env=head.env) for job in jobs]
+    assert [each.code for each in ended] == [0, 0], ended[0].stdout + ended[1].stdout
+    # It had the first epoch already.
+    assert "epoch 1/4" not in ended[0].stdout
+    assert "epoch 4/4" in ended[0].stdout
+    assert "epoch 1/4" in ended[1].stdout
 
 
 def test_a_run_attaches_to_a_ray_that_asks_for_a_token(head: Head) -> None:

@@ -42,6 +42,12 @@ def test_a_second_run_refuses_and_names_the_first(tmp_path: Path, holder: subpro
         run("run", "all", "--data", tmp_path / "data", "--out", tmp_path)
 
 
+def test_a_job_that_writes_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QRAY_JOB", "qray-tiny-1a2b3c")
+    with out_held(tmp_path), pytest.raises(QrayError, match=r"\(job qray-tiny-1a2b3c, process"), out_held(tmp_path):
+        pass
+
+
 def test_fresh_removes_nothing_of_a_run_that_goes_on(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     (tmp_path / "study.yaml").touch()
     (tmp_path / "units").mkdir()

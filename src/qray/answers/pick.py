@@ -94,7 +94,10 @@ def choose(
                       tuple(candidates), {}, tuple(notes))  # fmt: skip
     picked, why = _best(qualified, pairs)
     if picked.artifact is not None and not picked.artifact.is_dir():
-        notes.append(f"{picked.artifact} is not there; `qray run build` makes it again")
+        notes.append(
+            f"{picked.artifact} is not there; `qray run build` makes it again, or `qray jobs fetch "
+            f"--artifact {picked.name}` fetches it"
+        )
     if bounds.max_latency_ms is not None and picked.latency_ms is not None and picked.latency_ms.bounds is None:
         notes.append("the latency has no interval, because it was taken in one round: the median alone meets the bound")
     rest = [c for c in qualified if c is not picked]

@@ -6,30 +6,22 @@ was imported. Whatever else lies in the current folder stays here: data is read 
 
 from __future__ import annotations
 
-import asyncio
 import os
+import secrets
 import shlex
 import shutil
-import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from qray.jobs import on_head
 from qray.errors import QrayError, UsageError
+from qray.jobs import on_head
+from qray.jobs.client import KIND, OUT, STUDY, JobClient
 from qray.model.folder import model_files
-from qray.ray_address import ask_dashboard, dashboard_address
-from qray.ray_token import use_token_at_dashboard
 from qray.scratch import scratch_folder
 from qray.study import Study
 from qray.study_files import load_study, workflow_folder
 from qray.study_model import Imported
-
-POLL_S = 1.0
-#: A head answers some seconds before the agent that starts jobs is there.
-AGENT_TIMEOUT_S = 60.0
-NO_AGENT = "No available agent"
 
 
 @dataclass(frozen=True)
@@ -72,13 +64,18 @@ class Request:
         return Path(self.study) if self.study is not None and Path(self.study).suffix in (".yaml", ".yml") else None
 
 
-def stage(request: Request, study: Study, folder: Path) -> None:
-    """Put into `folder` what the job needs: the package with its named studies, what it depends on, the study, the
-    model that it names."""
+def stage_package(folder: Path) -> None:
+    """Put this package with its named studies into `folder`, and what it depends on."""
     package = Path(__file__).parents[1]
     shutil.copytree(package, folder / "qray", ignore=shutil.ignore_patterns("__pycache__", "workflows"))
     shutil.copytree(workflow_folder(), folder / "qray" / "workflows")
     (folder / on_head.REQUIREMENTS).write_text("\n".join(_requirements()), encoding="utf-8")
+
+
+def stage(request: Request, study: Study, folder: Path) -> None:
+    """Put into `folder` what the job needs: the package with its named studies, what it depends on, the study, the
+    model that it names."""
+    stage_package(folder)
     if request.study_file is not None:
         (folder / on_head.STUDY_FOLDER).mkdir()
         shutil.copy(request.study_file, folder / on_head.STUDY_FOLDER)
@@ -96,57 +93,39 @@ def _requirements() -> list[str]:
         return []
 
 
-def submit(address: str, request: Request, wait: bool) -> str:
-    """Submit the run; return the job's last status. With `wait` its log is printed as it comes.
+def new_name(*words: str) -> str:
+    """A name for a job that no other has."""
+    return "-".join(("qray", *words, secrets.token_hex(3)))
+
+
+def out_on_head(request: Request, study: Study) -> str:
+    """Where the job writes; an absolute path is taken as it is."""
+    return str(on_head.FOLDER / (request.out or Path("runs") / study.name))
+
+
+def submit(address: str, request: Request) -> tuple[JobClient, str]:
+    """Submit the run; return the connection to its cluster, and the job's name.
 
     Raises:
-        QrayError: no cluster answers at `address`. UsageError: the request or the address cannot be right.
+        QrayError: no cluster answers at `address`, or a job there writes to the same OUT. UsageError: the request or
+            the address cannot be right.
     """
-    address = dashboard_address(address)
     study = request.check()
-    answer = ask_dashboard(address)
-    if answer not in ("yes", "token"):
-        raise QrayError(
-            f"no Ray dashboard answers at {address} ({answer}); `ray start --head` prints its address, and "
-            "`ray dashboard cluster.yaml` brings it here"
-        )
-    use_token_at_dashboard(address)
-    # Either would be taken in the place of the address that was given.
-    os.environ.pop("RAY_ADDRESS", None)
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    from ray.job_submission import JobSubmissionClient
-
-    entrypoint = shlex.join(["python", "-m", "qray.jobs.on_head", *request.arguments()])
-    try:
-        client = JobSubmissionClient(address)
-        with scratch_folder("submit") as folder:
-            stage(request, study, folder)
-            _say_what_is_sent(request, study, folder)
-            job = _submit(client, entrypoint, str(folder))
-    except (ConnectionError, RuntimeError, OSError) as error:
-        raise QrayError(f"no Ray cluster took the job at {address}: {error}") from None
+    client, out = JobClient(address), out_on_head(request, study)
+    for other in client.runs():
+        if not other.status.is_terminal() and (other.metadata or {}).get(OUT) == out:
+            raise QrayError(
+                f"job {other.submission_id} there writes to {out} already; follow it with `qray jobs attach --address "
+                f"{client.address} {other.submission_id}`, stop it, or name another --out"
+            )
+    job, entrypoint = new_name(study.name), shlex.join(["python", "-m", "qray.jobs.on_head", *request.arguments()])
+    with scratch_folder("submit") as folder:
+        stage(request, study, folder)
+        _say_what_is_sent(request, study, folder)
+        client.start(job, entrypoint, str(folder), {KIND: "run", STUDY: study.name, OUT: out})
+    print(f"output on the head: {out}")
     print(f"job {job}: {entrypoint}", flush=True)
-    where = f"--address {address} {job}"
-    try:
-        if wait:
-            asyncio.run(_print_log(client, job, where))
-        while not (status := client.get_job_status(job)).is_terminal() and wait:
-            time.sleep(POLL_S)
-        return str(status.value)
-    except KeyboardInterrupt:
-        print(f"\njob {job} goes on without you: `ray job logs --follow {where}`; `ray job stop {where}` ends it")
-        raise
-
-
-async def _print_log(client: Any, job: str, where: str) -> None:
-    """The log of a job as it comes, to its end or that of the connection."""
-    from aiohttp import ClientError
-
-    try:
-        async for lines in client.tail_job_logs(job):
-            print(lines, end="", flush=True)
-    except (RuntimeError, ClientError) as error:
-        print(f"the log broke off ({error}); the job goes on: `ray job logs --follow {where}`", flush=True)
+    return client, job
 
 
 def _say_what_is_sent(request: Request, study: Study, folder: Path) -> None:
@@ -154,17 +133,4 @@ def _say_what_is_sent(request: Request, study: Study, folder: Path) -> None:
     size = sum(file.stat().st_size for file in files) / 2**20
     model = study.model.folder if isinstance(study.model, Imported) else None
     what = ", ".join(str(each) for each in ("qray", request.study_file, model) if each is not None)
-    print(f"sends {what} ({len(files)} files, {size:.1f} MB), and nothing else of {Path.cwd()}")
-    # An absolute path is taken as it is.
-    print(f"output on the head: {on_head.FOLDER / (request.out or Path('runs') / study.name)}", flush=True)
-
-
-def _submit(client: Any, entrypoint: str, folder: str) -> str:
-    deadline = time.monotonic() + AGENT_TIMEOUT_S
-    while True:
-        try:
-            return str(client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder}))
-        except RuntimeError as error:
-            if NO_AGENT not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_S)
+    print(f"sends {what} ({len(files)} files, {size:.1f} MB), and nothing else of {Path.cwd()}", flush=True)

@@ -75,12 +75,12 @@ def test_data_by_a_relative_path_is_a_sentence(request_: Request) -> None:
 
 def test_a_bad_study_is_found_before_anything_is_sent(big_folder: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        submit("http://127.0.0.1:9", Request("other.yaml", None, None, ()), True)
+        submit("http://127.0.0.1:9", Request("other.yaml", None, None, ()))
 
 
 def test_no_cluster_is_a_sentence_that_says_what_prints_its_address() -> None:
     with pytest.raises(QrayError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:9 .*refused"):
-        submit("127.0.0.1:9", QUICK, True)
+        submit("127.0.0.1:9", QUICK)
 
 
 def run_job(folder: Path, home: Path, *arguments: str, requirements: str | None = None) -> tuple[int, str]:
