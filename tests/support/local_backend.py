@@ -35,8 +35,8 @@ class LocalBackend:
 
     failures: tuple[type[Exception], ...] = (LocalFailure,)
 
-    def __init__(self, holders: int = 2) -> None:
-        self.holders = holders
+    def __init__(self, holders: int = 2, gpus: int = 0) -> None:
+        self.holders, self.gpus = holders, gpus
         self.told: list[dict[tuple[str, str], int]] = []
         self._anything = threading.Condition()
 

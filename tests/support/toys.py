@@ -28,6 +28,11 @@ class Toy(Task):
     silence_s: float = 60.0
     #: Values with which it is not through.
     again: Collection[Any] = ()
+    #: What each poll says.
+    polled: bool = False
+
+    def poll(self, unit: Unit, run: Any) -> bool:
+        return self.polled
 
     def start(self, unit: Unit, run: Any) -> Any:
         return run.submit(unit, self.work)
@@ -59,11 +64,11 @@ class Ran:
 
 
 def run_toys(
-    out: Path, *units: Unit, holders: int = 2, wanted: Collection[Unit] | None = None,
+    out: Path, *units: Unit, holders: int = 2, gpus: int = 0, wanted: Collection[Unit] | None = None,
     on_end: Callable[[], None] = lambda: None, later: Collection[Unit] = (),
 ) -> Ran:  # fmt: skip
     """Run units, each after those that it needs, into OUT; another call is to run those of `later`."""
-    store, backend, said = Store(out), LocalBackend(holders), io.StringIO()
+    store, backend, said = Store(out), LocalBackend(holders, gpus), io.StringIO()
     runner = Runner(store, backend, Console(file=said), on_end=on_end)
     runner.context = SimpleNamespace(submit=backend.submit, runner=runner)
     graph = Graph(units)

@@ -107,6 +107,11 @@ class RayBackend:
         """Slots that may be held at once in the cluster as it is now."""
         return cluster_slots().holders
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of the cluster as it is now."""
+        return int(cluster_slots().gpus)
+
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> _Handle:
         """Start work of a unit: a function, or one that yields.
 

@@ -35,6 +35,10 @@ class Backend(Protocol):
     def holders(self) -> int:
         """Slots that may be held at once, as things are now."""
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that may be held at once."""
+
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> Any:
         """Start work of a unit (a function, or one that yields) where a CPU has `needs`; returns its handle."""
 
@@ -219,10 +223,18 @@ class Runner:
         holders, resources = self.backend.holders, unit.task.resources
         if resources.exclusive or unit in self._alone:
             return holders + 1
-        return resources.slots if resources.slots <= 1 else max(1, min(resources.slots, holders - 1))
+        if resources.whole or resources.slots <= 1:
+            return resources.slots
+        return max(1, min(resources.slots, holders - 1))
+
+    def _gpus(self, unit: Unit) -> int:
+        """Those of a unit that holds several; one that holds one waits for it where it is done."""
+        resources = unit.task.resources
+        return resources.slots if resources.whole and resources.gpu and self.backend.gpus else 0
 
     def _start_ready(self) -> None:
         free = self.backend.holders - sum(running.slots for running in self._running)
+        free_gpus = self.backend.gpus - sum(self._gpus(running.unit) for running in self._running)
         keys = {running.key for running in self._running}
         held, ready = list[Waiting](), self._queue.ready
         while ready and (free > 0 or not self._running or not ready[0].unit.task.resources.slots):
@@ -231,8 +243,8 @@ class Runner:
             # What it has the key of may have ended meanwhile.
             if self._settle(unit):
                 continue
-            slots, key = self._slots(unit), self.store.key(unit)
-            if (slots > free and self._running) or key in keys:
+            slots, gpus, key = self._slots(unit), self._gpus(unit), self.store.key(unit)
+            if ((slots > free or gpus > free_gpus) and self._running) or key in keys:
                 held.append(waiting)
                 continue
             now = self._begun.setdefault(unit, time.time())
@@ -242,7 +254,7 @@ class Runner:
                 self._end(unit, key, now, _without(error))
                 continue
             self._running.append(_Running(unit, key, handle, slots, now, time.time()))
-            free -= slots
+            free, free_gpus = free - slots, free_gpus - gpus
             keys.add(key)
             self.say(f"start {unit.label}")
         for waiting in held:
@@ -255,7 +267,8 @@ class Runner:
         for running in list(self._running):
             unit = running.unit
             try:
-                unit.task.poll(unit, self.context)
+                if unit.task.poll(unit, self.context):
+                    running.heard = time.time()
                 if running.handle in ready:
                     running.heard = time.time()
                     self._advance(running)

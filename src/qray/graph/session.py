@@ -16,6 +16,7 @@ import ray
 from qray.errors import QrayError
 from qray.graph.guard import guarded
 from qray.graph.local_ray import start_local_ray
+from qray.graph.unit import Resources
 from qray.measure.host import usable_cpus
 from qray.ray_address import check_head, driver_address
 from qray.reasons import reason_of
@@ -50,6 +51,20 @@ class Slots:
     def options(self, gpu: bool = False) -> dict[str, Any]:
         """Resources of a task that holds a slot, and a GPU where it wants one and the cluster has one."""
         return {"num_cpus": self.slot_cpus, "num_gpus": 1} if gpu and self.gpus >= 1 else {"num_cpus": self.slot_cpus}
+
+    def lacking(self, resources: Resources) -> str | None:
+        """What this cluster has too little of for a task that wants all of its slots or none, None where it has."""
+        if not resources.whole:
+            return None
+        wanted = resources.slots
+        if resources.gpu and 1 <= self.gpus < wanted:
+            return f"{wanted} at once take a GPU each, and this Ray has {self.gpus:g}"
+        if wanted > self.holders:
+            return (
+                f"{wanted} at once and the decoding that feeds them take {wanted + 1} slots of {self.slot_cpus:g} CPU, "
+                f"and this Ray has {self.holders + 1} ({self.cpus:g} CPUs)"
+            )
+        return None
 
 
 def cluster_slots() -> Slots:

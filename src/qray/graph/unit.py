@@ -31,13 +31,15 @@ class Resources:
 
     #: Slots of the cluster that it takes at most, of which one is left to others; 0 for work of the driver's own.
     slots: int = 1
-    #: A GPU, where the cluster has one.
+    #: All of its slots or none: it cannot do with fewer.
+    whole: bool = False
+    #: A GPU, where the cluster has one; with `whole`, one a slot.
     gpu: bool = False
     #: A node to itself, and only while nothing else runs.
     exclusive: bool = False
     #: Its process is used again only by work that names the same: what it leaves changed would change what others do.
     processes: str = ""
-    #: On the node of the driver, and without a CPU of its own: its children hold the slots.
+    #: On the node of the driver, and without a CPU of its own: its children hold slots and GPUs.
     here: bool = False
 
 
@@ -66,8 +68,9 @@ class Task(ABC):
     def heard(self, unit: Unit, run: Any, item: Any) -> None:  # noqa: B027
         """An item of work that yields them; the last one goes to `finish` as well."""
 
-    def poll(self, unit: Unit, run: Any) -> None:  # noqa: B027
-        """Called at every turn of the loop while the work goes on."""
+    def poll(self, unit: Unit, run: Any) -> bool:
+        """Called at every turn of the loop while the work goes on; whether anything was heard of it."""
+        return False
 
     @abstractmethod
     def finish(self, unit: Unit, run: Any, value: Any) -> dict[str, Any] | None:

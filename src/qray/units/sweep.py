@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,9 @@ from qray.study import Study
 from qray.units.clips import Job, SplitClips
 from qray.units.context import RunContext
 from qray.units.halving import Standing, standings
-from qray.units.trials import Mailbox, best_trials, trial_name, trial_settings
+from qray.units.mailbox import Letters
+from qray.units.trials import best_trials, trial_name, trial_settings
 
-MAILBOX_TIMEOUT_S = 300.0
 #: Of what a trial is after an epoch; raised when the code changes what comes out.
 TRIAL_VERSION = 2
 
@@ -65,8 +64,7 @@ class Sweep(Task):
     version = 2
     #: It is silent until its last trial ends; each trial's stream has a time limit of its own.
     silence_s = 24 * 3600.0
-    _mailbox: Any = None
-    _asked: Any = None
+    _letters: Letters | None = None
     #: How often trials were started again whose processes went.
     _restarts: int = 0
 
@@ -85,9 +83,7 @@ class Sweep(Task):
         return standings([t["settings"] for t in self.trials], score, self.reduction_factor)
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        from qray.graph.telemetry import start_actor
-
-        self._forget_mailbox(run)
+        self._take_all(run)
         pairs = zip(self.trials, self.standings(run.store), strict=True)
         due = [trial | {"until": s.epochs} for trial, s in pairs if s.state == "run"]
         if not due:
@@ -96,13 +92,13 @@ class Sweep(Task):
         concurrent = max(1, min(self.max_concurrent, slots.holders - 1))
         if slots.gpus >= 1:
             concurrent = max(1, min(concurrent, int(slots.gpus)))
-        self._mailbox = start_actor(Mailbox, "mailbox:qat")
+        self._letters = Letters("mailbox:qat")
         job = SweepJob(**vars(run.job), options=slots.options(gpu=True), concurrent=concurrent,
                        storage=str(run.store.out / "sweep"))  # fmt: skip
         run.runner.say(f"sweep: {len(due)} of {len(self.trials)} QAT trials to run, {concurrent} at a time")
         return run.backend.submit(
             unit, sweep, job, due, run.checkpoint(self.train.key), run.split("TRAIN"), run.split("VAL"),
-            self._reached(due, run.store), self._mailbox,
+            self._reached(due, run.store), self._letters.mailbox,
         )  # fmt: skip
 
     def _reached(self, due: list[dict[str, Any]], store: Store) -> dict[str, Any]:
@@ -119,29 +115,17 @@ class Sweep(Task):
                     break
         return found
 
-    def _forget_mailbox(self, run: RunContext) -> None:
-        """Take what trials left before what ran them went."""
-        import ray
+    def _take_all(self, run: RunContext) -> None:
+        """The rest of what trials have left, also where what ran them is gone."""
+        for item in self._letters.take_all() if self._letters else ():
+            self._save(item, run)
+        self._letters = None
 
-        with suppress(ray.exceptions.RayError):
-            self._take(run, MAILBOX_TIMEOUT_S)
-        self._mailbox = self._asked = None
-
-    def poll(self, unit: Unit, run: RunContext) -> None:
-        self._take(run, 0.0)
-
-    def _take(self, run: RunContext, wait_s: float) -> None:
-        """Take what has come; when polled without waiting, since that loop serves all other units too."""
-        import ray
-
-        if self._mailbox is None:
-            return
-        self._asked = self._asked or self._mailbox.take.remote()
-        if not ray.wait([self._asked], timeout=wait_s)[0]:
-            return
-        items, self._asked = ray.get(self._asked), None
+    def poll(self, unit: Unit, run: RunContext) -> bool:
+        items = self._letters.take() if self._letters else []
         for item in items:
             self._save(item, run)
+        return bool(items)
 
     def _save(self, item: dict[str, Any], run: RunContext) -> None:
         """Write what a trial is after an epoch as a unit, and only then remove the checkpoint before."""
@@ -165,10 +149,7 @@ class Sweep(Task):
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any] | None:
         """`value["failed"]`: of trials that failed, by key, the reason and whether their process went. Who goes on can
         not be told without them."""
-        # Twice: the first answer may have been asked for before the last trial posted.
-        for _ in range(2):
-            self._take(run, MAILBOX_TIMEOUT_S)
-        self._mailbox = None
+        self._take_all(run)
         if failed := value["failed"]:
             names = {trial["key"]: trial_name(trial) for trial in self.trials}
             again = all(lost for _, lost in failed.values()) and self._restarts < RESTARTS

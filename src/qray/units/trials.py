@@ -1,4 +1,4 @@
-"""The trials of a QAT sweep: what is tried, what it is called, which is best, and how its weights reach the driver."""
+"""The trials of a QAT sweep: what is tried, what it is called, and which is best."""
 
 from __future__ import annotations
 
@@ -35,25 +35,6 @@ def best_trials(trials: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     for trial in sorted(trials, key=lambda t: (t["val_mae"], t["key"])):
         best.setdefault(int(trial["settings"]["weight_bits"]), trial)
     return best
-
-
-class Mailbox:
-    """An actor where trials leave what they have; the driver empties it. It holds no CPU."""
-
-    def __init__(self) -> None:
-        self._items: list[dict[str, Any]] = []
-
-    def __repr__(self) -> str:
-        return "mailbox:qat"
-
-    def post(self, item: dict[str, Any]) -> None:
-        """Leave an item."""
-        self._items.append(item)
-
-    def take(self) -> list[dict[str, Any]]:
-        """Everything left since the last call."""
-        items, self._items = self._items, []
-        return items
 
 
 def qat_training(training: Training, settings: dict[str, Any]) -> Training:

@@ -166,6 +166,44 @@ def test_who_wants_many_slots_leaves_one_to_the_others(tmp_path: Path) -> None:
     assert set(run_toys(tmp_path, greedy, toy("other", met.wait)).status.values()) == {"ok"}
 
 
+def test_who_takes_all_of_its_slots_or_none_waits_for_them_and_runs_alone_in_them(tmp_path: Path) -> None:
+    at_once, most, lock = Counter[str](), list[int](), threading.Lock()
+
+    def work(slots: int) -> None:
+        with lock:
+            at_once["slots"] += slots
+            most.append(at_once["slots"])
+        threading.Event().wait(0.05)
+        with lock:
+            at_once["slots"] -= slots
+
+    whole = toy("whole", partial(work, 3), resources=Resources(slots=3, whole=True))
+    others = [toy(f"{n}", partial(work, 1)) for n in range(4)]
+    assert set(run_toys(tmp_path, others[0], whole, *others[1:], holders=3).status.values()) == {"ok"}
+    assert max(most) == 3
+
+
+def test_two_that_take_all_gpus_take_them_in_turn(tmp_path: Path) -> None:
+    running, most, lock = Counter[str](), list[int](), threading.Lock()
+
+    def work() -> None:
+        with lock:
+            running["now"] += 1
+            most.append(running["now"])
+        threading.Event().wait(0.1)
+        with lock:
+            running["now"] -= 1
+
+    both = [toy(name, work, resources=Resources(slots=2, whole=True, gpu=True)) for name in ("one", "other")]
+    assert set(run_toys(tmp_path, *both, holders=8, gpus=2).status.values()) == {"ok"}
+    assert max(most) == 1
+
+
+def test_what_is_heard_when_it_is_polled_is_no_silence(tmp_path: Path) -> None:
+    ran = run_toys(tmp_path, toy("polled", partial(threading.Event().wait, 2), silence_s=0.6, polled=True))
+    assert ran.status == {"polled": "ok"}
+
+
 def test_a_unit_that_is_not_through_is_started_again(tmp_path: Path) -> None:
     turns = iter("aab")
     unit = toy("rungs", lambda: next(turns), again="a")
