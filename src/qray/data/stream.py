@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -53,6 +53,11 @@ class StreamPlan:
 
     mode "train": one random window a clip, epochs `first_epoch` to `epochs` - 1, each a seeded permutation cut to whole
     batches of `batch_size`. mode "eval": every window of every clip once, in manifest order.
+
+    shards: workers who train on it together. Of each batch the first gets rows 0, shards, 2 * shards, ...; the next one
+    those after these; and so on. All get the same number of rows, so that none waits at the end for ever: a batch that
+    they do not divide, which is the only one of a data set smaller than `batch_size`, is filled up with rows without a
+    clip (number -1), at most one for each of them. What they train on are the clips that one worker would.
     """
 
     spec: ClipSpec
@@ -63,6 +68,7 @@ class StreamPlan:
     epochs: int = 1
     cpus_per_task: float = 1.0
     timeout_s: float = 300.0
+    shards: int = 1
 
     def steps_per_epoch(self, n_clips: int) -> int:
         """Batches in an epoch; a training set smaller than a batch is one short batch."""
@@ -72,7 +78,21 @@ class StreamPlan:
 
     def rows_per_epoch(self, n_clips: int) -> int:
         """Rows in an epoch: in training the tail that fills no batch is left out, another tail each epoch."""
-        return n_clips if self.mode == "eval" else min(n_clips, self.steps_per_epoch(n_clips) * self.batch_size)
+        if self.mode == "eval":
+            return n_clips
+        return self.steps_per_epoch(n_clips) * self.shard_rows(n_clips) * self.shards
+
+    def shard_rows(self, n_clips: int) -> int:
+        """Rows of a batch that each shard gets; with one shard, all."""
+        return -(-min(n_clips, self.batch_size) // self.shards) if self.mode == "train" else self.batch_size
+
+    def shard_clips(self, n_clips: int, shard: int) -> Iterator[np.ndarray]:
+        """What clips a shard trains on, batch by batch, by their numbers, int64 (rows,)."""
+        rows = self.shard_rows(n_clips) * self.shards
+        for epoch in range(self.first_epoch, self.epochs):
+            order = _permutation(n_clips, self.seed, epoch)[: self.steps_per_epoch(n_clips) * self.batch_size]
+            for first in range(0, len(order), rows):
+                yield order[first : first + rows][shard :: self.shards]
 
     def row_bytes(self) -> int:
         """Bytes of one decoded row."""
@@ -84,7 +104,7 @@ class StreamPlan:
 class Batch:
     """A batch as delivered: frames uint8 (B, W, T, S, S, 3), index int64 (B,) into the clips, errors of length B.
 
-    errors holds "" for a good clip; the frames of a bad one are zeros.
+    errors holds "" for a good clip; the frames of a bad one are zeros. A row without a clip has index -1.
     """
 
     frames: np.ndarray
@@ -126,6 +146,9 @@ class _DecodeRows:
         for at, number in enumerate(numbers):
             epoch, position = divmod(int(number), per_epoch)
             epoch += plan.first_epoch
+            if position >= len(paths):
+                index[at] = -1
+                continue
             if plan.mode == "train":
                 clip = int(_permutation(len(paths), plan.seed, epoch)[position])
                 rng = np.random.default_rng((plan.seed, epoch, clip))
@@ -143,15 +166,16 @@ class _DecodeRows:
 
 
 class _RowNumbers(ray.data.Datasource):
-    """Consecutive numbers from 0 in column `id`, in blocks of the given sizes.
+    """Numbers from 0 in column `id`, in blocks: for each size in turn a block of so many rows of each shard, whose
+    numbers are `shards` apart; with one shard, consecutive ones.
 
     `ray.data.range` would do, but its tasks ask for a whole CPU, whatever the tasks after them ask for: on a cluster
     cut into fractions of a CPU they wait for ever, and they are not fused with decoding.
     """
 
-    def __init__(self, sizes: list[int]) -> None:
+    def __init__(self, sizes: list[int], shards: int = 1) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.shards = sizes, shards
 
     def get_name(self) -> str:
         """What tasks are called that read it, after "Read"."""
@@ -159,7 +183,7 @@ class _RowNumbers(ray.data.Datasource):
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of all numbers."""
-        return 8 * sum(self.sizes)
+        return 8 * sum(self.sizes) * self.shards
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -167,13 +191,17 @@ class _RowNumbers(ray.data.Datasource):
         """One task a block."""
         blocks = zip(self.sizes, accumulate(self.sizes), strict=True)
         return [
-            ReadTask(partial(_numbers, end - size, size), BlockMetadata(size, size_bytes=8 * size, exec_stats=None))
+            ReadTask(
+                partial(_numbers, (end - size) * self.shards + shard, size, self.shards),
+                BlockMetadata(size, size_bytes=8 * size, exec_stats=None),
+            )
             for size, end in blocks
+            for shard in range(self.shards)
         ]
 
 
-def _numbers(first: int, count: int) -> list[pa.Table]:
-    return [pa.table({"id": np.arange(first, first + count)})]
+def _numbers(first: int, count: int, step: int) -> list[pa.Table]:
+    return [pa.table({"id": np.arange(first, first + count * step, step)})]
 
 
 def block_sizes(total: int, batch: int, most: int, parallel: int) -> list[int]:
@@ -208,6 +236,9 @@ def clip_dataset(
     """A lazy dataset of decoded clips, in a fixed order whatever the timing of its tasks. name: what the dashboard
     calls it and them.
 
+    Of a plan with several shards the blocks belong to each in turn, all of a turn of the same size: that is how
+    `streaming_split(shards, equal=True)` gives them out, to whoever has the fewest rows.
+
     Decoding runs as tasks of `plan.cpus_per_task` CPUs. Nothing that consumes the stream may hold every CPU of the
     cluster, or the tasks would wait for ever: sessions leave a slot free (graph.session.Slots).
     """
@@ -226,8 +257,13 @@ def clip_dataset(
     total = plan.rows_per_epoch(n_clips) * (plan.epochs - plan.first_epoch if plan.mode == "train" else 1)
     most = max(1, min(BLOCK_BYTES, int(STORE_SHARE * store / 8)) // plan.row_bytes())
     parallel = max(1, int(ray.cluster_resources().get("CPU", 1) / plan.cpus_per_task))
-    sizes = block_sizes(total, plan.batch_size, most, parallel)
-    numbers = ray.data.read_datasource(_RowNumbers(sizes), num_cpus=plan.cpus_per_task, override_num_blocks=len(sizes))
+    if plan.shards > 1:
+        # A block that a task cuts in two would be two shards'.
+        context.target_max_block_size = None
+    sizes = block_sizes(total // plan.shards, plan.shard_rows(n_clips), most, parallel)
+    numbers = ray.data.read_datasource(
+        _RowNumbers(sizes, plan.shards), num_cpus=plan.cpus_per_task, override_num_blocks=len(sizes) * plan.shards
+    )
     rows = _DecodeRows(plan, clips_ref)
 
     def decode(numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -236,13 +272,8 @@ def clip_dataset(
     # Ray Data calls its tasks after the function.
     decode.__name__ = f"decode {name}"
     dataset = numbers.map_batches(decode, batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True)
-    dataset.set_name(_tag(name))
+    dataset.set_name(dashboard_name(name))
     return dataset
-
-
-def _tag(name: str) -> str:
-    """The name under which the dashboard lists a data set, and of its log file."""
-    return re.sub(r"[^\w.-]", "-", name)
 
 
 def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data.Dataset | None:
@@ -261,14 +292,24 @@ def cluster_state() -> str:
     )
 
 
-def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Generator[Batch, None, None]:
-    """Deliver a dataset's batches, decoding ahead in the background.
+def dashboard_name(name: str) -> str:
+    """The name under which the dashboard lists a stream, and of its log file."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def stream_batches(
+    dataset: ray.data.Dataset | ray.data.DataIterator, plan: StreamPlan, name: str, rows: int | None = None
+) -> Generator[Batch, None, None]:
+    """Deliver the batches of a dataset, or of a worker's shard of one, decoding ahead in the background.
+
+    rows: in a batch, by default those of the plan.
 
     Raises:
         StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
     """
-    tag = _tag(name)
-    dataset.set_name(tag)
+    tag = dashboard_name(name)
+    if isinstance(dataset, ray.data.Dataset):
+        dataset.set_name(tag)
     others = threading.enumerate()
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
     closed = threading.Event()
@@ -282,8 +323,8 @@ def stream_batches(dataset: ray.data.Dataset, plan: StreamPlan, name: str) -> Ge
 
     def produce() -> None:
         try:
-            rows = dataset.iter_batches(batch_size=plan.batch_size, batch_format="numpy", prefetch_batches=2)
-            for row in rows:
+            size = rows or plan.batch_size
+            for row in dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
                 # Ray hands out views of shared memory, which PyTorch may not write to and which pin the block.
                 errors = [str(error) for error in row["error"]]
                 if not offer(Batch(np.array(row["frames"], np.uint8), np.array(row["index"], np.int64), errors)):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qray.errors import Diverged, QrayError
 from qray.model.epoch import EpochResult
 from qray.model.graph_network import Part, switch_training
+from qray.model.share import ALONE, Share
 from qray.study import Augment, Training
 
 #: Numbers of glibc's mallopt, and the bounds that its thresholds reach by themselves.
@@ -53,10 +54,12 @@ def resolve_precision(training: Training, device: str, native_cpu_bf16: bool) ->
     return "bf16" if native_cpu_bf16 else "fp32"
 
 
-def augment_clips(clips: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
-    """Shift, contrast and brightness, drawn per clip, the same for all its frames. uint8 in, uint8 out, any device."""
-    batch, _, height, width, _ = clips.shape
-    draws = torch.rand((batch, 4), generator=generator)
+def augment_clips(clips: Tensor, config: Augment, draws: Tensor) -> Tensor:
+    """Shift, contrast and brightness per clip, the same for all its frames. uint8 in, uint8 out, any device.
+
+    draws: float32 (clips, 4), uniform in 0 to 1.
+    """
+    _, _, height, width, _ = clips.shape
     shifts = torch.round((draws[:, :2] * 2 - 1) * config.shift_px).long()
     gain = 1 + (draws[:, 2] * 2 - 1) * config.gain
     bias = (draws[:, 3] * 2 - 1) * config.bias * 255
@@ -72,13 +75,14 @@ def augment_clips(clips: Tensor, config: Augment, generator: torch.Generator) ->
     return torch.stack([t.index_select(0, m.int()) for t, m in zip(table, moved, strict=True)]).view_as(clips)
 
 
-def _loss(predicted: Tensor, batch: TrainBatch, config: Training, target_std: float) -> Tensor:
+def _loss(predicted: Tensor, batch: TrainBatch, weight: Tensor, config: Training, target_std: float) -> Tensor:
+    """weight: that of the whole batch, of which this may be a part."""
     error = (predicted.float() - batch.targets) / target_std
     if config.loss == "huber":
         each = nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")
     else:
         each = error.square()
-    return (each * batch.weights).sum() / batch.weights.sum().clamp(min=1)
+    return (each * batch.weights).sum() / weight.clamp(min=1)
 
 
 def _optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
@@ -151,6 +155,7 @@ def fit(
     resume: bytes | None = None,
     on_epoch_start: Callable[[int], None] | None = None,
     on_step: Callable[[float, int], None] | None = None,
+    share: Share = ALONE,
 ) -> Iterator[EpochResult]:
     """Train `model` in place, yielding after each epoch.
 
@@ -159,11 +164,14 @@ def fit(
     parts of it; `on_step(loss, clips)` hears of each step. With the same seed and batches, a run that goes on from
     a checkpoint equals one that was never interrupted.
 
+    Of several workers each is given its `share` of every batch. Results are those of the whole model: loss and clips of
+    all, and the first's hold the checkpoint, whose weights have the names of a model trained alone.
+
     Raises:
         Diverged: the loss is not finite. QrayError: the stream ended early.
     """
     config, device = settings.training, torch.device(settings.device)
-    model.to(device)
+    model = share.synchronized(model.to(device), device)
     # By default a GPU rounds what convolutions multiply to TF32, and what is called FP32 is.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     optimizer = _optimizer(model, config)
@@ -175,6 +183,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         first, so_far = int(state["epoch"]) + 1, float(state["seconds"])
+    network = share.wrapped(model, device)
     with _memory_kept():
         for epoch in range(first, config.epochs):
             started, total, clips = time.monotonic(), 0.0, 0
@@ -187,36 +196,39 @@ def fit(
                     raise QrayError(f"the training stream ended at epoch {epoch + 1}, step {step + 1}; run it again")
                 on_device = batch.clips.to(device, non_blocking=True)
                 batch = TrainBatch(on_device, batch.targets.to(device), batch.weights.to(device))
-                inputs = augment_clips(on_device, config.augment, generator) if config.augment else on_device
+                n_clips, weight = share.whole(batch.weights)
+                inputs = on_device
+                if config.augment:
+                    inputs = augment_clips(on_device, config.augment, share.draws(n_clips, 4, generator))
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    predicted = model(inputs)
-                loss = _loss(predicted, batch, config, settings.target_std)
+                    predicted = network(inputs)
+                loss = _loss(predicted, batch, weight, config, settings.target_std)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                # Gradients are averaged over workers, whose parts of the loss are to be added.
+                (loss * share.workers).backward()  # type: ignore[no-untyped-call]
                 if config.clip_grad_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
                 optimizer.step()
                 schedule.step()
-                value = float(loss.detach())
+                value = float(share.summed(loss.detach()))
                 if value != value or value == float("inf"):
                     raise Diverged(
                         f"the loss became {value} at epoch {epoch + 1}, step {step + 1}: lower training.lr "
                         f"({config.lr:g}) or set training.clip_grad_norm"
                     )
                 total += value
-                clips += int(batch.weights.sum())
+                clips += int(weight)
                 if on_step:
-                    on_step(value, len(batch.weights))
+                    on_step(value, n_clips)
             seconds = time.monotonic() - started
             so_far += seconds
-            checkpoint = dump_checkpoint(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "epoch": epoch,
-                    "seconds": so_far,
-                    **graph_of(model),
-                }
-            )
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch,
+                "seconds": so_far,
+                **graph_of(model),
+            }
+            checkpoint = dump_checkpoint(state) if share.rank == 0 else b""
             yield EpochResult(epoch, total / settings.steps_per_epoch, seconds, so_far, clips, checkpoint)

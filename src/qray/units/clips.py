@@ -38,9 +38,9 @@ class Job:
         """The stream of all clips of a split: of TEST all windows, of VAL, to choose by, one."""
         return self.eval_plan(self.study.clip if split == "TEST" else self.study.clip.single_window())
 
-    def train_plan(self, training: Training, first_epoch: int, epochs: int) -> StreamPlan:
-        """The stream of a training from one epoch on, up to so many."""
-        more = {"seed": self.study.seed, "first_epoch": first_epoch, "epochs": epochs}
+    def train_plan(self, training: Training, first_epoch: int, epochs: int, shards: int = 1) -> StreamPlan:
+        """The stream of a training from one epoch on, up to so many, for so many workers."""
+        more = {"seed": self.study.seed, "first_epoch": first_epoch, "epochs": epochs, "shards": shards}
         return self._plan(self.study.clip, "train", training.batch_size, **more)
 
     def _plan(self, spec: ClipSpec, mode: Literal["train", "eval"], batch_size: int, **more: int) -> StreamPlan:

@@ -12,7 +12,7 @@ NOTHING = Augment(shift_px=0, gain=0, bias=0)
 
 
 def augmented(clips: torch.Tensor, config: Augment, seed: int = 0) -> torch.Tensor:
-    return augment_clips(clips, config, torch.Generator().manual_seed(seed))
+    return augment_clips(clips, config, torch.rand((len(clips), 4), generator=torch.Generator().manual_seed(seed)))
 
 
 def test_shape_and_dtype_stay() -> None:
