@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from qray.engines.catalog import ENGINES, engines_of
 from qray.study_model import ClipSpec as ClipSpec
@@ -79,7 +79,16 @@ class Augment(Section):
 
 
 class Training(Section):
-    """One fit. `precision: auto` takes bf16 autocast where the device runs bf16 natively."""
+    """One fit. `precision: auto` takes bf16 autocast where the device runs bf16 natively.
+
+    workers: processes that fit one model together, in step (PyTorch's DistributedDataParallel, by Ray Train), each on a
+    GPU of its own where the cluster has any, else on a slot of its CPUs. `batch_size` is that of all together, and
+    a multiple of them. Batches, augmentation and loss are those of one worker; what differs is the order in which
+    floats are added, and batch-norm: on GPUs it normalises by the whole batch, as with one worker; on CPUs, and in a
+    network that was imported as a graph, by the share of each worker, and the running statistics kept are those of
+    the first. So the number is part of the keys: with another one a training begins anew. It holds for the FP32
+    training and for its control (finetune); a trial of the sweep has one worker, since trials run side by side.
+    """
 
     epochs: Epochs = 12
     batch_size: PositiveInt = 16
@@ -92,6 +101,20 @@ class Training(Section):
     clip_grad_norm: float | None = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     augment: Augment | None = Augment()
+    workers: int = Field(1, gt=0, le=4096)
+
+    @field_validator("workers")
+    @classmethod
+    def _share_each_batch(cls, workers: int, others: ValidationInfo) -> int:
+        batch_size = others.data.get("batch_size")
+        if batch_size is not None and batch_size % workers:
+            raise ValueError(f"training.batch_size ({batch_size}), which all workers share, must be a multiple of them")
+        return workers
+
+    def identity(self) -> dict[str, Any]:
+        """What a unit depends on. `workers` is younger than the others, and there only where they are several, so that
+        it changes no other key."""
+        return self.model_dump(mode="json", exclude={"workers"} if self.workers == 1 else None)
 
 
 class Variant(Section):

@@ -90,6 +90,13 @@ def test_a_method_on_the_wrong_engine_is_named_by_the_line_of_its_variant() -> N
     assert said == "s.yaml, line 5: variants.1: method qat runs on inductor, not on openvino"
 
 
+def test_workers_that_cannot_share_a_batch_are_named_by_key_and_line() -> None:
+    said = "training.batch_size (16), which all workers share, must be a multiple of them (found 3)"
+    text = GOOD.replace("{lr: 1.0e-3}", "\n  batch_size: 16\n  workers: 3")
+    assert fault(text) == f"s.yaml, line 4: training.workers: {said}"
+    assert fault(GOOD, "training.workers=3") == f"--set training.workers: {said}"
+
+
 def test_two_faults_are_both_named() -> None:
     assert [line.split(": ")[1] for line in faults(GOOD + "seed: x\nclip: {frames: 0}\n")] == ["seed", "clip.frames"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qray.data.manifest import Manifest, digest_of
 from qray.data.splits import SPLITS
+from qray.errors import UsageError
 from qray.graph.unit import Graph, Unit
 from qray.measure.isa import Machine, this_machine
 from qray.study import Imported, Sensitivity, Study, Training, Variant
@@ -35,11 +36,16 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
     """Every unit of a study on a data set; the only place that says what needs what.
 
     machine: of the run, or the least of a cluster's; by default this one.
+
+    Raises:
+        UsageError: there are fewer TRAIN clips than workers.
     """
     machine = machine or this_machine()
     isa = machine.isa if study.target.isa == "native" else study.target.isa
     digests = {split: digest_of(manifest.split(split)) for split in SPLITS}
     training = _trained_by(study.training, machine) if study.training else None
+    if training and training.workers > (n_clips := len(manifest.split("TRAIN"))):
+        raise UsageError(f"training.workers: {training.workers} cannot share {n_clips} TRAIN clips")
     train = train_unit(study, training, digests)
     fixed = study.model.untrainable if isinstance(study.model, Imported) and not study.model.trainable else None
     sweep = sweep_unit(study, isa, train, digests) if fixed is None else None

@@ -141,6 +141,9 @@ def _run_on_ray(
         wanted = units_of_stage(graph, recorder.stage)
         together = lacking(graph, [unit for unit in wanted if unit.kind not in ALONE], store)
         later = [unit for unit in lacking(graph, wanted, store) if unit.kind in ALONE]
+        for unit in together:
+            if reason := backend.slots.lacking(unit.task.resources):
+                raise UsageError(f"training.workers: {reason}; lower it, or run where there are more")
         if any(unit.kind in ("train", "sweep", "predict") for unit in together):
             run.prepare_split("VAL")
         if any(isinstance(unit.task, Evaluate) and unit.task.split == "TEST" for unit in together):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from qray.errors import QrayError
 from qray.graph.unit import Resources, Task, Unit
 from qray.measure.host import cpu_flags
 from qray.model.epoch import EpochResult
@@ -13,7 +14,14 @@ from qray.study import Imported, Study, Training
 from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
 from qray.units.evaluate import predict_split
+from qray.units.mailbox import Letters
 from qray.units.trials import qat_training
+
+if TYPE_CHECKING:
+    from qray.units.work import Worker
+
+#: Times that a training by several workers is tried again without an epoch between.
+RETRIES = 3
 
 
 def train_unit(study: Study, training: Training | None, digests: Mapping[str, str]) -> Unit:
@@ -23,8 +31,8 @@ def train_unit(study: Study, training: Training | None, digests: Mapping[str, st
     if training is None:
         return Unit("train", "fp32", AsImported(), {"model": model}, title="take the imported weights")
     depends = {
-        "clips": digests["TRAIN"], "clip": study.clip.frames_read(), "model": model, "training": training,
-        "seed": study.seed,
+        "clips": digests["TRAIN"], "clip": study.clip.frames_read(), "model": model,
+        "training": training.identity(), "seed": study.seed,
     }  # fmt: skip
     return Unit("train", "fp32", Train(training, digests["VAL"]), depends)
 
@@ -59,30 +67,94 @@ def _imported(study: Study) -> bytes | None:
 
 
 @dataclass
-class Train(Task):
-    """A checkpoint is written, and VAL evaluated beside it, after each epoch."""
+class Fit(Task):
+    """A training: by one task, which yields what each epoch left, or by `training.workers`, who leave it in a mailbox.
+
+    After each epoch a checkpoint is written. A training by several that lost a worker is started again from the last.
+    """
 
     training: Training
-    val: str
-    version = 3
-    resources = Resources(gpu=True)
+    _letters: Letters | None = field(default=None, init=False)
+    _last: Any = field(default=None, init=False)
+    _lost: int = field(default=0, init=False)
 
-    def start(self, unit: Unit, run: RunContext) -> Any:
+    def __post_init__(self) -> None:
+        workers = self.training.workers
+        together = Resources(slots=workers, whole=True, gpu=True, here=True)
+        self.resources = together if workers > 1 else Resources(gpu=True)
+
+    def begin(
+        self, unit: Unit, run: RunContext, name: str, training: Training, start: bytes | None,
+        freeze_batch_norm_at: float = 1.0,
+    ) -> Any:  # fmt: skip
+        """Start it from its last checkpoint, if it has one; `name` is what the dashboard calls it, and `start` the
+        weights with which it begins."""
         resume = run.store.latest_checkpoint(unit.key)
         if resume is not None:
-            run.runner.say("training goes on from its last checkpoint")
-        return run.backend.submit(unit, train, run.job, "fp32", self.training, run.split("TRAIN"),
-                                  _imported(run.study), resume)  # fmt: skip
+            run.runner.say(f"{unit.label} goes on from its last checkpoint")
+        arguments = (run.job, name, training, run.split("TRAIN"), start, resume, freeze_batch_norm_at)
+        if training.workers == 1:
+            return run.backend.submit(unit, train, *arguments)
+        self._letters, self._last = Letters(f"mailbox:{name}"), None
+        options = run.backend.slots.options(gpu=True)
+        return run.backend.submit(unit, train_together, *arguments, self._letters.mailbox, options)
 
     def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
-        if not isinstance(item, EpochResult):
-            return
-        run.store.save_checkpoint(unit.key, item.epoch, item.checkpoint)
-        rate, total = item.clips / max(item.seconds, 1e-6), self.training.epochs
-        run.runner.say(f"train fp32: epoch {item.epoch + 1}/{total}, loss {item.loss:.4f}, {rate:.0f} clips/s")
+        if isinstance(item, EpochResult):
+            run.store.save_checkpoint(unit.key, item.epoch, item.checkpoint)
+            self.after_epoch(unit, run, item)
+
+    def after_epoch(self, unit: Unit, run: RunContext, result: EpochResult) -> None:
+        """What else an epoch gives occasion to."""
+
+    def poll(self, unit: Unit, run: RunContext) -> bool:
+        return self._read(unit, run, self._letters.take() if self._letters else [])
+
+    def _read(self, unit: Unit, run: RunContext, items: list[Any]) -> bool:
+        for item in items:
+            self._last = item
+            if isinstance(item, EpochResult):
+                self._lost = 0
+                self.heard(unit, run, item)
+        return bool(items)
+
+    def outcome(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any] | None:
+        """What the last item of `train` says, given what the work ended with; None where it is to be started again.
+
+        Raises:
+            QrayError: it failed, or lost workers time and again.
+        """
+        if self._letters is None:
+            return value
+        self._read(unit, run, self._letters.take_all())
+        self._letters = None
+        if isinstance(self._last, QrayError):
+            raise self._last
+        if "lost" not in value:
+            return value | self._last
+        self._lost += 1
+        if self._lost > RETRIES:
+            raise QrayError(f"its workers ended {self._lost} times without an epoch between: {value['lost']}")
+        run.runner.say(f"{unit.label} is started again, since it lost workers: {value['lost']}", "yellow")
+        return None
+
+
+@dataclass
+class Train(Fit):
+    """VAL is evaluated beside it, after each epoch."""
+
+    val: str
+    version = 3
+
+    def start(self, unit: Unit, run: RunContext) -> Any:
+        return self.begin(unit, run, "fp32", self.training, _imported(run.study))
+
+    def after_epoch(self, unit: Unit, run: RunContext, result: EpochResult) -> None:
+        rate, total = result.clips / max(result.seconds, 1e-6), self.training.epochs
+        run.runner.say(f"train fp32: epoch {result.epoch + 1}/{total}, loss {result.loss:.4f}, {rate:.0f} clips/s")
         # An epoch is left out while another is evaluated.
         if not run.runner.busy("validate"):
-            run.runner.add(self._validation(unit, item.epoch, item.checkpoint))
+            run.runner.add(self._validation(unit, result.epoch, result.checkpoint))
 
     def _validation(self, unit: Unit, epoch: int, checkpoint: bytes = b"") -> Unit:
         # Not a unit that it needs: training goes on.
@@ -90,13 +162,16 @@ class Train(Task):
         return Unit("validate", f"fp32 epoch {epoch + 1}", Validate(epoch, checkpoint), depends,
                     title=f"validate epoch {epoch + 1}")  # fmt: skip
 
-    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any] | None:
+        done = self.outcome(unit, run, value)
+        if done is None:
+            return None
         path = run.store.checkpoint_path(unit.key, self.training.epochs - 1)
-        failed = run.name_failed("training", value.pop("failed"))
+        failed = run.name_failed("training", done.pop("failed"))
         # Those included that were evaluated before a kill.
         found = {epoch: run.store.record(self._validation(unit, epoch)) for epoch in range(self.training.epochs)}
         curve = {epoch: record["val_mae"] for epoch, record in found.items() if record is not None}
-        return {"files": [run.store.relative(path)], "val_mae": curve} | failed | value
+        return {"files": [run.store.relative(path)], "val_mae": curve} | failed | done
 
 
 @dataclass
@@ -116,37 +191,41 @@ class Validate(Task):
 
 
 @dataclass
-class Finetune(Task):
+class Finetune(Fit):
     """Trains on from FP32 with the settings of the best trial."""
 
-    training: Training
     bits: int
     train: Unit
     sweep: Unit
-    resources = Resources(gpu=True)
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         settings = run.best_trial(self.sweep, self.bits)["settings"]
-        return run.backend.submit(
-            unit, train, run.job, f"finetune-w{self.bits}", qat_training(self.training, settings), run.split("TRAIN"),
-            run.checkpoint(self.train.key), None, settings["freeze_batch_norm_at"],
-        )  # fmt: skip
+        training, weights = qat_training(self.training, settings), run.checkpoint(self.train.key)
+        name = f"finetune-w{self.bits}"
+        return self.begin(unit, run, name, training, weights, settings["freeze_batch_norm_at"])
 
-    def heard(self, unit: Unit, run: RunContext, item: Any) -> None:
-        if isinstance(item, EpochResult):
-            run.store.save_checkpoint(unit.key, item.epoch, item.checkpoint)
-
-    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
-        failed = run.name_failed("training", value.pop("failed"))
+    def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any] | None:
+        done = self.outcome(unit, run, value)
+        if done is None:
+            return None
+        failed = run.name_failed("training", done.pop("failed"))
         epoch = run.best_trial(self.sweep, self.bits)["settings"]["epochs"] - 1
-        return {"files": [run.store.relative(run.store.checkpoint_path(unit.key, epoch))]} | failed | value
+        return {"files": [run.store.relative(run.store.checkpoint_path(unit.key, epoch))]} | failed | done
+
+
+def train_together(*arguments: Any) -> dict[str, Any]:
+    """`together.run_workers`, with Ray Train imported where it runs."""
+    from qray.units.together import run_workers
+
+    return run_workers(*arguments)
 
 
 def train(
     job: Job, name: str, training: Training, train_clips: SplitClips, start: bytes | None, resume: bytes | None,
-    freeze_batch_norm_at: float = 1.0,
+    freeze_batch_norm_at: float = 1.0, worker: Worker | None = None,
 ) -> Iterator[Any]:  # fmt: skip
-    """Train in FP32 from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does.
+    """Train in FP32 from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does; as one of
+    several workers, or alone.
 
     Yields an EpochResult after each epoch. The last item is {"failed": {clip: reason}, "device", "losses" (of these
     epochs), "train_s" (seconds of all epochs)}."""
@@ -157,14 +236,15 @@ def train(
         loss_scale,
         model_from_state,
         new_model,
-        training_device,
+        only_worker,
         training_stream,
-        training_threads,
     )
 
-    study, device = job.study, training_device()
-    torch.set_num_threads(training_threads())
-    torch.manual_seed(study.seed)
+    study, worker = job.study, worker or only_worker()
+    device, share = torch.device(worker.device).type, worker.share
+    torch.set_num_threads(worker.threads)
+    # What dropout leaves out is drawn by each worker for its own clips.
+    torch.manual_seed(study.seed + share.rank)
     target = train_clips.clips["target"]
     if isinstance(study.model, Imported) or start:
         assert start is not None
@@ -172,10 +252,13 @@ def train(
     else:
         model = new_model(study.model, target, study.seed)
     model.channels_last().train()
-    plan, batches, failed, telemetry = training_stream(job, name, train_clips, training, resume, training.epochs)
+    plan, batches, failed, telemetry = training_stream(
+        job, name, train_clips, training, resume, training.epochs, worker
+    )
     settings = FitSettings(
         training, plan.steps_per_epoch(len(target)), loss_scale(model, study.model, target), study.seed,
-        resolve_precision(training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})), device,
+        resolve_precision(training, device, bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})),
+        worker.device,
     )  # fmt: skip
 
     def freeze(epoch: int) -> None:
@@ -184,13 +267,14 @@ def train(
 
     train_s = float(load_checkpoint(resume)["seconds"]) if resume else 0.0
     losses = []
-    for result in fit(model, batches, settings, resume, on_epoch_start=freeze, on_step=telemetry.step):
+    on_step = telemetry.step if share.rank == 0 else None
+    for result in fit(model, batches, settings, resume, freeze, on_step, share):
         train_s = result.seconds_so_far
         losses.append(result.loss)
-        train_clips.check("training", failed)
+        train_clips.check("training", share.merged(failed))
         yield result
     telemetry.end()
-    missed = named_failures(train_clips.clips, failed)
+    missed = named_failures(train_clips.clips, share.merged(failed))
     yield {"failed": missed, "device": device, "losses": losses, "train_s": train_s}
 
 

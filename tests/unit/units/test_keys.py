@@ -74,6 +74,7 @@ FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
     "training.precision": (st.just("bf16"), TRAINED),
     "training.augment.shift_px": (COUNTS, TRAINED),
     **{f"training.augment.{name}": (SHARES, TRAINED) for name in ("gain", "bias")},
+    "training.workers": (st.sampled_from([2, 4]), TRAINED),
     # With an INT8 dot product ranges are whole, and QAT is another training; without, they are those of this machine.
     "target.isa": (
         st.sampled_from(["avx-vnni", "avx512-vnni", "amx", "neon-dotprod"]), PTQ | OF_TRIALS | {LAYERS}

@@ -14,6 +14,7 @@ import pytest
 from support.graphs import keys_of, only, sweep_of
 
 from qray.data.manifest import Manifest, digest_of
+from qray.errors import UsageError
 from qray.graph.unit import Graph, unit_key
 from qray.measure.isa import Machine
 from qray.study import Study
@@ -198,6 +199,17 @@ def test_training_in_bf16_is_another_training() -> None:
     bf16 = Machine("avx2", bf16=True)
     assert changed(plan(machine=bf16)) == ALL
     assert changed(plan(machine=bf16, training={"precision": "fp32"})) == set()
+
+
+def test_more_workers_than_clips_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^training.workers: 8 cannot share 3 TRAIN clips$"):
+        plan(training={"workers": 8})
+
+
+def test_one_worker_is_no_setting() -> None:
+    assert not changed(plan(training={"workers": 1}))
+    assert changed(plan(training={"batch_size": 12, "workers": 3})) == ALL
+    assert changed(plan(training={"batch_size": 12})) == ALL
 
 
 def test_a_gpu_decides_the_precision_itself() -> None:
