@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,18 +18,55 @@ import typer
 from qray.atomic import remove_unfinished
 from qray.errors import QrayError, UsageError
 from qray.escape import command, visible
-from qray.locks import HELD, out_held
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from qray.graph.store import Store
+    from qray.storage.mirror import Mirror
+    from qray.study import Study
+
 StudyOption = Annotated[str | None, typer.Option("--study", help="A named study or a .yaml file; default: quickstart.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Data set folder; default: the study's own.")]
+DataOption = Annotated[str | None, typer.Option("--data", help="Data set folder or URI; default: the study's own.")]
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Folder of an imported model; the study is then `imported` by default.")
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder; default: runs/<study>.")]
-OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run.")]
+
+
+def _out_here(wanted: str) -> Callable[[str], Path]:
+    """From OUT as a user names it to a folder that holds what a command reads of it, until the command ends."""
+
+    def path(text: str) -> Path:
+        from qray.storage.place import place_of
+
+        place = place_of(text, "OUT")
+        if isinstance(place, Path):
+            return place
+        from qray.graph import store
+        from qray.storage.out import brought
+
+        return brought(place, store.COPIED, getattr(store, wanted))
+
+    return path
+
+
+def _folder_here(text: str) -> Path:
+    """A folder with everything that lies at a URI, until the command ends; or the folder that is named."""
+    from qray.storage.out import brought
+    from qray.storage.place import place_of
+
+    place = place_of(text, "ARTIFACT")
+    if isinstance(place, Path):
+        return place
+    return brought(place, None, lambda name: True)
+
+
+proof_here = _out_here("is_proof")
+#: What is read of OUT: the table alone, also what it is made of, or all that is written into it besides.
+ShownOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_figures"))]
+OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=proof_here)]
+WrittenOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_needed"))]
+OutOption = Annotated[str | None, typer.Option("--out", help="Output folder or URI; default: runs/<study>.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget what OUT holds and begin anew.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -42,15 +81,19 @@ STAGES = {
     "measure": "Measure latency and memory of every variant.",
     "sensitivity": "Quantize each layer alone, and all but it: where the error comes from.",
 }
-#: Folders and files of OUT that --fresh removes; anything else in there is not ours.
-OUT_CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-                "rejected.parquet", "run.json", "report.html", "report.md", "report", "cards")  # fmt: skip
 
 
-def _clear(out: Path) -> None:
-    if out.is_dir() and any(path.name != HELD for path in out.iterdir()) and not (out / "study.yaml").is_file():
+def _clear(out: Path, mirror: Mirror | None) -> None:
+    from qray.graph.store import CONTENTS
+    from qray.locks import HELD
+    from qray.storage.out import OWN
+
+    holds = any(path.name not in (HELD, *OWN) for path in out.iterdir()) or (mirror is not None and mirror.there)
+    if holds and not ((out / "study.yaml").is_file() or (mirror is not None and mirror.has("study.yaml"))):
         raise UsageError(f"--fresh: {out} holds no study.yaml, so it is not the output of a run; name another --out")
-    for name in OUT_CONTENTS:
+    if mirror is not None:
+        mirror.clear()
+    for name in CONTENTS:
         path = out / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -94,27 +137,43 @@ def run_stage(
     num_cpus: CpusOption = None,
 ) -> None:
     """Run the stage that the command is called by, with what it needs of those before, and say what came of it."""
+    from qray.graph.store import COPIED, Store, is_needed
+    from qray.storage.out import held, mirror_of, working_copy
+    from qray.storage.place import place_of
     from qray.study_files import load_study
     from qray.terminal import open_console
+    from qray.units.data_set import check_place
 
     stage = str(context.info_name)
-    began, started = time.monotonic(), time.time()
-    study = load_study(name, settings or [], data, model)
-    if study.data.dir is not None and not Path(study.data.dir).expanduser().is_dir():
-        # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
-        raise QrayError(f"{study.data.dir}: no such folder; name the data set's folder with --data")
-    folder = (out or Path("runs") / study.name).resolve()
+    began = time.monotonic()
+    study = load_study(name, settings or [], None if data is None else place_of(data, "--data"), model)
+    # Known at once; the checks of the data set itself come seconds later, with PyTorch and Ray loaded.
+    check_place(study.data)
+    place = place_of(out or f"runs/{study.name}", "--out")
+    folder = place.resolve() if isinstance(place, Path) else working_copy(place, COPIED)
     _make_writable(folder)
-    context.with_resource(out_held(folder))
-    remove_unfinished(folder)
-    if fresh:
-        _clear(folder)
     # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
     progress = open_console(stderr=True, soft_wrap=True)
-    progress.print(f"qray run {stage}: study {study.name}, output in {folder}")
+    with held(folder, progress.print):
+        remove_unfinished(folder)
+        mirror = mirror_of(folder)
+        if mirror is not None:
+            mirror.look()
+        if fresh:
+            _clear(folder, mirror)
+        if mirror is not None:
+            mirror.bring(is_needed)
+        progress.print(f"qray run {stage}: study {study.name}, output in {folder}")
+        if mirror is not None:
+            progress.print(f"its copy on this machine is {folder}{os.sep}")
+        _check_ray_address(folder)
+        _run(stage, study, Store(folder, mirror), progress, began, as_json, num_cpus)
 
-    _check_ray_address(folder)
-    from qray.graph.store import Store
+
+def _run(
+    stage: str, study: Study, store: Store, progress: Console, began: float, as_json: bool, num_cpus: int | None
+) -> None:
+    """Run a stage into an OUT that is held."""
     from qray.judge.row import from_table
     from qray.judge.run import read_run
     from qray.judge.timing import write_phases
@@ -124,8 +183,8 @@ def run_stage(
     from qray.words.show_run import print_sensitivity, print_times
     from qray.words.terminal import results_console
 
+    started, folder = time.time(), store.out
     phases = {"load qray": time.monotonic() - began}
-    store = Store(folder)
     result = run_study(study, store, stage, progress, num_cpus)
     total = time.monotonic() - began
     # A run that found everything done leaves the record of the run that did it.
@@ -161,8 +220,10 @@ def run_stage(
 
 
 def write_table_anew(
-    folder: Annotated[Path | None, typer.Argument(metavar="OUT", help="Output folder of a run.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The same.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Output folder of a run, or its URI.", parser=proof_here)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The same.", parser=proof_here)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write results.parquet anew from what OUT holds, by the study that it holds; needs no data set."""
@@ -172,6 +233,7 @@ def write_table_anew(
         raise UsageError("qray run table OUT: name one folder, the output of a run")
     from qray.judge.judge import read_evidence
     from qray.judge.table import write_table
+    from qray.storage.out import held
     from qray.terminal import open_console
     from qray.words.show import print_results, results_json
     from qray.words.show_run import print_times
@@ -179,7 +241,7 @@ def write_table_anew(
 
     evidence = read_evidence(named)
     _make_writable(named)
-    with out_held(named):
+    with held(named):
         table = write_table(evidence)
     if as_json:
         print(results_json(table))
@@ -195,7 +257,7 @@ def _say_where(out: Path, console: Console) -> None:
 
 
 def make_data(
-    folder: Annotated[Path, typer.Argument(help="Where to write the data set.")],
+    folder: Annotated[str, typer.Argument(help="Where to write the data set.")],
     train: Annotated[int, typer.Option(min=0)] = 1000,
     val: Annotated[int, typer.Option(min=0)] = 150,
     test: Annotated[int, typer.Option(min=0)] = 300,
@@ -203,14 +265,18 @@ def make_data(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
 ) -> None:
     """Make the synthetic apical four-chamber data set, in the EchoNet-Dynamic layout."""
+    from qray.storage.place import place_of
     from qray.synthetic.generate import synthesize
 
-    synthesize(folder, {"TRAIN": train, "VAL": val, "TEST": test}, seed, workers)
+    root = place_of(folder, "DIR")
+    if not isinstance(root, Path):
+        raise UsageError(f"{root}: a data set is written into a folder; copy it there with your store's own client")
+    synthesize(root, {"TRAIN": train, "VAL": val, "TEST": test}, seed, workers)
     typer.echo(f"Data set: {folder}")
 
 
 def check_data(
-    folder: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    folder: Annotated[str, typer.Argument(help="The data set's folder, or its URI.")],
     study: StudyOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
@@ -218,10 +284,11 @@ def check_data(
     """Check a data set, listing each rejected clip and why."""
     from qray.data.manifest import check_manifest, read_manifest
     from qray.data.splits import SPLITS
+    from qray.storage.place import place_of
     from qray.study_files import load_study
 
     read_as = load_study(study, settings or []).data
-    manifest = read_manifest(folder, read_as)
+    manifest = read_manifest(place_of(folder, "DIR"), read_as)
     if as_json:
         counts = {split: len(manifest.split(split)) for split in SPLITS}
         rejected = manifest.rejected.to_dict("records")
@@ -245,8 +312,10 @@ def check_data(
 
 
 def predict_files(
-    artifact: Annotated[Path, typer.Argument(help="A folder such as OUT/artifacts/KEY.")],
-    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="A folder such as OUT/artifacts/KEY, or its URI.", parser=_folder_here)
+    ],
+    videos: Annotated[list[str], typer.Argument(help="Video files, or their URIs.")],
     threads: Annotated[int, typer.Option(min=1)] = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -289,10 +358,10 @@ def submit_job(
     wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
     study: StudyOption = None,
     model: ModelOption = None,
-    data: Annotated[Path | None, typer.Option(help="Data set folder, as every node sees it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder on the head; default: ~/qray-jobs/runs/<study>.")] = (
-        None
-    ),
+    data: Annotated[str | None, typer.Option(help="Data set folder, as every node sees it, or its URI.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Output folder on the head, or a URI; default: ~/qray-jobs/runs/<study>.")
+    ] = None,
     settings: SetOption = None,
     fresh: FreshOption = False,
     as_json: JsonOption = False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 #: Control characters but newline and tab, half surrogates, and what turns the direction of text round: a terminal acts
@@ -18,10 +19,28 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u206
 _MARKS = re.compile(r"[\\`*|<>\[\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _FIRST = re.compile(r"^(?:[#+=-]|\d+(?=[.)]))")
 _CODE = re.compile(r"(`[^`|<>\\]+`)")
+#: A path below a folder, as sentences hold it; with nothing but a slash the folder itself is meant, and shown as it is.
+_BELOW = r"((?:/[^\s'\"`,;:()]*[^\s'\"`,;:().])?)(?!/)"
+#: What people call a folder of this machine that they need not know of, by its path.
+_CALLED: dict[str, Callable[[str], str]] = {}
+
+
+def call_folder(folder: Path, name: Callable[[str], str]) -> None:
+    """Say `name` of a path below it (forward slashes, "" for itself) wherever a folder's path would be said."""
+    _CALLED[str(folder)] = name
+
+
+def as_called(text: str) -> str:
+    """Text with what folders are called in the place of their paths."""
+    for path, name in _CALLED.items():
+        if path in text:
+            text = re.sub(re.escape(path) + _BELOW, lambda found: name(found[1].strip("/")), text)  # noqa: B023
+    return text
 
 
 def visible(text: str) -> str:
     """Text without anything that a reader cannot see: an escape sequence is shown as \\x1b and so on."""
+    text = as_called(text)
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -43,7 +62,7 @@ def command(*words: str | Path) -> str:
 
     Words with control characters are written as bash, zsh and ksh read them: $'line\\x0abreak'.
     """
-    return " ".join(_word(f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else str(word))
+    return " ".join(_word(f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else as_called(str(word)))
                     for word in words)  # fmt: skip
 
 

@@ -23,8 +23,10 @@ HELD = ".held"
 JOB = "QRAY_JOB"
 
 
-def lock(descriptor: int) -> bool:
+def lock(descriptor: int, shared: bool = False, wait: bool = False) -> bool:
     """Take the lock of an open file, which lasts until it is closed; whether nobody else had it.
+
+    shared: with others who ask for no more. wait: until it is free.
 
     Raises:
         OSError: the file system has no locks.
@@ -32,15 +34,15 @@ def lock(descriptor: int) -> bool:
     if sys.platform == "win32":
         raise OSError("no locks")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True
 
 
 @contextmanager
-def out_held(out: Path) -> Iterator[None]:
-    """Keep an output folder to this process.
+def out_held(out: Path, called: str | None = None) -> Iterator[None]:
+    """Keep an output folder to this process. called: what people call it, if not by its path.
 
     Raises:
         QrayError: another has it, which is named; or it cannot be written to.
@@ -54,7 +56,9 @@ def out_held(out: Path) -> Iterator[None]:
         try:
             if not _lock_if_any(descriptor):
                 holder = _holder(descriptor)
-                raise QrayError(f"{out} is being written to by {holder}; wait for its end, or name another --out")
+                raise QrayError(
+                    f"{called or out} is being written to by {holder}; wait for its end, or name another --out"
+                )
             if not is_at(descriptor, path):
                 # Its holder has ended, and taken it away, since it was opened.
                 continue

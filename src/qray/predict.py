@@ -13,12 +13,15 @@ from qray.data.probe import probe
 from qray.engines.artifact import read_artifact
 from qray.engines.registry import load_artifact
 from qray.errors import QrayError
+from qray.storage.cache import local_copy
+from qray.storage.place import StorageError
 
 
 def predict_videos(
-    folder: Path, videos: Sequence[Path], threads: int = 1
-) -> Iterator[tuple[Path, float | None, str | None]]:
-    """Yield (video, prediction in target units, None), or (video, None, reason) for one that cannot be read.
+    folder: Path, videos: Sequence[Path | str], threads: int = 1
+) -> Iterator[tuple[Path | str, float | None, str | None]]:
+    """Yield (video, prediction in target units, None), or (video, None, reason) for one that cannot be read. Videos are
+    paths or URIs.
 
     Clips are sampled as the artifact's study evaluated them; windows are averaged.
 
@@ -36,14 +39,14 @@ def predict_videos(
             "`qray doctor` says which engines work here"
         ) from error
     for video in videos:
-        facts = probe(video)
-        if facts.error:
-            yield video, None, facts.error
-            continue
         try:
-            wanted = evaluation_indices(facts.n_frames, artifact.clip)
-            clips = decode_frames(video, wanted, artifact.clip.image_size)
-        except ClipError as error:
+            with local_copy(video) as path:
+                facts = probe(path)
+                if facts.error:
+                    raise ClipError(facts.error)
+                wanted = evaluation_indices(facts.n_frames, artifact.clip)
+                clips = decode_frames(path, wanted, artifact.clip.image_size)
+        except (ClipError, StorageError) as error:
             yield video, None, str(error)
             continue
         value = float(np.mean(predict(clips)))

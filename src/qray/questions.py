@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qray.commands import JsonOption, OutArgument
+from qray.commands import JsonOption, OutArgument, ShownOut, WrittenOut, proof_here
 from qray.errors import NothingQualifies, QrayError, Regression, UsageError
 from qray.escape import command, visible
-from qray.locks import out_held
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from qray.judge.evidence import Evidence
+    from qray.storage.place import Place
     from qray.words.document import Document
 
 
-def show_results(out: OutArgument, as_json: JsonOption = False) -> None:
+def show_results(out: ShownOut, as_json: JsonOption = False) -> None:
     """Print the table of a run."""
     from qray.judge.index import FILE
     from qray.judge.run import read_run
@@ -54,21 +55,24 @@ def print_columns(as_json: JsonOption = False) -> None:
 
 
 def report_run(
-    out: OutArgument,
-    data: Annotated[Path | None, typer.Option(help="Data set folder, for pictures of clips.")] = None,
+    out: WrittenOut,
+    data: Annotated[str | None, typer.Option(help="Data set folder or URI, for pictures of clips.")] = None,
 ) -> None:
     """Write what a run proves, for people: OUT/report.html, report.md and report/*.png."""
     from qray.judge.judge import read_evidence
+    from qray.storage.out import held
+    from qray.storage.place import place_of
 
-    if data is not None and not data.is_dir():
+    place = None if data is None else place_of(data, "--data")
+    if isinstance(place, Path) and not place.is_dir():
         raise QrayError(f"{data}: no such folder; --data names the data set's folder")
     evidence = read_evidence(out)
-    with out_held(out):
-        document, page = _write_report(evidence, data)
+    with held(out):
+        document, page = _write_report(evidence, place)
     print(visible(f"{document.headline.title}. {document.headline.sentences[0]}\nReport: {page}"))
 
 
-def _write_report(evidence: Evidence, data: Path | None) -> tuple[Document, Path]:
+def _write_report(evidence: Evidence, data: Path | Place | None) -> tuple[Document, Path]:
     """The report and its page; without `data` the pictures come from the study's own data set."""
     from qray.report.page import write_document
     from qray.report.sections import compose
@@ -127,8 +131,8 @@ def pick_variant(
 
 
 def diff_outs(
-    a: Annotated[Path, typer.Argument(help="Output folder of the run to compare with.")],
-    b: Annotated[Path, typer.Argument(help="Output folder of the newer run.")],
+    a: Annotated[Path, typer.Argument(help="Output folder (or URI) of the run to compare with.", parser=proof_here)],
+    b: Annotated[Path, typer.Argument(help="Output folder (or URI) of the newer run.", parser=proof_here)],
     tolerance: Annotated[
         float | None, typer.Option(help="Growth of MAE that is no regression; default: a tenth of A's margin.")
     ] = None,
@@ -161,7 +165,10 @@ def _check(option: str, value: float | None, *, zero: bool = False) -> None:
 
 
 def show_seeds(
-    outs: Annotated[list[Path], typer.Argument(help="Output folders of runs that differ in their seed.")],
+    outs: Annotated[
+        list[Path],
+        typer.Argument(help="Output folders (or URIs) of runs that differ in their seed.", parser=proof_here),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Put runs of one study with several seeds together: verdicts on the method, not on one training."""
@@ -178,15 +185,19 @@ def show_seeds(
 
 
 def write_model_cards(
-    out: OutArgument,
+    out: WrittenOut,
     variants: Annotated[list[str] | None, typer.Argument(help="Default: every variant with an artifact.")] = None,
 ) -> None:
     """Write a model card (Markdown) per artifact: OUT/cards/VARIANT.md."""
     from qray.judge.judge import read_evidence
+    from qray.storage.out import held, mirror_of
     from qray.words.card import write_cards
 
-    for path in write_cards(read_evidence(out), variants or []):
-        print(visible(str(path)))
+    evidence = read_evidence(out)
+    # Beside a run in a folder nothing is in the way; what is sent is sent by one.
+    with held(out) if mirror_of(out) is not None else nullcontext():
+        for path in write_cards(evidence, variants or []):
+            print(visible(str(path)))
 
 
 def track_run(

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from qray.engines.catalog import ENGINES, engines_of
+from qray.errors import UsageError
+from qray.storage.place import place_of
 from qray.study_model import ClipSpec as ClipSpec
 from qray.study_model import Imported as Imported
 from qray.study_model import Model as Model
@@ -42,12 +44,13 @@ class Synthetic(Section):
 class Data(Section):
     """Where the clips are and which columns of the file list name them.
 
-    `dir` is the data set's folder; null means the synthetic set. A missing split column, or an empty cell in it,
-    is filled by a seeded draw with `split_fractions` (TRAIN, VAL, TEST); `split_column: null` draws them all, for
-    instance where the list numbers folds. `group_column` names what must not be torn apart, such as a patient: all
-    rows of a group are on one side, drawn by the group, or where the list puts one of them; a group that the list puts
-    on two sides is left out. A row whose group is empty is its own. `follow_links` allows links that leave the
-    folder of the videos, as git-annex and download caches make them, to files and to folders.
+    `dir` is the data set's folder, or its URI (s3, gs, abfs, file); null means the synthetic set. A missing split
+    column, or an empty cell in it, is filled by a seeded draw with `split_fractions` (TRAIN, VAL, TEST);
+    `split_column: null` draws them all, for instance where the list numbers folds. `group_column` names what must not
+    be torn apart, such as a patient: all rows of a group are on one side, drawn by the group, or where the list puts
+    one of them; a group that the list puts on two sides is left out. A row whose group is empty is its own.
+    `follow_links` allows links that leave the folder of the videos, as git-annex and download caches make them, to
+    files and to folders.
     """
 
     dir: Name | None = None
@@ -62,6 +65,15 @@ class Data(Section):
     split_seed: Seed = 0
     follow_links: bool = False
     max_rejected: Fraction = 0.05
+
+    @field_validator("dir")
+    @classmethod
+    def _is_a_place(cls, given: str | None) -> str | None:
+        try:
+            place_of(given or "", "the data set's")
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return given
 
     @model_validator(mode="after")
     def _fractions_sum_to_one(self) -> Data:

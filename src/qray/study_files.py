@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from qray.errors import UsageError
 from qray.model.folder import read_model_yaml
+from qray.storage.place import Place, is_uri
 from qray.study import Study
 from qray.yaml_text import KeyPath, YamlFault, dotted, parse_yaml, short
 
@@ -82,7 +83,7 @@ def _sentence(error: Any, lines: dict[KeyPath, int], origin: str, overrides: set
         message = "no such key"
     elif error["type"] == "missing":
         message = "is required"
-    elif "input" in error and not isinstance(error["input"], dict | list | tuple):
+    elif "input" in error and not isinstance(error["input"], dict | list | tuple) and not is_uri(error["input"]):
         message += f" (found {short(repr(error['input']))})"
     key = dotted(where) or "the study"
     if any(where[: len(path)] == path for path in overrides):
@@ -138,14 +139,15 @@ def _take_model(tree: dict[str, Any], where: str) -> None:
 
 
 def load_study(
-    name_or_path: str | None, settings: Sequence[str] = (), data: Path | None = None, model: Path | None = None
+    name_or_path: str | None, settings: Sequence[str] = (), data: Path | Place | None = None, model: Path | None = None
 ) -> Study:
     """Load a named study or a YAML file, by default `quickstart`, or `imported` where a model is given; with `--set`
-    overrides applied before validation. data, model: folders of this machine, in the place of the study's own."""
+    overrides applied before validation. data, model: folders of this machine, or a place in an object store,
+    instead of the study's own."""
     path = _locate(name_or_path or ("quickstart" if model is None else "imported"))
     # JSON is YAML, and quotes whatever a path may contain.
     places = [
-        f"{key}={json.dumps(str(folder.resolve()), ensure_ascii=False)}"
+        f"{key}={json.dumps(str(folder.resolve() if isinstance(folder, Path) else folder), ensure_ascii=False)}"
         for key, folder in (("data.dir", data), ("model", model)) if folder is not None
     ]  # fmt: skip
     try:

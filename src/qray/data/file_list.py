@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qray.errors import QrayError, UsageError
+from qray.storage.place import Place
 from qray.study import Data
 
 #: Separators that spreadsheets write.
@@ -28,21 +29,27 @@ class Row:
     group: str = ""
 
 
-def _text(path: Path) -> str:
-    if not path.parent.is_dir():
+def _text(path: Path | Place) -> str:
+    if isinstance(path, Path) and not path.parent.is_dir():
         raise QrayError(f"{path.parent}: no such folder; name the data set's folder with --data")
-    if not path.is_file():
-        raise QrayError(
-            f"{path}: no such file; a data set needs this list of clips (another name: data.file_list in the study)"
-        )
+    if isinstance(path, Path) and not path.is_file():
+        raise _no_list(path)
     try:
         content = path.read_bytes()
         return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise _no_list(path) from None
     except OSError as error:
         raise QrayError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise QrayError(f"{path}, line {line}: not UTF-8 text ({error.reason}); save the list as UTF-8") from None
+
+
+def _no_list(path: Path | Place) -> QrayError:
+    return QrayError(
+        f"{path}: no such file; a data set needs this list of clips (another name: data.file_list in the study)"
+    )
 
 
 def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | None]]:
@@ -94,7 +101,7 @@ def _columns(where: str, header: list[str], data: Data, separator: str) -> dict[
     return {key: names.index(column) for key, column in wanted.items()}
 
 
-def read_file_list(path: Path, data: Data) -> list[Row]:
+def read_file_list(path: Path | Place, data: Data) -> list[Row]:
     """Read the rows of a list, blank ones left out. Cells missing at the end of a row are empty, as Excel writes them.
 
     A first line `sep=;` names the separator, as in Excel; the header is then the second.

@@ -19,10 +19,11 @@ from qray.data.file_list import Row, read_file_list
 from qray.data.probe import PROBE_VERSION, Probe
 from qray.data.probing import probe_files
 from qray.data.splits import SPLITS, Side, assign, is_split
-from qray.data.video_folder import VideoFolder, fold, without_ending
+from qray.data.video_folder import VideoFolder, fold, videos_in, without_ending
 from qray.errors import QrayError
 from qray.measure.host import usable_cpus
 from qray.progress import progress
+from qray.storage.place import Place
 from qray.study import Data
 
 #: More files than this take more than two seconds to read, so progress is shown.
@@ -34,9 +35,10 @@ LARGEST_TARGET = float(np.finfo(np.float32).max)
 class Manifest:
     """The clips of a data set.
 
-    clips: clip (str), path (absolute, str), target (float64), split, n_frames, width, height (int64), fps (float64);
-    rejected: row (line in the CSV, the header is 1), clip, reason. digest: a hash of names, contents, targets and
-    splits, the same wherever the data set lies. probes: what reading the files told, to be kept for the next time.
+    clips: clip (str), path (str; absolute, or a URI of `storage.cache.located`), target (float64), split, n_frames,
+    width, height (int64), fps (float64); rejected: row (line in the CSV, the header is 1), clip, reason. digest: a hash
+    of names, contents, targets and splits, the same wherever the data set lies. probes: what reading the files told, to
+    be kept for the next time.
     warnings: what is no reason to leave a clip out, and should be known, a sentence each.
     """
 
@@ -60,24 +62,22 @@ def _target(text: str) -> float | None:
     return value if abs(value) <= LARGEST_TARGET and "_" not in text else None
 
 
-def _probe_key(path: Path, videos: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return f"{path.relative_to(videos).as_posix()}|gone"
-    return f"{path.relative_to(videos).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}|{PROBE_VERSION}"
+def _probe_key(stamp: str) -> str:
+    return stamp if stamp.endswith("|gone") else f"{stamp}|{PROBE_VERSION}"
 
 
-def _probe_all(paths: list[Path], videos: Path, known: Mapping[str, Probe], workers: int | None) -> dict[Path, Probe]:
-    keys = {path: _probe_key(path, videos) for path in paths}
-    probes = {path: known[key] for path, key in keys.items() if key in known}
-    fresh = [path for path in paths if path not in probes]
-    found = probe_files(fresh, workers or min(16, usable_cpus()))
+def _probe_all(
+    names: list[str], videos: VideoFolder, known: Mapping[str, Probe], workers: int | None
+) -> dict[str, Probe]:
+    keys = {name: _probe_key(videos.stamp(name)) for name in names}
+    probes = {name: known[key] for name, key in keys.items() if key in known}
+    fresh = {videos.reading(name): name for name in names if name not in probes}
+    found = probe_files(list(fresh), workers or min(16, usable_cpus()))
     if len(fresh) < PROGRESS_FROM:
-        return probes | dict(found)
+        return probes | {fresh[where]: facts for where, facts in found}
     with progress("Checking videos", len(fresh), "files") as advance:
-        for path, facts in found:
-            probes[path] = facts
+        for where, facts in found:
+            probes[fresh[where]] = facts
             advance(1)
     return probes
 
@@ -148,15 +148,15 @@ def _clip_names(good: Sequence[_Good]) -> list[str]:
         names = longer
 
 
-def clip_paths(root: Path, data: Data) -> dict[str, Path]:
-    """The file of each clip by its name, as far as the list and the folder tell; no file is read.
+def clip_paths(root: Path | Place, data: Data) -> dict[str, str]:
+    """Where the file of each clip lies, by its name, as far as the list and the folder tell; no video is read.
 
     Raises:
         QrayError, UsageError: as `read_manifest`.
     """
-    videos = VideoFolder(root / data.videos, data.follow_links)
+    videos = videos_in(root / data.videos, data.follow_links)
     good, _ = _judge(read_file_list(root / data.file_list, data), videos, data)
-    return {name: videos.path(row.found) for name, row in zip(_clip_names(good), good, strict=True)}
+    return {name: videos.where(row.found) for name, row in zip(_clip_names(good), good, strict=True)}
 
 
 def _same_content(clips: pd.DataFrame) -> Iterator[str]:
@@ -171,7 +171,7 @@ def _same_content(clips: pd.DataFrame) -> Iterator[str]:
 
 
 def read_manifest(
-    root: Path, data: Data, known: Mapping[str, Probe] | None = None, workers: int | None = None
+    root: Path | Place, data: Data, known: Mapping[str, Probe] | None = None, workers: int | None = None
 ) -> Manifest:
     """Read and check a data set.
 
@@ -183,20 +183,19 @@ def read_manifest(
     """
     list_path, folder = root / data.file_list, root / data.videos
     listed = read_file_list(list_path, data)
-    if not folder.is_dir():
+    videos = videos_in(folder, data.follow_links)
+    if not videos.is_there():
         raise QrayError(f"{folder}: no such folder; the videos are expected there (another name: data.videos)")
-    videos = VideoFolder(folder, data.follow_links)
     good, rejected = _judge(listed, videos, data)
     sides = assign([Side(g.row.line, without_ending(g.name), g.row.split, g.row.group) for g in good], data)
-    probes = _probe_all([videos.path(row.found) for row in good], folder, known or {}, workers)
+    probes = _probe_all([row.found for row in good], videos, known or {}, workers)
     rows = []
     for one, clip, (split, reason) in zip(good, _clip_names(good), sides, strict=True):
-        path = videos.path(one.found)
-        facts = probes[path]
+        facts = probes[one.found]
         if reason or facts.error:
             rejected.append(_rejection(one.row, reason or str(facts.error)))
         else:
-            rows.append({"row": one.row.line, "clip": clip, "path": str(path.resolve()), "target": one.target,
+            rows.append({"row": one.row.line, "clip": clip, "path": videos.where(one.found), "target": one.target,
                          "split": split, "content": facts.digest, "n_frames": facts.n_frames, "width": facts.width,
                          "height": facts.height, "fps": facts.fps})  # fmt: skip
     # Sorted by name: the order of the CSV's rows must not change what is trained or which key a unit has.
@@ -206,7 +205,7 @@ def read_manifest(
     if clips.empty:
         why = _first_reasons(rejections) + _advice(rejections, data)
         raise QrayError(f"{list_path}: none of its {len(listed)} rows is usable; {why}")
-    facts_by_key = {_probe_key(path, folder): facts for path, facts in probes.items()}
+    facts_by_key = {_probe_key(videos.stamp(name)): facts for name, facts in probes.items()}
     return Manifest(clips, rejections, digest_of(clips), facts_by_key, tuple(_same_content(clips)))
 
 

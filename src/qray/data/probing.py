@@ -13,18 +13,25 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
+from typing import Any
 
 from qray.apart import start_apart
 from qray.data.probe import Probe, probe
+from qray.errors import ClipError, QrayError
+from qray.storage.cache import local_copy
 
 #: Seconds without a word after which the files in hand are taken for such as no decoder ends with.
 SILENCE_S = 300.0
 
 
+#: What is judged: a path, or a URI of `storage.cache.located`.
+File = Path | str
+
+
 class _LostError(Exception):
     """The process is gone: how, and the files that it had in hand."""
 
-    def __init__(self, how: str, files: list[Path]) -> None:
+    def __init__(self, how: str, files: list[File]) -> None:
         super().__init__(how)
         self.how, self.files = how, files
 
@@ -34,7 +41,7 @@ def answer_all() -> None:
     one_at_a_time = Lock()
 
     def answer(name: str) -> None:
-        line = json.dumps([name, asdict(probe(Path(name)))])
+        line = json.dumps([name, _facts(name)])
         with one_at_a_time:
             print(line, flush=True)
 
@@ -45,6 +52,17 @@ def answer_all() -> None:
         # Whoever asked is gone, or has been told all: a decoder that never ends is not waited for.
         sys.stdout.flush()
         os._exit(0)
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """What `probe` says of a path or URI; or, under "unreachable", why the store did not give it."""
+    try:
+        with local_copy(name) as path:
+            return asdict(probe(path))
+    except ClipError as error:
+        return asdict(Probe(0, "", error=str(error)))
+    except QrayError as error:
+        return {"unreachable": str(error)}
 
 
 class _Judge:
@@ -62,18 +80,20 @@ class _Judge:
             self.lines.put(line)
         self.lines.put(b"")
 
-    def ask(self, path: Path) -> None:
+    def ask(self, name: str) -> None:
         """Raises BrokenPipeError."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(str(path)).encode() + b"\n")
+        self.process.stdin.write(json.dumps(name).encode() + b"\n")
         self.process.stdin.flush()
 
     def answer(self) -> tuple[str, Probe]:
-        """Raises BrokenPipeError; Empty: after a long silence."""
+        """Raises BrokenPipeError; Empty: after a long silence; QrayError: a file cannot be had from where it lies."""
         line = self.lines.get(timeout=SILENCE_S)
         if not line:
             raise BrokenPipeError
         name, facts = json.loads(line)
+        if "unreachable" in facts:
+            raise QrayError(facts["unreachable"])
         return name, Probe(**facts)
 
     def end(self) -> None:
@@ -92,15 +112,19 @@ def end_probing() -> None:
         _kept.pop().end()
 
 
-def _ask(paths: Sequence[Path], at_a_time: int) -> Iterator[tuple[Path, Probe]]:
+def _named(file: File) -> str:
+    return str(file.absolute()) if isinstance(file, Path) else file
+
+
+def _ask(paths: Sequence[File], at_a_time: int) -> Iterator[tuple[File, Probe]]:
     """Raises _LostError."""
     judge = _kept.pop() if _kept else _Judge()
-    waiting, asked = iter(paths), dict[str, Path]()
+    waiting, asked = iter(paths), dict[str, File]()
     try:
         while True:
             while len(asked) < at_a_time and (path := next(waiting, None)) is not None:
-                asked[str(path.absolute())] = path
-                judge.ask(path.absolute())
+                asked[_named(path)] = path
+                judge.ask(_named(path))
             if not asked:
                 _kept.append(judge)
                 return
@@ -117,14 +141,14 @@ def _ask(paths: Sequence[Path], at_a_time: int) -> Iterator[tuple[Path, Probe]]:
             judge.end()
 
 
-def _alone(path: Path) -> Probe:
+def _alone(path: File) -> Probe:
     try:
         return next(facts for _, facts in _ask([path], 1))
     except _LostError as lost:
         return Probe(0, "", error=lost.how)
 
 
-def probe_files(paths: Sequence[Path], at_a_time: int) -> Iterator[tuple[Path, Probe]]:
+def probe_files(paths: Sequence[File], at_a_time: int) -> Iterator[tuple[File, Probe]]:
     """Judge each file, `at_a_time` of them side by side; in the order in which they are done.
 
     What the process had in hand when it was lost is judged again, each file alone: one that it is lost with again is no

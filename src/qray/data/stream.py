@@ -30,6 +30,7 @@ from qray.data.decode import ClipError, decode_frames, evaluation_indices, train
 from qray.data.pacing import Pace
 from qray.errors import QrayError
 from qray.graph.telemetry import Feed
+from qray.storage.cache import local_copy
 from qray.study import ClipSpec
 
 #: Largest block of decoded clips; larger clips mean fewer of them per task.
@@ -158,7 +159,8 @@ class _DecodeRows:
                 wanted = evaluation_indices(int(n_frames[clip]), spec)
             index[at] = clip
             try:
-                frames[at] = decode_frames(paths[clip], wanted, spec.image_size)
+                with local_copy(paths[clip]) as path:
+                    frames[at] = decode_frames(path, wanted, spec.image_size)
             except ClipError as error:
                 errors[at] = f"{error} (on {socket.gethostname()})"
         # Object arrays of str become Arrow strings; the tensor column becomes uint8 ArrowTensorTypeV2.

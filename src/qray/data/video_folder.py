@@ -1,4 +1,5 @@
-"""The folder of a data set's videos: from a name as people write it to the one file that it means, or why to none."""
+"""The folder of a data set's videos, here or in an object store: from a name as people write it to the one file that it
+means, or why to none."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from qray.storage.cache import located
+from qray.storage.place import Place, Stat, is_uri, place_of
 
 #: Endings tried, in this order, when a file name comes without one.
 VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".ts")
@@ -62,13 +66,38 @@ class VideoFolder:
             if not alike:
                 return None, self._why_not(inside)
             found = alike[0]
+        reason = self._astray(found)
+        return (None, reason) if reason else (found, "")
+
+    def is_there(self) -> bool:
+        """Whether there is such a folder."""
+        return self.root.is_dir()
+
+    def where(self, name: str) -> str:
+        """What decoding is told of where a file lies."""
+        return str(self.path(name).resolve())
+
+    def reading(self, name: str) -> Path | str:
+        """What judging is told of it; no two names share one, though they be links to one file."""
+        return self.path(name)
+
+    def stamp(self, name: str) -> str:
+        """The name of a file with what changes when the file does."""
+        path = self.path(name)
+        called = path.relative_to(self.root).as_posix()
         try:
-            target = self.path(found).resolve(strict=True)
+            stat = path.stat()
+        except OSError:
+            return f"{called}|gone"
+        return f"{called}|{stat.st_size}|{stat.st_mtime_ns}"
+
+    def _astray(self, name: str) -> str:
+        """Why a file that is listed must not be read, if it must not."""
+        try:
+            target = self.path(name).resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
-            return None, "a link to a file that is not there"
-        if not self._may_lead_to(target):
-            return None, self._leaves()
-        return found, ""
+            return "a link to a file that is not there"
+        return "" if self._may_lead_to(target) else self._leaves()
 
     def relative(self, name: str) -> str | None:
         """A name as seen from the folder, None for one outside it; nothing need be there."""
@@ -100,11 +129,14 @@ class VideoFolder:
                         names = {entry.name: os.path.isdir(entry.path) for entry in entries}
             except (OSError, RuntimeError, ValueError):
                 names = {}
-            alike: dict[str, list[str]] = {}
-            for name in sorted(names):
-                alike.setdefault(fold(name), []).append(name)
-            self._listed[folder] = names, alike
+            self._list(folder, names)
         return self._listed[folder]
+
+    def _list(self, folder: str, names: dict[str, bool]) -> None:
+        alike: dict[str, list[str]] = {}
+        for name in sorted(names):
+            alike.setdefault(fold(name), []).append(name)
+        self._listed[folder] = names, alike
 
     def _is_file(self, name: str) -> bool:
         at, parts = "", name.split("/")
@@ -135,3 +167,57 @@ class VideoFolder:
             if not self._may_lead_to(self.path(at).resolve()):
                 return self._leaves()
         return f"a folder, not a file, in {called}/"
+
+
+class StoredVideos(VideoFolder):
+    """The same in an object store, which has no links, and is listed once."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.files: dict[str, Stat] = place.files()
+        super().__init__(Path(place.name))
+        folders: dict[str, dict[str, bool]] = {"": {}}
+        for file in self.files:
+            at, parts = "", file.split("/")
+            for depth, part in enumerate(parts, start=1):
+                is_folder = depth < len(parts)
+                folders.setdefault(at, {})[part] = is_folder
+                at += f"{part}/"
+        for at, names in folders.items():
+            self._list(at, names)
+
+    def is_there(self) -> bool:
+        return bool(self.files)
+
+    def reading(self, name: str) -> str:
+        return self.where(name)
+
+    def where(self, name: str) -> str:
+        return located(self.place / name, self.files[name])
+
+    def stamp(self, name: str) -> str:
+        stat = self.files[name]
+        return f"{name}|{stat.size}|{stat.mtime_ns}"
+
+    def relative(self, name: str) -> str | None:
+        if is_uri(name):
+            place = place_of(name)
+            inside = f"{self.place.path}/".lstrip("/")
+            if isinstance(place, Path) or not place.path.startswith(inside):
+                return None
+            return place.path.removeprefix(inside) if place.authority == self.place.authority else None
+        return None if name.startswith("/") else super().relative(name)
+
+    def _names(self, folder: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
+        return self._listed.get(folder, ({}, {}))
+
+    def _astray(self, name: str) -> str:
+        return ""
+
+    def _may_lead_to(self, target: Path) -> bool:
+        return True
+
+
+def videos_in(folder: Path | Place, follow_links: bool = False) -> VideoFolder:
+    """The videos of a folder, here or in an object store."""
+    return VideoFolder(folder, follow_links) if isinstance(folder, Path) else StoredVideos(folder)

@@ -180,6 +180,7 @@ class Runner:
         with self.console.status("starting") as status:
             try:
                 while self._queue:
+                    self.store.check()
                     self._queue.look()
                     self._start_ready()
                     self._tell()

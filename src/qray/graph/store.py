@@ -15,7 +15,13 @@ import pyarrow as pa
 import qray
 from qray.atomic import atomic_path, write_json, write_parquet
 from qray.graph.unit import Unit
+from qray.storage.mirror import Mirror
 
+#: Folders and files of OUT; whatever else lies there is not ours.
+CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
+            "rejected.parquet", "run.json", "report.html", "report.md", "report", "cards")  # fmt: skip
+#: Ray Tune's own storage is scheduler memory: it stays on the machine of the run.
+COPIED = tuple(name for name in CONTENTS if name != "sweep")
 #: What of OUT the table and the report are made of, and they themselves; run.json apart.
 SHOWN = ("study.yaml", "*.parquet", "report.*", "report/*", "units/*-*.json", "units/phases.json", "predictions/*/*")
 
@@ -26,10 +32,24 @@ class Store:
     Attributes:
         out: its path. Layout: study.yaml, rejected.parquet, results.parquet, predictions/variant=KEY/SPLIT.parquet,
             artifacts/KEY/, checkpoints/KEY/, units/KIND-KEY.json, sweep/.
+        mirror: what keeps a copy of it elsewhere, where some of its files may be that are not here.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, mirror: Mirror | None = None) -> None:
+        self.out, self.mirror = out, mirror
+
+    def check(self) -> None:
+        """Raises QrayError: what is finished cannot be sent to where OUT is."""
+        if self.mirror is not None:
+            self.mirror.check()
+
+    def _bring(self, folder: str) -> None:
+        """Have here what is elsewhere of a folder of OUT."""
+        if self.mirror is not None:
+            self.mirror.bring(lambda name: name.startswith(f"{folder}/"))
+
+    def _has(self, name: str) -> bool:
+        return (self.out / name).exists() or (self.mirror is not None and self.mirror.has(name))
 
     def unit_path(self, kind: str, key: str) -> Path:
         """Where a unit's record is; it exists once the unit is finished."""
@@ -44,7 +64,7 @@ class Store:
             return None
         if not isinstance(record, dict) or record.get("unfinished"):
             return None
-        return record if all((self.out / path).exists() for path in record.get("files", [])) else None
+        return record if all(map(self._has, record.get("files", []))) else None
 
     def key(self, unit: Unit) -> str:
         """A unit's key, given what is finished."""
@@ -62,10 +82,17 @@ class Store:
         """Record a unit as finished, or, with "unfinished" in the record, what came of an attempt. `record["files"]`
         (paths relative to OUT) must exist already."""
         write_json(self.unit_path(kind, key), record)
+        if self.mirror is not None:
+            self.mirror.call()
 
     def artifact_folder(self, key: str) -> Path:
         """Folder of the artifact that build unit `key` left."""
         return self.out / "artifacts" / key
+
+    def artifact(self, key: str) -> Path:
+        """The same, with its files here, wherever OUT is."""
+        self._bring(f"artifacts/{key}")
+        return self.artifact_folder(key)
 
     def save_artifact(self, key: str, files: Files) -> Path:
         """Write an artifact's files, all of them or none."""
@@ -110,8 +137,13 @@ class Store:
         self.forget_checkpoints(key, epoch)
         return path
 
+    def bring_checkpoints(self, key: str) -> None:
+        """Have the checkpoints of a training unit here, wherever OUT is."""
+        self._bring(f"checkpoints/{key}")
+
     def latest_checkpoint(self, key: str) -> bytes | None:
         """The newest checkpoint of a training unit, or None."""
+        self.bring_checkpoints(key)
         found = sorted((self.out / "checkpoints" / key).glob("epoch-*.pt"))
         return found[-1].read_bytes() if found else None
 
@@ -140,6 +172,22 @@ class Store:
     def relative(self, path: Path) -> str:
         """A path inside OUT as records hold it."""
         return path.relative_to(self.out).as_posix()
+
+
+def is_needed(name: str) -> bool:
+    """Whether a run needs a file of OUT at its start: artifacts and checkpoints are brought when they are asked for."""
+    top = name.partition("/")[0]
+    return top != "checkpoints" and (top != "artifacts" or name.endswith("/artifact.json"))
+
+
+def is_proof(name: str) -> bool:
+    """Whether answers are made of it."""
+    return is_needed(name) and not name.startswith(("report", "cards/"))
+
+
+def is_figures(name: str) -> bool:
+    """Whether it is the table, or what stands below it: no clip's own prediction."""
+    return is_proof(name) and not name.startswith(("predictions/", "artifacts/"))
 
 
 #: A folder's files by relative path, uint8 (bytes,): arrays, because Ray hands them on without a copy.

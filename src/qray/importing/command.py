@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qray.errors import UsageError
+from qray.storage.place import Place, place_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ def import_model(
     ] = None,
     code: Annotated[str | None, typer.Option("--code", help="package.module:function that makes the network.")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run the code that --code names.")] = False,
-    data: Annotated[Path | None, typer.Option("--data", help="Data set folder, to check the model on.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data set folder or URI, to check the model on.")] = None,
     expect: Annotated[
         Path | None, typer.Option("--expect", help="CSV of your own predictions: clip, prediction.")
     ] = None,
@@ -91,7 +92,7 @@ def import_model(
     origin = open_source(source, arch, code, allow_code, layout)
     if data is not None:
         say(f"checking the videos of {data} ...")
-    clips = None if data is None else _manifest(data, settings or [])
+    clips = None if data is None else _manifest(place_of(data, "--data"), settings or [])
     clip = clip_of(origin, clips, frames, size, stride, sampling, windows)
     say(
         f"{origin.name}: takes {origin.layout}, {clip.frames} frames of {clip.image_size} x {clip.image_size} pixels "
@@ -150,7 +151,7 @@ def _listed(values: Channels) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _manifest(data: Path, settings: list[str]) -> pd.DataFrame:
+def _manifest(data: Path | Place, settings: list[str]) -> pd.DataFrame:
     from qray.data.manifest import read_manifest
     from qray.study_files import load_study
 

@@ -16,6 +16,7 @@ import torch
 from qray.data.decode import ClipError, decode_frames, evaluation_indices
 from qray.errors import QrayError, UsageError
 from qray.model.regressor import CHANNELS, VideoRegressor
+from qray.storage.cache import local_copy
 from qray.study_model import Channels, ClipSpec, Imported, Input
 
 #: Clips on which other ways are tried, and how many changes are put together at most.
@@ -89,7 +90,8 @@ class Reader:
         if key not in self._read and clip["clip"] not in self.failed:
             try:
                 indices = evaluation_indices(int(clip["n_frames"]), spec)
-                self._read[key] = decode_frames(clip["path"], indices, spec.image_size)
+                with local_copy(clip["path"]) as path:
+                    self._read[key] = decode_frames(path, indices, spec.image_size)
             except ClipError as error:
                 self.failed[clip["clip"]] = str(error)
         return self._read.get(key)

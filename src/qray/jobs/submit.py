@@ -19,6 +19,7 @@ from qray.jobs import on_head
 from qray.jobs.client import KIND, OUT, STUDY, JobClient
 from qray.model.folder import model_files
 from qray.scratch import scratch_folder
+from qray.storage.place import is_uri, place_of
 from qray.study import Study
 from qray.study_files import load_study, workflow_folder
 from qray.study_model import Imported
@@ -29,8 +30,8 @@ class Request:
     """`qray run all` as it was asked for. `more`: the options that go to the cluster as they are."""
 
     study: str | None
-    data: Path | None
-    out: Path | None
+    data: str | None
+    out: str | None
     settings: tuple[str, ...]
     more: tuple[str, ...] = ()
     model: Path | None = None
@@ -43,7 +44,8 @@ class Request:
         """
         study = load_study(self.study, self.settings, model=self.model)
         given = self.data if self.data is not None else study.data.dir
-        if given is not None and not os.path.expanduser(given).startswith("/"):
+        where = None if given is None else place_of(given, "--data")
+        if isinstance(where, Path) and not os.path.expanduser(where).startswith("/"):
             name = "--data" if self.data is not None else "data.dir"
             raise UsageError(
                 f"{name} is {str(given)!r}: the job runs on the cluster, in a folder of its own, and data is not sent "
@@ -99,8 +101,9 @@ def new_name(*words: str) -> str:
 
 
 def out_on_head(request: Request, study: Study) -> str:
-    """Where the job writes; an absolute path is taken as it is."""
-    return str(on_head.FOLDER / (request.out or Path("runs") / study.name))
+    """Where the job writes; an absolute path, and a URI, is taken as it is."""
+    out = request.out or f"runs/{study.name}"
+    return out if is_uri(out) else str(on_head.FOLDER / out)
 
 
 def submit(address: str, request: Request) -> tuple[JobClient, str]:

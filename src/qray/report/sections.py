@@ -15,12 +15,13 @@ from qray.report.table import guardrails, table
 from qray.report.thumbnails import worst
 from qray.report.timeline import timeline
 from qray.report.tradeoff import speed, tradeoff
+from qray.storage.place import Place
 from qray.study_files import dump_study
 from qray.words.document import Block, Cell, Code, Document, Fold, Grid, Paragraph, Section
 from qray.words.figures import counted, number
 
 
-def compose(evidence: Evidence, data: Path | None = None) -> Document:
+def compose(evidence: Evidence, data: Path | Place | None = None) -> Document:
     """The whole report. Whatever a run lacks is a sentence in its place.
 
     data: folder of the data set, for pictures of clips; None if it is not known.

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from qray.data.video_folder import VideoFolder
-from qray.errors import QrayError
+from qray.data.video_folder import videos_in
+from qray.errors import ClipError, QrayError
 from qray.judge.evidence import Evidence, VariantEvidence
+from qray.storage.cache import local_copy
+from qray.storage.place import Place, StorageError
 from qray.study import Study
 from qray.words.document import Block, ClipCard, Clips, Paragraph
 from qray.words.figures import listed, number, signed
@@ -23,7 +25,7 @@ WORST, FRAMES, SIZE_PX, QUALITY = 4, 3, 112, 80
 MOST_FRAMES = 600
 
 
-def worst(evidence: Evidence, leaders: Sequence[VariantEvidence], data: Path | None) -> list[Block]:
+def worst(evidence: Evidence, leaders: Sequence[VariantEvidence], data: Path | Place | None) -> list[Block]:
     """The worst clips of the first leader after FP32 that has predictions, or else of FP32."""
     predicted = [v for v in leaders if v.clips is not None and not v.clips.empty]
     if not predicted:
@@ -32,7 +34,7 @@ def worst(evidence: Evidence, leaders: Sequence[VariantEvidence], data: Path | N
     return worst_clips(shown, evidence.study, data)
 
 
-def worst_clips(variant: VariantEvidence, study: Study, data: Path | None) -> list[Block]:
+def worst_clips(variant: VariantEvidence, study: Study, data: Path | Place | None) -> list[Block]:
     """Cards of the largest errors, and of the largest moves from FP32; data: the folder of the data set, if known."""
     clips = variant.clips
     assert clips is not None
@@ -41,7 +43,7 @@ def worst_clips(variant: VariantEvidence, study: Study, data: Path | None) -> li
     )
     blocks: list[Block] = []
     missing: list[str] = []
-    paths = _clip_paths(study, data)
+    paths, unreachable = _clip_paths(study, data)
     for column, words in (("error", "Largest errors of {}:"), ("move", "Largest moves of {} from FP32:")):
         # The name settles ties, so that the same run shows the same clips.
         worst = table.sort_values([column, "clip"], ascending=[False, True]).head(WORST)
@@ -49,7 +51,7 @@ def worst_clips(variant: VariantEvidence, study: Study, data: Path | None) -> li
             continue
         cards = []
         for _, row in worst.iterrows():
-            frames, reason = _frames(str(row["clip"]), study, data, paths)
+            frames, reason = ((), unreachable) if unreachable else _frames(str(row["clip"]), study, data, paths)
             if reason:
                 missing.append(reason)
             cards.append(ClipCard(str(row["clip"]), frames, _lines(variant.name, row)))
@@ -70,46 +72,55 @@ def _lines(name: str, row: pd.Series) -> tuple[str, ...]:
     )
 
 
-def _frames(clip: str, study: Study, data: Path | None, paths: Mapping[str, Path]) -> tuple[tuple[bytes, ...], str]:
+def _frames(
+    clip: str, study: Study, data: Path | Place | None, paths: Mapping[str, str]
+) -> tuple[tuple[bytes, ...], str]:
     """JPEG of some frames, evenly spread; or none and the reason."""
     if data is None:
         return (), "the data set is not known; name its folder with --data"
     folder = data / study.data.videos
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         return (), f"{folder} is not there; name the data set's folder with --data"
-    path = paths.get(clip) or find_video(folder, clip, study.data.follow_links)
-    if path is None:
-        return (), f"{clip} is not in {folder}"
-
-    from qray.data.decode import ClipError, all_frames, decode_frames, open_video
-
     try:
-        with open_video(path) as (container, stream):
-            count = sum(1 for _ in islice(all_frames(container, stream), MOST_FRAMES))
-        if count == 0:
-            return (), f"{clip} holds no frame"
-        wanted = np.linspace(0, count - 1, FRAMES + 2).round().astype(np.int64)[1:-1][None]
-        pictures = decode_frames(path, wanted, SIZE_PX)[0]
-    except ClipError as error:
+        where = paths.get(clip) or find_video(folder, clip, study.data.follow_links)
+        if where is None:
+            return (), f"{clip} is not in {folder}"
+        with local_copy(where) as path:
+            return tuple(_jpeg(picture) for picture in _pictures(path)), ""
+    except (ClipError, StorageError) as error:
         return (), f"{clip}: {error}"
-    return tuple(_jpeg(picture) for picture in pictures), ""
 
 
-def find_video(folder: Path, clip: str, follow_links: bool = False) -> Path | None:
+def _pictures(path: Path) -> np.ndarray:
+    """uint8 (FRAMES, S, S, 3). Raises ClipError."""
+    from qray.data.decode import all_frames, decode_frames, open_video
+
+    with open_video(path) as (container, stream):
+        count = sum(1 for _ in islice(all_frames(container, stream), MOST_FRAMES))
+    if count == 0:
+        raise ClipError("it holds no frame")
+    wanted = np.linspace(0, count - 1, FRAMES + 2).round().astype(np.int64)[1:-1][None]
+    return decode_frames(path, wanted, SIZE_PX)[0]
+
+
+def find_video(folder: Path | Place, clip: str, follow_links: bool = False) -> Path | str | None:
     """The file of a clip, whose name comes with or without its ending; None if there is none inside the folder."""
-    videos = VideoFolder(folder, follow_links)
+    videos = videos_in(folder, follow_links)
     found, _ = videos.find(clip)
-    return videos.path(found) if found else None
+    return videos.reading(found) if found else None
 
 
-def _clip_paths(study: Study, data: Path | None) -> dict[str, Path]:
-    """The file of each clip by the list, which alone tells which of two endings is meant; {} where it is gone."""
+def _clip_paths(study: Study, data: Path | Place | None) -> tuple[dict[str, str], str]:
+    """The file of each clip by the list, which alone tells which of two endings is meant; {} where it is gone. And why
+    no clip can be had, where its store does not answer."""
     from qray.data.manifest import clip_paths
 
     try:
-        return clip_paths(data, study.data) if data is not None else {}
+        return (clip_paths(data, study.data) if data is not None else {}), ""
+    except StorageError as error:
+        return {}, str(error)
     except QrayError:
-        return {}
+        return {}, ""
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

@@ -81,7 +81,7 @@ class RunContext:
 
     def artifact(self, build: Unit) -> tuple[Any, tuple[str, ...]]:
         """The files of an artifact as an argument of tasks, and what they need of a CPU."""
-        folder = self.store.artifact_folder(build.key)
+        folder = self.store.artifact(build.key)
         if build.key not in self._artifacts:
             self.keep_artifact(build.key, pack_folder(folder))
         return self._artifacts[build.key], read_artifact(folder).built.needs

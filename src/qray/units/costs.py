@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from qray.measure.costs import PARTS
 from qray.measure.host import host_name
 from qray.measure.latency import pin_to_given_cores, run_subprocess
 from qray.scratch import scratch_folder
+from qray.storage.cache import local_copy
 from qray.study import ClipSpec, Imported, Measure, Model, Study
 from qray.study_model import NETWORK
 
@@ -94,19 +96,23 @@ def measure_costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
     return measured | {"host": host_name()}
 
 
-def _decoders(spec: ClipSpec, videos: list[tuple[str, int]]) -> tuple[list[Callable[[], np.ndarray]], dict[str, str]]:
-    """A call for each video that can be decoded, and the reasons of the others by path."""
+def _decoders(
+    spec: ClipSpec, videos: list[tuple[str, int]], kept: ExitStack
+) -> tuple[list[Callable[[], np.ndarray]], dict[str, str]]:
+    """A call for each video that can be decoded, and the reasons of the others by path. kept: what holds the files on
+    this machine, where they lie elsewhere."""
     from qray.data.decode import ClipError, decode_frames, evaluation_indices
 
     found: list[Callable[[], np.ndarray]] = []
     failed: dict[str, str] = {}
     for path, n_frames in videos:
         indices = evaluation_indices(n_frames, spec)
-
-        def call(path: str = path, indices: np.ndarray = indices) -> np.ndarray:
-            return decode_frames(path, indices, spec.image_size)[0]
-
         try:
+            local = kept.enter_context(local_copy(path))
+
+            def call(local: Path = local, indices: np.ndarray = indices) -> np.ndarray:
+                return decode_frames(local, indices, spec.image_size)[0]
+
             call()
         except ClipError as error:
             failed[path] = str(error)
@@ -130,10 +136,12 @@ def _measure_here(request: dict[str, Any], checkpoint: bytes) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     spec = ClipSpec.model_validate(request["clip"])
     model = model_from_state(NETWORK.validate_python(request["model"]), checkpoint)
-    decoders, failed = _decoders(spec, request["videos"])
+    with ExitStack() as kept:
+        decoders, failed = _decoders(spec, request["videos"], kept)
+        blocks_ms = time_parts(decoders, model, Measure.model_validate(request["measure"]))
     return {
-        "blocks_ms": time_parts(decoders, model, Measure.model_validate(request["measure"])),
-        "clips": len(decoders), "failed_clips": failed, "frames": spec.frames, "image_size": spec.image_size,
+        "blocks_ms": blocks_ms, "clips": len(decoders), "failed_clips": failed, "frames": spec.frames,
+        "image_size": spec.image_size,
         "method": "fp32", "engine": "eager", "threads": THREADS, "batch": 1,
         "cpu_flags": " ".join(sorted(cpu_flags())), "load_average": None if np.isnan(load) else load,
     }  # fmt: skip

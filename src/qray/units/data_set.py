@@ -11,23 +11,39 @@ from qray.data.manifest import Manifest, check_manifest, read_manifest, write_re
 from qray.data.probe import Probe
 from qray.data.probing import end_probing
 from qray.data.splits import SPLITS
+from qray.errors import QrayError
 from qray.graph.store import Store
+from qray.storage.place import Place, place_of
 from qray.study import Data
 from qray.synthetic.generate import is_complete, synthesize
 
 
-def data_folder(data: Data) -> Path:
+def data_folder(data: Data) -> Path | Place:
     """Where the data set is, or where the synthetic one is kept: data/ under the working directory."""
     if data.dir is not None:
-        return Path(data.dir).expanduser().resolve()
+        place = place_of(data.dir, "data.dir")
+        return place.expanduser().resolve() if isinstance(place, Path) else place
     s = data.synthetic
     return Path("data").resolve() / f"synthetic-{s.seed}-{s.train}-{s.val}-{s.test}"
 
 
-def ensure_data(data: Data) -> Path:
+def check_place(data: Data) -> None:
+    """Find out at once, before anything else is loaded, whether there is such a folder, or a store that lets us in.
+
+    Raises:
+        QrayError: there is not.
+    """
+    root = data_folder(data) if data.dir is not None else None
+    if isinstance(root, Place):
+        root.check()
+    elif root is not None and not root.is_dir():
+        raise QrayError(f"{data.dir}: no such folder; name the data set's folder with --data")
+
+
+def ensure_data(data: Data) -> Path | Place:
     """The data set's folder; makes the synthetic set if that is wanted and not complete."""
     root = data_folder(data)
-    if data.dir is None:
+    if isinstance(root, Path) and data.dir is None:
         s = data.synthetic
         counts = {"TRAIN": s.train, "VAL": s.val, "TEST": s.test}
         if not is_complete(root, counts, s.seed):
@@ -35,7 +51,7 @@ def ensure_data(data: Data) -> Path:
     return root
 
 
-def load_manifest(store: Store, root: Path, data: Data) -> Manifest:
+def load_manifest(store: Store, root: Path | Place, data: Data) -> Manifest:
     """Read, check and record the manifest. Files that were probed before and have not changed are not read again.
 
     Raises:

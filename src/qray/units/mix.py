@@ -165,7 +165,7 @@ class Adopt(Task):
 
     def finish(self, unit: Unit, run: RunContext, value: None) -> dict[str, Any]:
         mix = run.store.record(self.mix) or {}
-        source, folder = (run.store.artifact_folder(key) for key in (mix["build"], unit.key))
+        source, folder = run.store.artifact(mix["build"]), run.store.artifact_folder(unit.key)
         artifact, facts = read_artifact(source), {name: mix[name] for name in ("keep_fp32", "layers", "evaluations")}
         built = replace(artifact.built, notes=artifact.built.notes | {"mixed": facts})
         variant = self.variant.model_copy(update={"keep_fp32": tuple(mix["keep_fp32"]), "accuracy": None})

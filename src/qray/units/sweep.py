@@ -107,6 +107,7 @@ class Sweep(Task):
 
         found = {}
         for trial in due:
+            store.bring_checkpoints(trial["key"])
             for epoch in reversed(range(trial["until"] - 1)):
                 path = store.checkpoint_path(trial["key"], epoch)
                 # One without a record was left by a kill between the two.

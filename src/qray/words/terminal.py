@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qray.escape import as_called
 from qray.terminal import open_console
 from qray.words.document import Grid
 
@@ -53,4 +54,4 @@ def table_of(grid: Grid, folding: Container[int] = (), title: str | Text | None 
 def to_json(content: Any) -> str:
     """A finding, whole; null for what is not known."""
     plain = content if isinstance(content, dict | list) else asdict(content)
-    return json.dumps(plain, indent=1, allow_nan=False, default=str)
+    return json.dumps(plain, indent=1, allow_nan=False, default=lambda value: as_called(str(value)))

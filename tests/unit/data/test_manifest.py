@@ -117,9 +117,7 @@ def test_the_files_of_clips_are_known_without_reading_them(data_set: DataSet) ->
     data_set.video("P0.avi", "P0.mp4", "Q.avi")
     manifest = data_set.read(("P0.avi", 1, "TRAIN"), ("P0.mp4", 2, "TRAIN"), ("q", 3, "TRAIN"))
     paths = clip_paths(data_set.root, Data())
-    assert {clip: str(path.resolve()) for clip, path in paths.items()} == dict(
-        zip(manifest.clips["clip"], manifest.clips["path"], strict=True)
-    )
+    assert paths == dict(zip(manifest.clips["clip"], manifest.clips["path"], strict=True))
 
 
 def test_copies_of_a_file_are_named_and_a_leak_is_called_one(data_set: DataSet) -> None:

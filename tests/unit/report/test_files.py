@@ -17,7 +17,7 @@ from support.reports import report_of, small_run
 from typer.testing import CliRunner
 
 from qray.cli import app
-from qray.commands import OUT_CONTENTS
+from qray.graph.store import CONTENTS
 from qray.judge.judge import read_evidence
 from qray.questions import report_finished_run
 from qray.report.page import to_html, write_document
@@ -167,4 +167,4 @@ def test_a_report_that_cannot_be_written_is_a_sentence_with_a_command_to_paste(t
 
 
 def test_fresh_removes_the_report_too() -> None:
-    assert {"report.html", "report.md", "report"} <= set(OUT_CONTENTS)
+    assert {"report.html", "report.md", "report"} <= set(CONTENTS)

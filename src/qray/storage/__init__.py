@@ -1,0 +1,1 @@
+"""Where data sets and OUT lie when that is no folder."""
