@@ -16,6 +16,9 @@ PROBE_TIMEOUT_S = 5.0
 #: A call that every Ray head answers, or refuses for want of a token.
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 HEAD_PORT, DASHBOARD_PORT = 6379, 8265
+#: Whether a Ray that is started may have nodes on other machines; on macOS and Windows Ray itself says no. What says no
+#: calls its node 127.0.0.1, where all of its processes then listen; else most listen on every address of the machine.
+OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: A host name, an IPv4 address, or an IPv6 address in brackets; and a port.
 HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+):(?P<port>[0-9]{1,5})")
 
@@ -52,6 +55,17 @@ def driver_address() -> str | None:
             "machine of the cluster's network, or send the run there with `qray submit`"
         )
     raise QrayError(f"RAY_ADDRESS is {address!r}; {wanted}; or 'auto', or unset it to let qray start its own Ray")
+
+
+def listen_on_loopback() -> None:
+    """Have a Ray that qray starts for itself be within reach of this machine alone. To be called before ray is
+    imported, which is when Ray reads its environment.
+
+    Raises:
+        QrayError: RAY_ADDRESS is no address.
+    """
+    if driver_address() is None:
+        os.environ.setdefault(OTHER_NODES, "0")
 
 
 def _host(address: str) -> str:
