@@ -84,7 +84,7 @@ def test_a_command_that_was_killed_is_spoken_for(ended: tuple[Path, dict[str, En
 
 
 @pytest.mark.parametrize(("moment", "said"), [
-    ("SIGHUP after the second epoch", "training goes on from its last checkpoint"),
+    ("SIGHUP after the second epoch", "train fp32 goes on from its last checkpoint"),
     ("SIGKILL after the first trial", "was lost, and goes on from its last epoch"),
     ("at its end", "which starts again"),
 ], ids=["training task", "trial", "evaluation"])  # fmt: skip

@@ -20,7 +20,8 @@ WAIT_S = 0.5
 #: Where there is no terminal, a line at least this often.
 SPEAK_EVERY_S = 20.0
 TELL_EVERY_S = 2.0
-#: Times that a unit is started again whose process or node went: it may be the unit that ends them.
+#: Times that a unit is started again whose process or node went, if nothing was heard of it meanwhile: it may be the
+#: unit that ends them.
 RESTARTS = 2
 UNPLANNED = Result("failed", reason="what it needs was not planned")
 
@@ -301,6 +302,7 @@ class Runner:
         unit = running.unit
         over, value = self.backend.take(running.handle)
         if not over:
+            self._restarts[unit] = 0
             return unit.task.heard(unit, self.context, value)
         record = unit.task.finish(unit, self.context, value)
         self._running.remove(running)

@@ -65,7 +65,7 @@ class Sweep(Task):
     #: It is silent until its last trial ends; each trial's stream has a time limit of its own.
     silence_s = 24 * 3600.0
     _letters: Letters | None = None
-    #: How often trials were started again whose processes went.
+    #: How often trials were started again whose processes went, since one of them was heard of.
     _restarts: int = 0
 
     def __post_init__(self) -> None:
@@ -125,6 +125,7 @@ class Sweep(Task):
     def poll(self, unit: Unit, run: RunContext) -> bool:
         items = self._letters.take() if self._letters else []
         for item in items:
+            self._restarts = 0
             self._save(item, run)
         return bool(items)
 

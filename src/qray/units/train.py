@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qray.errors import QrayError
+from qray.graph.runner import RESTARTS
 from qray.graph.unit import Resources, Task, Unit
 from qray.measure.host import cpu_flags
 from qray.model.epoch import EpochResult
@@ -20,8 +21,6 @@ from qray.units.trials import qat_training
 if TYPE_CHECKING:
     from qray.units.work import Worker
 
-#: Times that a training by several workers is tried again without an epoch between.
-RETRIES = 3
 
 
 def train_unit(study: Study, training: Training | None, digests: Mapping[str, str]) -> Unit:
@@ -89,6 +88,9 @@ class Fit(Task):
     ) -> Any:  # fmt: skip
         """Start it from its last checkpoint, if it has one; `name` is what the dashboard calls it, and `start` the
         weights with which it begins."""
+        if self._letters is not None:
+            # Who started the workers is gone.
+            self._read(unit, run, self._letters.take_all())
         resume = run.store.latest_checkpoint(unit.key)
         if resume is not None:
             run.runner.say(f"{unit.label} goes on from its last checkpoint")
@@ -133,7 +135,7 @@ class Fit(Task):
         if "lost" not in value:
             return value | self._last
         self._lost += 1
-        if self._lost > RETRIES:
+        if self._lost > RESTARTS:
             raise QrayError(f"its workers ended {self._lost} times without an epoch between: {value['lost']}")
         run.runner.say(f"{unit.label} is started again, since it lost workers: {value['lost']}", "yellow")
         return None
