@@ -76,7 +76,7 @@ NO_MEMORY = {"OutOfMemoryError"}
 
 
 def lost(error: BaseException) -> str:
-    """What `runner.Backend.lost` asks, by what an error was raised from."""
+    """What `Backend.lost` asks, by what an error was raised from."""
     found = list[BaseException]()
     following: BaseException | None = error
     while following is not None and following not in found:

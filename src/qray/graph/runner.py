@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 
 from qray.errors import QrayError
+from qray.graph.backend import Backend
 from qray.graph.queue import Queue, Waiting
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Result, Skipped, Unit
@@ -24,53 +25,6 @@ TELL_EVERY_S = 2.0
 #: unit that ends them.
 RESTARTS = 2
 UNPLANNED = Result("failed", reason="what it needs was not planned")
-
-
-class Backend(Protocol):
-    """Where work is done: `RayBackend`, or threads in tests of the loop."""
-
-    #: What it raises where work or its machine failed.
-    failures: tuple[type[Exception], ...]
-
-    @property
-    def holders(self) -> int:
-        """Slots that may be held at once, as things are now."""
-
-    @property
-    def gpus(self) -> int:
-        """GPUs that may be held at once."""
-
-    def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> Any:
-        """Start work of a unit (a function, or one that yields) where a CPU has `needs`; returns its handle."""
-
-    def done(self, value: Any = None) -> Any:
-        """The handle of work that the driver has done itself."""
-
-    def lost(self, error: Exception) -> str:
-        """Why another attempt may do better: "machine" where a process or its node went, "memory" where it took too
-        much beside others; "" where the work itself failed."""
-
-    def wait(self, handles: Collection[Any], timeout_s: float) -> Collection[Any]:
-        """Handles that have something to take; none when the time is over."""
-
-    def take(self, handle: Any) -> tuple[bool, Any]:
-        """(whether it has ended, its value) of a handle that `wait` gave: each item of work that yields, then the last
-        once more. Raises what the work raised, or one of `failures`."""
-
-    def cancel(self, handle: Any, force: bool) -> None:
-        """End the work."""
-
-    def progress(self) -> Mapping[str, object]:
-        """How far each piece of work says it is, by its name; never waits."""
-
-    def tell(self, counts: Mapping[tuple[str, str], int]) -> None:
-        """Show whoever watches how many units there are of each kind and state."""
-
-    def state(self) -> str:
-        """How its machines are, for a diagnosis."""
-
-    def whereabouts(self) -> dict[str, Any]:
-        """The node and host of the driver, and the versions there."""
 
 
 def impossible(graph: Graph, store: Store) -> dict[Unit, Result]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from qray.units.work import Worker
 
 
-
 def train_unit(study: Study, training: Training | None, digests: Mapping[str, str]) -> Unit:
     """The FP32 training, with its precision resolved, or without one the weights that were imported; digests: of the
     clips of each split."""
