@@ -318,13 +318,16 @@ def predict_files(
     ],
     videos: Annotated[list[str], typer.Argument(help="Video files, or their URIs.")],
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run an artifact of native code (AOTInductor), whoever built it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict videos with an artifact that was built."""
     from qray.predict import predict_videos
 
     rows, failed = [], 0
-    for video, value, reason in predict_videos(artifact, videos, threads):
+    for video, value, reason in predict_videos(artifact, videos, threads, allow_code):
         rows.append({"video": str(video), "prediction": value, "reason": reason})
         failed += value is None
         if not as_json:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from qray.atomic import write_json
 from qray.errors import QrayError
+from qray.json_text import read_json
 from qray.measure.isa import native_isa, range_is_reduced
+from qray.reasons import reason_of
 from qray.study import ClipSpec, Variant
 
 if TYPE_CHECKING:
@@ -122,8 +124,12 @@ def write_artifact_json(artifact: Artifact) -> None:
     write_json(artifact.folder / "artifact.json", record)
 
 
+#: What stands beside the study's own sections, of those types and no others.
+_BUILT, _VERSIONS = TypeAdapter(Built), TypeAdapter(dict[str, str])
+
+
 def read_artifact(folder: Path) -> Artifact:
-    """Read an artifact's description.
+    """Read an artifact's description, whoever wrote it.
 
     Raises:
         QrayError: the folder holds no artifact.json, or one of another format.
@@ -132,17 +138,18 @@ def read_artifact(folder: Path) -> Artifact:
     if not path.is_file():
         raise QrayError(f"{folder}: not an artifact (no artifact.json); expected a folder such as OUT/artifacts/KEY")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if record["format"] != FORMAT:
             raise QrayError(f"{path}: format {record['format']}, this qray reads format {FORMAT}; build it again")
         return Artifact(
             folder=folder,
             variant=Variant.model_validate(record["variant"]),
-            key=record["key"],
+            key=str(record["key"]),
             clip=ClipSpec.model_validate(record["clip"]),
-            isa=record["isa"],
-            built=Built(**record["built"] | {"needs": tuple(record["built"]["needs"])}),
-            versions=record["versions"],
+            isa=str(record["isa"]),
+            built=_BUILT.validate_python(record["built"]),
+            versions=_VERSIONS.validate_python(record["versions"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise QrayError(f"{path}: not readable as an artifact's description ({error}); build it again") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        why = reason_of(str(error))
+        raise QrayError(f"{path}: not readable as an artifact's description ({why}); build it again") from None

@@ -15,8 +15,9 @@ COMPILERS = ("g++", "clang++", "c++")
 class Engine:
     """One entry of the catalog; its module builds, loads and proves."""
 
-    #: Has `build(request, folder) -> Built`, which raises where the engine does not execute what the method says, and
-    #: `load(folder, built, threads, device) -> Predict`, device being one of `devices`.
+    #: Has `MODEL_FILE`, the name of the file that `load` opens, `build(request, folder) -> Built`, which raises where
+    #: the engine does not execute what the method says, and `load(folder, built, threads, device) -> Predict`, device
+    #: being one of `devices`.
     module: str
     #: What it offers, and what each method needs of packages that are not qray's own. A method that is not here is a
     #: bad study, not a skipped row.
@@ -29,6 +30,8 @@ class Engine:
     changes_process: tuple[str, ...] = ()
     #: Whether all that it builds is compiled for an instruction set, not its INT8 alone.
     compiles: bool = False
+    #: Whether that is native code, which loading runs.
+    native: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
     #: Settings of a variant that are algorithms of its own quantizer.
@@ -60,7 +63,8 @@ ENGINES = {
     "inductor": Engine(
         "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
         # Compiling leaves Inductor with other settings than it had.
-        changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, weight_bits=(8, 4),
+        changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, native=True,
+        weight_bits=(8, 4),
         remedies=("rounding",),
     ),
     "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx"),

@@ -36,6 +36,9 @@ def unpack(data: bytes) -> bytes:
     """
     (length,) = _LENGTH.unpack_from(data)
     count = -(-length // PAGE)
+    # Before anything is made of a size that is only said.
+    if len(data) < _LENGTH.size + -(-count // 8) + count * (PAGE // 2):
+        raise ValueError("cut off")
     bits, rest = np.split(np.frombuffer(data, np.uint8, offset=_LENGTH.size), [-(-count // 8)])
     small = np.unpackbits(bits, count=count).astype(bool)
     codes, others = np.split(rest, [int(small.sum()) * PAGE // 2])

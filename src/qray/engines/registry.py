@@ -64,12 +64,18 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
     return read_artifact(folder)
 
 
-def load_artifact(artifact: Path | Artifact, threads: int = 1, device: str = "cpu") -> Predict:
+def load_artifact(
+    artifact: Path | Artifact, threads: int = 1, device: str = "cpu", allow_code: bool = False
+) -> Predict:
     """Load a finished artifact to run on a device: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
+
+    Nothing of an artifact is run but its graph, whoever made it, except where the engine's artifacts are native code.
+    allow_code: whether that may run, because whoever built it is trusted.
 
     Raises:
         QrayError: the engine does not run on this device, or there is none; this CPU lacks what the artifact was built
-            for; or its kernels are right on one thread alone, so that it would compute something else, or nothing.
+            for; its kernels are right on one thread alone, so that it would compute something else, or nothing; it is
+            native code, which was not allowed; or its files lie elsewhere.
     """
     if isinstance(artifact, Path):
         artifact = read_artifact(artifact)
@@ -87,4 +93,27 @@ def load_artifact(artifact: Path | Artifact, threads: int = 1, device: str = "cp
             f"{artifact.folder}: built for {artifact.isa}, and this CPU lacks {', '.join(lacking)}; build it here, or "
             "for every CPU with --set target.isa=any"
         )
-    return _module(engine).load(artifact.folder, artifact.built, threads, device)
+    module = _module(engine)
+    _check_files(artifact, module.MODEL_FILE)
+    if ENGINES[engine].native and not allow_code:
+        raise QrayError(
+            f"{artifact.folder}: an artifact of engine {engine} is native code, which loading it runs; if you trust "
+            "whoever built it, allow that with --allow-code (in Python: allow_code=True)"
+        )
+    return module.load(artifact.folder, artifact.built, threads, device)
+
+
+def _check_files(artifact: Artifact, model_file: str) -> None:
+    """Only files of the folder are opened, and of a name that the engine gives them: by others it would tell formats
+    that qray does not write."""
+    if artifact.built.model_file != model_file:
+        raise QrayError(
+            f"{artifact.folder}: its model is called {artifact.built.model_file!r}; engine {artifact.variant.engine} "
+            f"calls it {model_file}"
+        )
+    root = artifact.folder.resolve()
+    for path in artifact.folder.iterdir():
+        if not path.resolve().is_relative_to(root):
+            raise QrayError(f"{path}: a link out of the artifact's folder; copy what it leads to there")
+        if not path.is_file() and not path.is_dir():
+            raise QrayError(f"{path}: not a file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch.export.passes import move_to_device_pass
 
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import export, read_layers, total_macs
+from qray.engines.programs import read_program
 from qray.errors import QrayError
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the exported program eagerly.
 
     Raises:
-        QrayError: torch finds no such device, or dynamic INT8 is to run elsewhere than on the CPU.
+        QrayError: torch finds no such device, dynamic INT8 is to run elsewhere than on the CPU, or the file holds more
+            than numbers and a graph of known operators.
     """
     if built.notes.get("imports") == "torchao":
         if device != "cpu":
@@ -104,7 +105,7 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
         import torchao.quantization  # noqa: F401
     if device == "cuda" and not torch.cuda.is_available():
         raise QrayError(f"{folder}: torch finds no GPU to run it on; load it with device='cpu'")
-    program = torch.export.load(io.BytesIO((folder / built.model_file).read_bytes()))
+    program = read_program((folder / built.model_file).read_bytes(), str(folder / built.model_file))
     if device != "cpu":
         # By default a GPU rounds what convolutions multiply to TF32, and an FP32 variant is what its name says.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

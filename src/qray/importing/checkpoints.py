@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from qray.engines.programs import MAX_BYTES
 from qray.errors import QrayError, UsageError
-from qray.model.programs import MAX_BYTES
 
 #: What a checkpoint may hold besides tensors and containers: numbers of NumPy, under the names that its versions gave
 #: them, and what `argparse` leaves. None of it runs code when it is made. Never the dtype of objects, which would.

@@ -166,11 +166,11 @@ def _write(
     from safetensors.torch import save_file
 
     from qray.atomic import atomic_path
+    from qray.engines.programs import without_weights
     from qray.importing.engines import try_engines
     from qray.measure.host import versions
     from qray.model.folder import NETWORK, WEIGHTS, sha256_of, write_model_yaml
     from qray.model.imported import imported_checkpoint
-    from qray.model.programs import without_weights
 
     network.take(model)
     with atomic_path(out) as folder:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from qray.engines.programs import MAX_BYTES, read_program
 from qray.errors import QrayError, Unavailable, UsageError
 from qray.importing.onnx_network import OnnxNetwork
 from qray.importing.onnx_operators import Unsupported
 from qray.model.graph_network import plain_graph
-from qray.model.programs import MAX_BYTES, read_program
 from qray.reasons import reason_of
 
 #: Largest difference between a graph and what was made of it, relative to what it gives.

@@ -45,7 +45,7 @@ def _main(folder: Path, point: Point) -> float:
     from qray.engines.registry import load_artifact
 
     record = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["clip"]
-    predict = load_artifact(folder, point.threads, point.device)
+    predict = load_artifact(folder, point.threads, point.device, allow_code=True)
     shape = (point.batch, record["frames"], record["image_size"], record["image_size"], 3)
     clips = np.zeros(shape, np.uint8)
     for _ in range(CALLS):

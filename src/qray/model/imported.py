@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from qray.engines.programs import read_program
 from qray.errors import QrayError, Unavailable, UsageError
 from qray.model.folder import NETWORK, WEIGHTS, sha256_of
 from qray.model.graph_network import parted, plain_graph
-from qray.model.programs import read_program
 from qray.model.training import dump_checkpoint
 from qray.study_model import Imported
 

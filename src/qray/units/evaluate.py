@@ -82,7 +82,7 @@ def evaluate(job: Job, name: str, files: Files, split: str, clips: SplitClips) -
     plan, telemetry = job.split_plan(split), Telemetry("evaluate", name, job.board, len(clips.clips))
     with scratch_folder("evaluate") as folder:
         unpack_folder(files, folder)
-        predict = load_artifact(folder, threads=1)
+        predict = load_artifact(folder, threads=1, allow_code=True)
         predicted, failed, mae = predict_split(
             predict, clips, plan, f"evaluate {name} {split}", f"evaluation on {split}", telemetry.clips
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from qray.answers.card import DataFacts, artifact_facts, data_facts, front_matter
 from qray.atomic import write_text
+from qray.engines.catalog import ENGINES
 from qray.errors import QrayError, UsageError
 from qray.escape import command, markdown
 from qray.judge.evidence import Evidence, VariantEvidence
@@ -241,12 +242,13 @@ def _loading(evidence: Evidence, variant: VariantEvidence, artifact: Mapping[str
     path = str(variant.row.artifact)
     clip = artifact.get("clip") or evidence.study.clip.model_dump()
     frames, size = clip.get("frames", "T"), clip.get("image_size", "H")
+    native = ENGINES[variant.outcome.engine].native
     python = f"""from pathlib import Path
 from qray.engines.registry import load_artifact
-predictions = load_artifact(Path({json.dumps(path)}), threads=1)(clips)"""
+predictions = load_artifact(Path({json.dumps(path)}), threads=1{", allow_code=True" * native})(clips)"""
     return [
         Paragraph("From the run's folder, for video files (sampled as in the evaluation):"),
-        Code(f"{command('qray', 'predict', Path(path))} VIDEO...", "bash"),
+        Code(f"{command('qray', 'predict', *['--allow-code'] * native, Path(path))} VIDEO...", "bash"),
         Paragraph(f"For arrays: uint8 (B, {frames}, {size}, {size}, 3) RGB in, float32 (B,) out, in units of "
                   f"{_unit(evidence)}:"),
         Code(python, "python"),

@@ -14,10 +14,10 @@ import torch
 from support.imports import FRAMES, SIZE, TheirFrameNetwork, TheirNetwork
 from torch import nn
 
+from qray.engines.programs import read_program, without_weights
 from qray.errors import QrayError, UsageError
 from qray.importing.graphs import layout_of, read_code, read_onnx, read_pt2, to_program
 from qray.model.graph_network import parted, plain_graph
-from qray.model.programs import read_program, without_weights
 
 CLIPS = torch.randn((2, 3, FRAMES, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
 BATCH = {0: torch.export.Dim.DYNAMIC}

@@ -169,6 +169,13 @@ def test_how_to_load_it_names_the_artifact(tmp_path: Path) -> None:
     assert (f"qray predict {path} " in loading, f'load_artifact(Path("{path}")' in loading) == (True, True)
 
 
+def test_how_to_load_native_code_says_that_it_must_be_allowed(tmp_path: Path) -> None:
+    loading = section(card_of(tmp_path, "qat-inductor"), "How to load it")
+    path = f"artifacts/{key_of('build', 'qat-inductor')}"
+    assert f"qray predict --allow-code {path} " in loading
+    assert f'load_artifact(Path("{path}"), threads=1, allow_code=True)' in loading
+
+
 def test_writing_cards_changes_nothing_in_the_artifact(tmp_path: Path) -> None:
     path = artifact(tmp_path, "ptq-openvino")
     card_of(tmp_path)

@@ -1,4 +1,4 @@
-"""Programs of `torch.export` that others wrote, read without running what they hold."""
+"""Programs of `torch.export`, whoever wrote them, read without running what they hold."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from qray.errors import QrayError
 from qray.reasons import reason_of
 
 aten = torch.ops.aten
-#: What a graph may call: PyTorch's own operators, arithmetic on sizes, and nothing that opens files.
+#: What a graph may call: PyTorch's own operators, torchao's of quantization, arithmetic on sizes, and nothing that
+#: opens files.
 CALLS = re.compile(
     r"torch\.ops\.(aten|torchvision|quantized_decomposed)\.(?!from_file)\w+(\.\w+)?|torch\.sym_\w+|math\.(ceil|floor|trunc)"
+    r"|torch\.ops\.torchao\.(choose_qparams|quantize|dequantize)_affine(\.\w+)?"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
 )
 #: Symbols and names in an expression of sizes, which SymPy would evaluate as Python.
