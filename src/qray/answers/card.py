@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from qray.escape import visible
 from qray.judge.evidence import Evidence, VariantEvidence
+from qray.judge.index import read_record
 from qray.judge.row import Row
 
 #: Hugging Face's word for a licence that nobody has named.
@@ -45,12 +45,7 @@ def data_facts(evidence: Evidence) -> DataFacts:
 
 def artifact_facts(out: Path, row: Row) -> dict[str, Any]:
     """The artifact's own artifact.json; empty where it cannot be read (the artifact may have been moved away)."""
-    path = out / str(row.artifact) / "artifact.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_record(out / str(row.artifact) / "artifact.json", "artifact") or {}
 
 
 def front_matter(evidence: Evidence, variant: VariantEvidence) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import qray
 from qray.atomic import atomic_path, write_json, write_parquet
 from qray.graph.unit import Unit
+from qray.json_text import read_json
 from qray.storage.mirror import Mirror
 
 #: Folders and files of OUT; whatever else lies there is not ours.
@@ -59,12 +60,20 @@ class Store:
         """A finished unit's record, or None. An unreadable record counts as unfinished, and so does one without its
         files, or of an attempt in which something failed ("unfinished": what)."""
         try:
-            record = json.loads(self.unit_path(kind, key).read_text(encoding="utf-8"))
+            record = read_json(self.unit_path(kind, key))
         except (FileNotFoundError, ValueError):
             return None
         if not isinstance(record, dict) or record.get("unfinished"):
             return None
-        return record if all(map(self._has, record.get("files", []))) else None
+        files = record.get("files", [])
+        if not isinstance(files, list) or not all(map(self._holds, files)):
+            return None
+        return record
+
+    def _holds(self, path: Any) -> bool:
+        """Whether a file is there, inside OUT. Records may be another's, and what they name is read."""
+        inside = isinstance(path, str) and (self.out / path).resolve().is_relative_to(self.out.resolve())
+        return inside and self._has(path)
 
     def key(self, unit: Unit) -> str:
         """A unit's key, given what is finished."""
@@ -144,12 +153,12 @@ class Store:
     def latest_checkpoint(self, key: str) -> bytes | None:
         """The newest checkpoint of a training unit, or None."""
         self.bring_checkpoints(key)
-        found = sorted((self.out / "checkpoints" / key).glob("epoch-*.pt"))
+        found = sorted(path for path in (self.out / "checkpoints" / key).glob("epoch-*.pt") if path.is_file())
         return found[-1].read_bytes() if found else None
 
     def _shown(self) -> str:
         """A hash of run.json, of `SHOWN`, and of the code."""
-        index = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+        index = read_json(self.out / "run.json")
         # A run that finds everything done changes no more than when it began.
         found = hashlib.blake2b(json.dumps(index | {"stage": "", "started": 0}).encode())
         made_of = [path for name in SHOWN for path in self.out.glob(name)]
@@ -165,7 +174,7 @@ class Store:
     def is_shown(self) -> bool:
         """Whether this code would make the same table and report again."""
         try:
-            return json.loads((self.out / "units" / "shown.json").read_text()) == {"shown": self._shown()}
+            return read_json(self.out / "units" / "shown.json") == {"shown": self._shown()}
         except (OSError, ValueError):
             return False
 

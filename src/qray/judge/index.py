@@ -5,21 +5,29 @@ And the records of finished units, read with tolerance: half a record, or one ju
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from qray.atomic import write_json
 from qray.errors import QrayError
 from qray.escape import command
 from qray.graph.unit import Result
+from qray.json_text import read_json
+from qray.judge.records import Seconds, is_record
 from qray.measure.isa import Machine
 from qray.point import CPU, Point
+from qray.study_verdict import Verdict
+from qray.yaml_text import dotted, short
 
 FILE = "run.json"
 FORMAT = 3
+#: Part of paths in OUT.
+Key = Annotated[str, Field(pattern="^[0-9a-f]+$")]
+Number = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,11 @@ class TrialState:
     """A QAT trial of the sweep: `state` of `halving.Standing`, and the key of its newest record, if it has one."""
 
     name: str
-    key: str
+    key: Key
     settings: Mapping[str, Any]
     state: str
     epochs: int
-    record: str | None
+    record: Key | None
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,10 @@ class PointUnits:
     """What was or is to be measured at one point: the key of the latency of all artifacts together, and of the memory
     of each variant's."""
 
-    threads: int
-    batch: int
-    latency: str
-    memory: Mapping[str, str]
+    threads: Number
+    batch: Number
+    latency: Key
+    memory: Mapping[str, Key]
     device: str = CPU
 
     @property
@@ -57,20 +65,23 @@ class Index:
 
     #: Of the last run into OUT, and when it began (epoch seconds).
     stage: str
-    started: float
+    started: Seconds
     #: That the keys are for: a cluster's least.
     machine: Machine
     #: Keys by kind of the units that all variants share, and of each variant's own.
-    run: Mapping[str, str]
-    variants: Mapping[str, Mapping[str, str]]
+    run: Mapping[str, Key]
+    variants: Mapping[str, Mapping[str, Key]]
     #: Key of the mean predictor's evaluation.
-    baseline: str
+    baseline: Key
     trials: tuple[TrialState, ...]
     points: tuple[PointUnits, ...]
     #: How units ended that no run has finished, by key.
     ended: Mapping[str, Result]
     #: The study's `verdict` section as the run had it, which study.yaml must still have.
     verdict: Mapping[str, Any]
+
+
+_INDEX = TypeAdapter(Index)
 
 
 def write_index(out: Path, index: Index) -> None:
@@ -87,22 +98,37 @@ def read_index(out: Path) -> Index:
     path = out / FILE
     again = f"`{command('qray', 'run', 'all', '--out', out)}` writes it"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if (found := record.pop("format")) != FORMAT:
             raise QrayError(f"{path}: format {found}, this qray reads format {FORMAT}; {again}")
-        return Index(
-            **record
-            | {
-                "machine": Machine(**record["machine"]),
-                "trials": tuple(TrialState(**trial) for trial in record["trials"]),
-                "points": tuple(PointUnits(**point) for point in record["points"]),
-                "ended": {key: Result(**ended) for key, ended in record["ended"].items()},
-            }
-        )
+        index = _INDEX.validate_python(record)
+        _check(index)
     except FileNotFoundError:
         raise QrayError(f"{path}: no such file, so {out} is not the output of a run; {again}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QrayError(f"{path}: not readable as the index of a run ({error}); {again}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise QrayError(f"{path}: not readable as the index of a run ({_why(error)}); {again}") from None
+    return index
+
+
+def _check(index: Index) -> None:
+    """What must be there for an index to be whole, beside the types of what is there. Raises ValueError."""
+    Verdict.model_validate(index.verdict)
+    for name, keys in index.variants.items():
+        if not {"build", "evaluate"} <= keys.keys() or any(name not in at.memory for at in index.points):
+            raise ValueError(f"a unit of {name!r} is missing")
+    for trial in index.trials:
+        if not all(isinstance(trial.settings.get(name), int) for name in ("epochs", "weight_bits")):
+            raise ValueError(f"epochs and weight_bits of trial {trial.name!r} are missing")
+    if not all(is_record("", result.record) for result in index.ended.values()):
+        raise ValueError("how a unit ended is told in another way")
+
+
+def _why(error: Exception) -> str:
+    """One line, of a length that a terminal shows."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{short(dotted(first['loc']))}: {first['msg']}"
+    return short(f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error))
 
 
 def unit_files(out: Path, kind: str = "[!.]*") -> list[Path]:
@@ -115,16 +141,16 @@ def read_units(out: Path) -> tuple[list[dict[str, Any]], int]:
     without a time of its own was written when its work ended); and how many cannot be read."""
     files, units = unit_files(out), []
     for path in files:
-        if (record := read_record(path)) is not None:
-            kind, _, key = path.stem.partition("-")
+        kind, _, key = path.stem.partition("-")
+        if (record := read_record(path, kind)) is not None:
             units.append({"started": path.stat().st_mtime, **record, "kind": kind, "key": key})
     return units, len(files) - len(units)
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A record, or None where the file cannot be read as one."""
+def read_record(path: Path, kind: str) -> dict[str, Any] | None:
+    """A record, or None where the file cannot be read as one of this kind (`records.is_record`)."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and is_record(kind, record) else None

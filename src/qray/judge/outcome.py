@@ -128,7 +128,7 @@ def _variant(run: Run, variant: Variant) -> Outcome:
 
 
 def _with_predictions(run: Run, outcome: Outcome, evaluated: Mapping[str, Any]) -> Outcome:
-    path = str(evaluated["files"][0])
+    path = next(iter(evaluated.get("files", ())), "predictions of its record")
     try:
         return replace(outcome, predictions=read_predictions(run.out, path), predictions_path=path)
     except ValueError as error:

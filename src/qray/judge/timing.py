@@ -78,8 +78,8 @@ def write_phases(out: Path, phases: Mapping[str, float], total: float, started: 
 def read_timing(out: Path, units: Iterable[Mapping[str, Any]]) -> Timing | None:
     """The last run into OUT that did work, with those that it finished of all units (`index.read_units`); None where
     none was recorded."""
-    record = read_record(out / "units" / PHASES_FILE)
-    if record is None or not {"phases", "total", "started"} <= record.keys():
+    record = read_record(out / "units" / PHASES_FILE, "phases")
+    if record is None:
         return None
     done = tuple(
         UnitTime(unit["kind"], unit.get("label"), float(unit["seconds"]), unit["started"]) for unit in units

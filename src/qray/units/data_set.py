@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from qray.atomic import write_json
 from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
@@ -13,9 +14,12 @@ from qray.data.probing import end_probing
 from qray.data.splits import SPLITS
 from qray.errors import QrayError
 from qray.graph.store import Store
+from qray.json_text import read_json
 from qray.storage.place import Place, place_of
 from qray.study import Data
 from qray.synthetic.generate import is_complete, synthesize
+
+_PROBES = TypeAdapter(dict[str, Probe])
 
 
 def data_folder(data: Data) -> Path | Place:
@@ -61,8 +65,8 @@ def load_manifest(store: Store, root: Path | Place, data: Data) -> Manifest:
     known: dict[str, Probe] = {}
     if cache.is_file():
         try:
-            known = {key: Probe(**facts) for key, facts in json.loads(cache.read_text(encoding="utf-8")).items()}
-        except (ValueError, TypeError):
+            known = _PROBES.validate_python(read_json(cache), strict=True)
+        except (OSError, ValueError):
             known = {}
     try:
         manifest = read_manifest(root, data, known)
