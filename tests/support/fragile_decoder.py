@@ -1,4 +1,5 @@
-"""Body of a probing process whose decoder dies of the files called crash, and never ends with those called hang."""
+"""Body of a probing process whose decoder dies of the files called crash, never ends with those called hang, and raises
+what nobody has heard of for those called odd."""
 
 from __future__ import annotations
 
@@ -21,4 +22,6 @@ def fragile(path: Path) -> Probe:
         ctypes.string_at(0)
     if "hang" in path.name:
         time.sleep(1000)
+    if "odd" in path.name:
+        raise KeyError(path.name)
     return probe(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -34,6 +36,9 @@ DECODER_OPTIONS = {
     # A damaged header must not ask for gigabytes.
     "max_pixels": str(2**26),
 }
+#: Of all frames of a file together, as decoded: 4,000 of 3840 x 2160, or 9 minutes of 1920 x 1080. A small file may say
+#: "the same again" of a large frame without end.
+MOST_PIXELS = 2**35
 
 
 class _Scaler(local):
@@ -93,6 +98,9 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         ClipError: whatever is wrong with the file, here or while the caller reads from it.
     """
     try:
+        # A pipe would be waited for, a device may have no end; what was a file when it was judged may be one by now.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ClipError("not a file")
         # "file:" because a name with a colon would be taken for an address.
         options = {"format_whitelist": DIRECT_FORMATS}
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
@@ -168,6 +176,15 @@ def _each_by_itself(stream: Any) -> bool:
     return bool(stream.codec_context.codec.intra_only)
 
 
+def _of_some_size(frames: Iterator[Any]) -> Iterator[Any]:
+    pixels = 0
+    for frame in frames:
+        pixels += frame.width * frame.height
+        if pixels > MOST_PIXELS:
+            raise ClipError(f"its frames are more than {MOST_PIXELS / 1e9:.0f} gigapixels; cut it into clips")
+        yield frame
+
+
 def all_frames(container: Any, stream: Any) -> Iterator[Any]:
     """Every frame in presentation order; the n-th is what `decode_frames` calls frame n."""
     by_itself = _each_by_itself(stream)
@@ -188,7 +205,7 @@ def all_frames(container: Any, stream: Any) -> Iterator[Any]:
         if not by_itself:
             yield from _decode(stream, None, number)
 
-    for at, frame in enumerate(without_fields(decoded())):
+    for at, frame in enumerate(without_fields(_of_some_size(decoded()))):
         for _ in range(shown_as[at] if at < len(shown_as) else 1):
             yield frame
 

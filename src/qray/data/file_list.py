@@ -12,7 +12,10 @@ from pathlib import Path
 from qray.errors import QrayError, UsageError
 from qray.storage.place import Place
 from qray.study import Data
+from qray.yaml_text import short
 
+#: Of a list; a million clips take a tenth of it.
+MAX_BYTES = 2**30
 #: Separators that spreadsheets write.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -32,9 +35,13 @@ class Row:
 def _text(path: Path | Place) -> str:
     if isinstance(path, Path) and not path.parent.is_dir():
         raise QrayError(f"{path.parent}: no such folder; name the data set's folder with --data")
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise QrayError(f"{path}: not a file; a data set needs the list of its clips there")
     if isinstance(path, Path) and not path.is_file():
         raise _no_list(path)
     try:
+        if (size := _size(path)) > MAX_BYTES:
+            raise QrayError(f"{path}: {size / 2**30:.1f} GiB; qray reads lists of at most {MAX_BYTES / 2**30:.0f} GiB")
         content = path.read_bytes()
         return content.decode("utf-8-sig")
     except FileNotFoundError:
@@ -46,14 +53,22 @@ def _text(path: Path | Place) -> str:
         raise QrayError(f"{path}, line {line}: not UTF-8 text ({error.reason}); save the list as UTF-8") from None
 
 
+def _size(path: Path | Place) -> int:
+    if isinstance(path, Path):
+        return path.stat().st_size
+    stat = path.stat()
+    return 0 if stat is None else stat.size
+
+
 def _no_list(path: Path | Place) -> QrayError:
     return QrayError(
         f"{path}: no such file; a data set needs this list of clips (another name: data.file_list in the study)"
     )
 
 
-def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | None]]:
-    """(line, cells) of each record. Where quotation marks do not match, each line is read alone: None if it is bad.
+def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | str]]:
+    """(line, cells) of each record. Where quotation marks do not match, or a cell has no end, each line is read alone:
+    what is wrong with it, if it is bad.
 
     Read otherwise, one missing quotation mark would swallow all rows that follow it.
     """
@@ -68,7 +83,9 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | None]
             try:
                 yield line, next(csv.reader([single], strict=True, delimiter=separator), [])
             except csv.Error:
-                yield line, None
+                most = csv.field_size_limit()
+                long = f"a cell of more than {most:,} characters"
+                yield line, long if len(single) > most else "its quotation marks do not match"
     else:
         yield from records
 
@@ -95,10 +112,15 @@ def _columns(where: str, header: list[str], data: Data, separator: str) -> dict[
                     f"or put the line sep={other} above the header"
                 )
         raise UsageError(
-            f"{where}: no column {column!r} (data.{key}); the columns named there are {', '.join(names)}. "
+            f"{where}: no column {column!r} (data.{key}); the columns named there are {_listed(names)}. "
             f"Name the right one with --set data.{key}=..., or add a header line if the file has none"
         )
     return {key: names.index(column) for key, column in wanted.items()}
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(short(name) for name in names[:most]) + more
 
 
 def read_file_list(path: Path | Place, data: Data) -> list[Row]:
@@ -117,13 +139,15 @@ def read_file_list(path: Path | Place, data: Data) -> list[Row]:
         next(records)
     top, header = next(records, (1 + bool(named), []))
     where = f"{path}, line {top}"
+    if isinstance(header, str):
+        raise QrayError(f"{where}: {header}; it should name the columns, {data.file_column} among them")
     if not header:
         raise QrayError(f"{path}: line {top} is empty; it should name the columns, {data.file_column} among them")
     columns = _columns(where, header, data, separator)
     rows = []
     for line, cells in records:
-        if cells is None:
-            rows.append(Row(line, "", "", "", "its quotation marks do not match"))
+        if isinstance(cells, str):
+            rows.append(Row(line, "", "", "", cells))
         elif any(cell.strip() for cell in cells):
             problem = ""
             if any(cell.strip() for cell in cells[len(header) :]):
@@ -131,8 +155,7 @@ def read_file_list(path: Path | Place, data: Data) -> list[Row]:
                 problem = (
                     f"{len(cells)} cells, the header has {len(header)}; put text with {called} between quotation marks"
                 )
-            cells += [""] * (len(header) - len(cells))
-            of = {key: cells[column].strip() for key, column in columns.items()}
+            of = {key: cells[at].strip() if at < len(cells) else "" for key, at in columns.items()}
             split, group = of.get("split_column", ""), of.get("group_column", "")
             rows.append(Row(line, of["file_column"], of["target_column"], split, problem, group))
     if not rows:

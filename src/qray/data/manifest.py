@@ -25,9 +25,12 @@ from qray.measure.host import usable_cpus
 from qray.progress import progress
 from qray.storage.place import Place
 from qray.study import Data
+from qray.yaml_text import short
 
 #: More files than this take more than two seconds to read, so progress is shown.
 PROGRESS_FROM = 400
+#: Characters of the name of a rejected row that are kept; no file system has names of more.
+LONGEST_NAME = 255
 LARGEST_TARGET = float(np.finfo(np.float32).max)
 
 
@@ -112,9 +115,9 @@ def _judge(rows: list[Row], videos: VideoFolder, data: Data) -> tuple[list[_Good
         elif name and identity in seen:
             reason = f"the name was seen before, in line {seen[identity]}"
         elif not reason and target is None:
-            reason = f"{data.target_column} is {row.target!r}, not a finite number{_comma(row.target)}"
+            reason = f"{data.target_column} is {short(row.target)!r}, not a finite number{_comma(row.target)}"
         elif not reason and not is_split(row.split):
-            reason = f"{_split_cell(data)}{row.split!r}, expected TRAIN, VAL or TEST"
+            reason = f"{_split_cell(data)}{short(row.split)!r}, expected TRAIN, VAL or TEST"
         if name:
             seen.setdefault(identity, row.line)
         if reason or found is None or target is None:
@@ -125,7 +128,7 @@ def _judge(rows: list[Row], videos: VideoFolder, data: Data) -> tuple[list[_Good
 
 
 def _rejection(row: Row, reason: str) -> dict[str, Any]:
-    return {"row": row.line, "clip": row.file, "reason": reason}
+    return {"row": row.line, "clip": short(row.file, LONGEST_NAME), "reason": reason}
 
 
 def _split_cell(data: Data) -> str:
@@ -134,7 +137,7 @@ def _split_cell(data: Data) -> str:
 
 def _comma(target: str) -> str:
     mended = target.replace(",", ".")
-    return f"; write {mended}, with a point" if target.count(",") == 1 and _target(mended) is not None else ""
+    return f"; write {short(mended)}, with a point" if target.count(",") == 1 and _target(mended) is not None else ""
 
 
 def _clip_names(good: Sequence[_Good]) -> list[str]:

@@ -11,6 +11,8 @@ from qray.data.containers import broken_at, declared_size
 from qray.data.decode import ClipError, all_frames, open_video
 from qray.data.shown import shown_size, turn_of
 
+#: Of a file, which is read as a whole.
+MAX_BYTES = 16 * 2**30
 #: Raised when the same file may give other facts, or other pictures; older facts are then read again.
 PROBE_VERSION = 2
 
@@ -36,6 +38,8 @@ def probe(path: Path) -> Probe:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for for ever
             return Probe(0, "", error="not a file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            return Probe(size, "", error=f"{size / 2**30:.0f} GiB, of which qray reads at most {MAX_BYTES // 2**30}")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
             return _judge(path, file, file.tell(), digest)

@@ -18,6 +18,7 @@ from typing import Any
 from qray.apart import start_apart
 from qray.data.probe import Probe, probe
 from qray.errors import ClipError, QrayError
+from qray.reasons import reason_of
 from qray.storage.cache import local_copy
 
 #: Seconds without a word after which the files in hand are taken for such as no decoder ends with.
@@ -41,7 +42,12 @@ def answer_all() -> None:
     one_at_a_time = Lock()
 
     def answer(name: str) -> None:
-        line = json.dumps([name, _facts(name)])
+        try:
+            facts = _facts(name)
+        except Exception as error:
+            # Unheard of; unanswered, it would be waited for.
+            facts = asdict(Probe(0, "", error=f"cannot be judged ({type(error).__name__}: {reason_of(str(error))})"))
+        line = json.dumps([name, facts])
         with one_at_a_time:
             print(line, flush=True)
 

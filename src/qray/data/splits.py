@@ -10,6 +10,7 @@ import numpy as np
 
 from qray.data.video_folder import fold
 from qray.study import Data
+from qray.yaml_text import short
 
 SPLITS = ("TRAIN", "VAL", "TEST")
 SPLIT_WORDS = {
@@ -57,7 +58,7 @@ def assign(sides: Sequence[Side], data: Data) -> list[tuple[str, str]]:
         own = given.get(fold(side.group), {}) if side.group else {}
         if len(own) > 1:
             places = " and ".join(f"{split} (line {line})" for split, line in own.items())
-            reason = f"{data.group_column} {side.group!r} is in {places}; a group must be on one side"
+            reason = f"{data.group_column} {short(side.group)!r} is in {places}; a group must be on one side"
             assigned.append(("", reason))
         elif side.split:
             assigned.append((SPLIT_WORDS[side.split.upper()], ""))

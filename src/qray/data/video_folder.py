@@ -36,7 +36,8 @@ class VideoFolder:
     def __init__(self, root: Path, follow_links: bool = False) -> None:
         self.root, self.follow_links = root, follow_links
         self._inside = root.resolve()
-        # For each folder: whether each name in it is a folder, and the names that are alike.
+        # Where each folder really is, and there whether each name in it is a folder, and the names that are alike.
+        self._real: dict[str, str] = {}
         self._listed: dict[str, tuple[dict[str, bool], dict[str, list[str]]]] = {}
 
     def path(self, name: str) -> Path:
@@ -50,6 +51,8 @@ class VideoFolder:
             name: with forward slashes; with or without the ending, or an absolute path into the folder.
         """
         called = self.root.name
+        if (control := next((sign for sign in name if unicodedata.category(sign) == "Cc"), None)) is not None:
+            return None, f"the name holds a control character, {control!r}"
         if not name.strip("./") and ".." not in name.split("/"):
             return None, "no file name"
         inside = self.relative(name)
@@ -121,16 +124,22 @@ class VideoFolder:
 
     def _names(self, folder: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
         """The names in a folder, given as seen from the root, and which are alike; none where it may not be read."""
-        if folder not in self._listed:
+        real = self._real_of(folder)
+        if real not in self._listed:
             names: dict[str, bool] = {}
             try:
-                if self._may_lead_to(self.path(folder).resolve()):
-                    with os.scandir(self.path(folder)) as entries:
+                if self._may_lead_to(Path(real)):
+                    with os.scandir(real) as entries:
                         names = {entry.name: os.path.isdir(entry.path) for entry in entries}
             except (OSError, RuntimeError, ValueError):
                 names = {}
-            self._list(folder, names)
-        return self._listed[folder]
+            self._list(real, names)
+        return self._listed[real]
+
+    def _real_of(self, folder: str) -> str:
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(self.path(folder))
+        return self._real[folder]
 
     def _list(self, folder: str, names: dict[str, bool]) -> None:
         alike: dict[str, list[str]] = {}
@@ -150,7 +159,9 @@ class VideoFolder:
         """Files whose names differ from this one in case or accents only."""
         places, parts = [""], name.split("/")
         for part in parts[:-1]:
-            places = [f"{at}{n}/" for at in places for n in self._alike_in(at, part, folders=True)]
+            deeper = (f"{at}{n}/" for at in places for n in self._alike_in(at, part, folders=True))
+            # Once each: with two links to where one stands, ways there would double with each step.
+            places = list({self._real_of(place): place for place in deeper}.values())
         for at in places:
             yield from (f"{at}{n}" for n in self._alike_in(at, parts[-1], folders=False))
 
@@ -210,6 +221,9 @@ class StoredVideos(VideoFolder):
 
     def _names(self, folder: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
         return self._listed.get(folder, ({}, {}))
+
+    def _real_of(self, folder: str) -> str:
+        return folder
 
     def _astray(self, name: str) -> str:
         return ""

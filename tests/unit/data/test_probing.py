@@ -74,6 +74,16 @@ def test_a_file_that_crashes_the_decoder_costs_itself_alone(
     assert wrong == dict.fromkeys(("crash-2.avi", "crash-4.avi"), "decoding it ends the process (SIGSEGV)")
 
 
+def test_an_error_that_nobody_has_heard_of_is_a_reason_and_no_silence(
+    good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fragile(monkeypatch)
+    monkeypatch.setattr(probing, "SILENCE_S", 60.0)
+    odd, fine = written(tmp_path, good, "odd.avi", "1.avi")
+    found = dict(probe_files([odd, fine], 2))
+    assert (found[odd].error, found[fine].error) == ("cannot be judged (KeyError: 'odd.avi')", None)
+
+
 def test_a_file_with_which_the_decoder_never_ends_costs_itself_alone(
     good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
