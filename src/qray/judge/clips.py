@@ -24,6 +24,8 @@ def read_columns(out: Path, relative: str, columns: Iterable[str]) -> pa.Table:
     path = out / relative
     if not path.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"{relative} leads out of {out}")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{relative} is not a file")
     try:
         # Not pq.read_table, which imports all that reads folders of files.
         with pq.ParquetFile(path) as file:
