@@ -1,5 +1,5 @@
-"""A run whose data and OUT lie in an object store: as in folders, also after a kill and on another machine; and a stream
-through a cache that is smaller than its data."""
+"""A run whose data and OUT lie in an object store: as in folders, also after a kill and on another machine; and a
+stream through a cache that is smaller than its data."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ def moved(server: Server, data: str, tmp_path_factory: pytest.TempPathFactory) -
     command = ("run", "evaluate", "--study", TINY, "--data", data, "--out", out, *FP32)
     machine = {name: environment(**client(root / name)) for name in "abc"}
     first = start(*command, env=machine["a"])
-    wait_until(
-        lambda: first.poll() is not None or any(name.startswith("checkpoints/") for name in server.names("runs/tiny")),
-        "a checkpoint in the store",
-        every_s=0.5,
-    )
+
+    def reached() -> bool:
+        return first.poll() is not None or any(name.startswith("checkpoints/") for name in server.names("runs/tiny"))
+
+    wait_until(reached, "a checkpoint in the store", every_s=0.5)
     assert first.poll() is None, first.communicate()
     kill(first)
     second = start(*command, env=machine["b"])

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from support.runs import END_TIMEOUT_S, free_port, wait_until
 
@@ -58,9 +59,9 @@ class Server:
 
 @contextmanager
 def serving(**changes: str) -> Iterator[Server]:
-    """A server with an empty bucket. changes: of its environment."""
+    """A server with an empty bucket, and this process as one of its clients. changes: of the server's environment."""
     server = Server(free_port())
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, patch.dict(os.environ, CREDENTIALS):
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(server.port)], stdout=log, stderr=log, env=os.environ | changes
         )

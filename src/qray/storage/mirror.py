@@ -82,6 +82,8 @@ class Mirror:
         temporary = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}-{path.name}")
         try:
             (self.place / name).fetch(temporary)
+            if temporary.stat().st_size != self.there[name].size:
+                raise StorageError(f"{self.place / name} was written to while it was read; try again")
             os.utime(temporary, ns=(self.there[name].mtime_ns,) * 2)
             stat = _stat(temporary)
             temporary.replace(path)

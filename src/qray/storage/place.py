@@ -44,12 +44,12 @@ CHUNK_BYTES = 8 * 2**20
 #: out of reach.
 _NO_BUCKET = "NO_SUCH_BUCKET|bucket does not exist|ContainerNotFound"
 _DENIED = (
-    "ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|INVALID_CLIENT_TOKEN|HTTP response code: 40[13]|PERMISSION_DENIED|"
-    "OAuth2 access token|AuthenticationException|UNAUTHENTICATED|AuthorizationFailure"
+    "ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|INVALID_CLIENT_TOKEN|HTTP (?:response code:|status) 40[13]|"
+    "PERMISSION_DENIED|OAuth2 access token|AuthenticationException|UNAUTHENTICATED|AuthorizationFailure"
 )
 _PASSING = (
     "NETWORK_CONNECTION|curl|UNAVAILABLE|TransportException|timed? ?out|SLOW_DOWN|INTERNAL_FAILURE|"
-    "HTTP response code: 5"
+    "HTTP (?:response code:|status) 5"
 )
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
@@ -230,11 +230,11 @@ class Place:
 
         return self._asked(listed, retry_s)
 
-    def stat(self) -> Stat | None:
+    def stat(self, retry_s: float = RETRY_S) -> Stat | None:
         """The object's facts; None where there is none."""
         from pyarrow.fs import FileType
 
-        one = self._asked(lambda fs, path: fs.get_file_info(path))
+        one = self._asked(lambda fs, path: fs.get_file_info(path), retry_s)
         return Stat(one.size, one.mtime_ns or 0) if one.type == FileType.File else None
 
     def read_bytes(self) -> bytes:
@@ -265,7 +265,14 @@ class Place:
         Raises:
             FileNotFoundError: there is no such object. StorageError. OSError: the local file cannot be written.
         """
-        self._asked(lambda fs, path: _copy(fs, path, None, str(to)))
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        self._asked(
+            lambda fs, path: copy_files(
+                path, str(to), source_filesystem=fs, destination_filesystem=LocalFileSystem(), chunk_size=CHUNK_BYTES,
+                use_threads=False,
+            )
+        )  # fmt: skip
 
     def put(self, source: Path, retry_s: float = RETRY_S) -> Stat:
         """Make a local file an object, piece by piece; it appears when it is whole.
@@ -274,9 +281,16 @@ class Place:
             FileNotFoundError: there is no such file. StorageError.
         """
         size = source.stat().st_size
-        self._asked(lambda fs, path: _copy(None, str(source), fs, path), retry_s)
-        there = self.stat()
-        # The library ends an upload in order even where reading its source failed.
+
+        def write(fs: FileSystem, path: str) -> None:
+            # Not the library's own copying, which says nothing of what goes wrong at the end.
+            with source.open("rb") as file, fs.open_output_stream(path) as stream:
+                while piece := file.read(CHUNK_BYTES):
+                    stream.write(piece)
+
+        self._asked(write, retry_s)
+        there = self.stat(retry_s)
+        # An upload is ended in order even where reading its source failed.
         if there is None or there.size != size:
             raise StorageError(f"{self}: {size} bytes were written and {there.size if there else 0} have come",
                                passing=True)  # fmt: skip
@@ -288,14 +302,6 @@ class Place:
             self._asked(lambda fs, path: fs.delete_file(path))
         except FileNotFoundError:
             return
-
-
-def _copy(source: FileSystem | None, path: str, to: FileSystem | None, name: str) -> None:
-    from pyarrow.fs import LocalFileSystem, copy_files
-
-    here = LocalFileSystem()
-    copy_files(path, name, source_filesystem=source or here, destination_filesystem=to or here,
-               chunk_size=CHUNK_BYTES, use_threads=False)  # fmt: skip
 
 
 def _endpoint_of_environment() -> str | None:
