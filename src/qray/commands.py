@@ -62,10 +62,11 @@ def _folder_here(text: str) -> Path:
 
 
 proof_here = _out_here("is_proof")
-#: What is read of OUT: the table alone, also what it is made of, or all that is written into it besides.
+#: What is read of OUT: the table alone, also what it is made of, what is written into it besides, or all results.
 ShownOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_figures"))]
 OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=proof_here)]
 WrittenOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_needed"))]
+TrackedOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_result"))]
 OutOption = Annotated[str | None, typer.Option("--out", help="Output folder or URI; default: runs/<study>.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget what OUT holds and begin anew.")]

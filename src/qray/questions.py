@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qray.commands import JsonOption, OutArgument, ShownOut, WrittenOut, proof_here
+from qray.commands import JsonOption, OutArgument, ShownOut, TrackedOut, WrittenOut, proof_here
 from qray.errors import NothingQualifies, QrayError, Regression, UsageError
 from qray.escape import command, visible
 
@@ -201,7 +201,7 @@ def write_model_cards(
 
 
 def track_run(
-    out: OutArgument,
+    out: TrackedOut,
     tracking_uri: Annotated[str | None, typer.Option(help="Default: MLFLOW_TRACKING_URI, else MLflow's own.")] = None,
     experiment: Annotated[str | None, typer.Option(help="Default: MLFLOW_EXPERIMENT_NAME, else qray.")] = None,
 ) -> None:

@@ -6,11 +6,13 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -58,6 +60,49 @@ def run(runner: Runner, work: Callable[..., Any], **more: Any) -> tuple[Toy, Any
 def test_every_item_of_a_task_that_yields_is_heard(runner: Runner) -> None:
     task, value = run(runner, counts)
     assert (task.heard_items, value) == ([0, 1, 2, 3], 3)
+
+
+WEIGHTS_BYTES, TIMEOUT_S = 128 * 2**20, 120.0
+
+
+def leaves_weights() -> Iterator[Any]:
+    yield np.full(WEIGHTS_BYTES, 7, np.uint8)
+
+
+def takes_weights(weights: Any) -> int:
+    return int(weights[-1]) + len(weights)
+
+
+def own_memory() -> int:
+    """Bytes of memory that this process alone has: neither of files nor of the object store."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what memory is whose")
+def test_weights_come_and_go_without_passing_through_the_memory_of_the_driver(runner: Runner) -> None:
+    backend, store = runner.context, runner.store
+    unit = Unit("toy", "toy", Toy(leaves_weights), {})
+    before, most, over = own_memory(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.005):
+            most = max(most, own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        first = backend.submit(unit, leaves_weights)
+        assert backend.wait([first], TIMEOUT_S)
+        store.save_checkpoint("k", 0, backend.take(first)[1])
+        second = backend.submit(unit, takes_weights, store.latest_checkpoint("k"))
+        assert backend.wait([second], TIMEOUT_S)
+        assert backend.take(second)[1] == 7 + WEIGHTS_BYTES
+    finally:
+        over.set()
+        watcher.join()
+    assert most - before < WEIGHTS_BYTES / 4, f"{(most - before) / 2**20:.0f} MiB"
 
 
 def test_a_record_says_on_which_node_it_was_made(runner: Runner) -> None:

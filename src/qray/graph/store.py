@@ -126,11 +126,11 @@ class Store:
         """Checkpoint of a training unit after `epoch` (from 0)."""
         return self.out / "checkpoints" / key / f"epoch-{epoch:04d}.pt"
 
-    def write_checkpoint(self, key: str, epoch: int, data: bytes) -> Path:
+    def write_checkpoint(self, key: str, epoch: int, data: bytes | np.ndarray) -> Path:
         """Write an epoch's checkpoint beside those before it."""
         path = self.checkpoint_path(key, epoch)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
+            temporary.write_bytes(data if isinstance(data, bytes) else data.data)
         return path
 
     def forget_checkpoints(self, key: str, before: int) -> None:
@@ -140,7 +140,7 @@ class Store:
             if old.name < newest.name:
                 old.unlink()
 
-    def save_checkpoint(self, key: str, epoch: int, data: bytes) -> Path:
+    def save_checkpoint(self, key: str, epoch: int, data: bytes | np.ndarray) -> Path:
         """Write an epoch's checkpoint, then remove older ones: only the newest is ever needed."""
         path = self.write_checkpoint(key, epoch, data)
         self.forget_checkpoints(key, epoch)
@@ -150,11 +150,11 @@ class Store:
         """Have the checkpoints of a training unit here, wherever OUT is."""
         self._bring(f"checkpoints/{key}")
 
-    def latest_checkpoint(self, key: str) -> bytes | None:
-        """The newest checkpoint of a training unit, or None."""
+    def latest_checkpoint(self, key: str) -> np.ndarray | None:
+        """The newest checkpoint of a training unit, uint8 (bytes,), as it lies on disk; or None."""
         self.bring_checkpoints(key)
         found = sorted(path for path in (self.out / "checkpoints" / key).glob("epoch-*.pt") if path.is_file())
-        return found[-1].read_bytes() if found else None
+        return mapped(found[-1]) if found else None
 
     def _shown(self) -> str:
         """A hash of run.json, of `SHOWN`, and of the code."""
@@ -189,6 +189,11 @@ def is_needed(name: str) -> bool:
     return top != "checkpoints" and (top != "artifacts" or name.endswith("/artifact.json"))
 
 
+def is_result(name: str) -> bool:
+    """Whether it is of interest to others, which checkpoints are not."""
+    return not name.startswith("checkpoints/")
+
+
 def is_proof(name: str) -> bool:
     """Whether answers are made of it."""
     return is_needed(name) and not name.startswith(("report", "cards/"))
@@ -206,10 +211,10 @@ Files = Mapping[str, np.ndarray]
 def pack_folder(folder: Path) -> Files:
     """A folder's files, to travel through the object store: workers need not share OUT."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): _mapped(path) for path in found}
+    return {path.relative_to(folder).as_posix(): mapped(path) for path in found}
 
 
-def _mapped(path: Path) -> np.ndarray:
+def mapped(path: Path) -> np.ndarray:
     """A file as it lies on disk, which takes no memory of its own until it is read."""
     if path.stat().st_size == 0:
         return np.empty(0, np.uint8)

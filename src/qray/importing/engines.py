@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from qray.engines.catalog import ENGINES
 from qray.engines.registry import build_artifact, missing_requirement
 from qray.errors import QrayError
+from qray.model.epoch import Checkpoint
 from qray.reasons import reason_of
 from qray.scratch import scratch_folder
 from qray.study import Variant
@@ -25,7 +26,7 @@ LIMIT_S = 1800.0
 
 
 def try_engines(
-    model: Imported, clip: ClipSpec, checkpoint: bytes, say: Callable[[str], None]
+    model: Imported, clip: ClipSpec, checkpoint: Checkpoint, say: Callable[[str], None]
 ) -> dict[str, dict[str, str]]:
     """ "yes", or why not in a sentence, by engine and method. `say` hears of each as it is found."""
     found: dict[str, dict[str, str]] = {}
@@ -41,7 +42,7 @@ def try_engines(
     return found
 
 
-def _try(engine: str, method: str, model: Imported, clip: ClipSpec, checkpoint: bytes) -> str:
+def _try(engine: str, method: str, model: Imported, clip: ClipSpec, checkpoint: Checkpoint) -> str:
     # Libraries warn as they are imported; what matters is told by what they raise.
     logging.disable(logging.WARNING)
     import torch

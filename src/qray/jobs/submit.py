@@ -30,8 +30,8 @@ class Request:
     """`qray run all` as it was asked for. `more`: the options that go to the cluster as they are."""
 
     study: str | None
-    data: str | None
-    out: str | None
+    data: Path | str | None
+    out: Path | str | None
     settings: tuple[str, ...]
     more: tuple[str, ...] = ()
     model: Path | None = None

@@ -13,6 +13,7 @@ from torch import nn
 
 from qray.engines.programs import read_program
 from qray.errors import QrayError, Unavailable, UsageError
+from qray.model.epoch import Checkpoint
 from qray.model.folder import NETWORK, WEIGHTS, sha256_of
 from qray.model.graph_network import parted, plain_graph
 from qray.model.training import dump_checkpoint
@@ -98,7 +99,7 @@ def _timm(name: str) -> tuple[Any, str]:
     return network, head
 
 
-def imported_checkpoint(model: Imported) -> bytes:
+def imported_checkpoint(model: Imported) -> Checkpoint:
     """The weights that were imported, as a training leaves a checkpoint.
 
     Raises:

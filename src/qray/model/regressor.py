@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qray.model.catalog import BACKBONES
+from qray.model.epoch import Checkpoint
 from qray.model.training import load_checkpoint
 from qray.study_model import Channels, Imported, Model
 
@@ -174,7 +175,7 @@ def build_regressor(config: Model, target_mean: float, target_std: float, seed: 
     return model
 
 
-def model_from_state(config: Model | Imported, checkpoint: bytes) -> VideoRegressor:
+def model_from_state(config: Model | Imported, checkpoint: bytes | Checkpoint) -> VideoRegressor:
     """A trained model in eval mode from a checkpoint."""
     state = load_checkpoint(checkpoint)
     program = state.get("program")

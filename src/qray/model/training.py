@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qray.errors import Diverged, QrayError
-from qray.model.epoch import EpochResult
+from qray.model.epoch import Checkpoint, EpochResult
 from qray.model.graph_network import Part, switch_training
 from qray.model.share import ALONE, Share
 from qray.study import Augment, Training
@@ -115,16 +116,16 @@ def graph_of(model: nn.Module) -> dict[str, Any]:
     return {} if program is None else {"program": torch.frombuffer(bytearray(program), dtype=torch.uint8)}
 
 
-def dump_checkpoint(state: dict[str, Any]) -> bytes:
+def dump_checkpoint(state: dict[str, Any]) -> Checkpoint:
     """Serialise tensors, numbers and containers of them."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return buffer.getvalue()
+    return np.frombuffer(buffer.getbuffer(), np.uint8)
 
 
-def load_checkpoint(data: bytes) -> dict[str, Any]:
+def load_checkpoint(data: bytes | Checkpoint) -> dict[str, Any]:
     """Read a checkpoint without unpickling anything but tensors and plain containers."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(data if isinstance(data, bytes) else data.data), map_location="cpu", weights_only=True)
 
 
 @contextmanager
@@ -152,7 +153,7 @@ def fit(
     model: nn.Module,
     batches: Iterator[TrainBatch],
     settings: FitSettings,
-    resume: bytes | None = None,
+    resume: Checkpoint | None = None,
     on_epoch_start: Callable[[int], None] | None = None,
     on_step: Callable[[float, int], None] | None = None,
     share: Share = ALONE,

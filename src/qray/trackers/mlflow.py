@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from qray.errors import QrayError
+from qray.escape import as_called
 from qray.judge.evidence import Evidence
 from qray.judge.row import Row
 from qray.trackers import fields
@@ -122,8 +123,8 @@ class _Tracker:
         from qray import __version__
 
         evidence = self.evidence
-        tags = {DIGEST: self.digest, HOST: fields.latency_host(rows), "qray.out": str(evidence.out.resolve()),
-                "qray.version": __version__, NOTE: fields.note(evidence)}  # fmt: skip
+        tags = {DIGEST: self.digest, HOST: fields.latency_host(rows), "qray.version": __version__,
+                "qray.out": as_called(str(evidence.out.resolve())), NOTE: fields.note(evidence)}  # fmt: skip
         tags |= {name: str(value) for name in ("host", "cpu_flags") if (value := getattr(rows[0], name))}
         return tags | {f"version.{name}": value for name, value in rows[0].packages.items()}
 

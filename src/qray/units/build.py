@@ -12,6 +12,7 @@ from qray.engines.registry import build_needs, depends_on_isa, missing_requireme
 from qray.errors import Unavailable
 from qray.graph.store import pack_folder
 from qray.graph.unit import Resources, Skipped, Task, Unit
+from qray.model.epoch import Checkpoint
 from qray.scratch import scratch_folder
 from qray.study import INT8_METHODS, Calibration, Study, Variant
 from qray.units.clips import Job, SplitClips, calibration_clips, named_failures, parity_clips
@@ -92,8 +93,8 @@ class Build(Task):
 
 
 def build(
-    job: Job, variant: Variant, key: str, isa: str, weights: bytes, clips: dict[str, SplitClips],
-    qat: tuple[bytes, dict[str, Any]] | None,
+    job: Job, variant: Variant, key: str, isa: str, weights: Checkpoint, clips: dict[str, SplitClips],
+    qat: tuple[Checkpoint, dict[str, Any]] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Build an artifact from a checkpoint, of `clips` for "calibration" and "validation" where its method uses them.
 

@@ -16,6 +16,7 @@ from qray.errors import QrayError
 from qray.graph.runner import Runner
 from qray.graph.store import Files, Store, pack_folder
 from qray.graph.unit import Unit
+from qray.model.epoch import Checkpoint
 from qray.study import Study
 from qray.units.clips import NAMED_FAILURES, Job, SplitClips
 
@@ -86,7 +87,7 @@ class RunContext:
             self.keep_artifact(build.key, pack_folder(folder))
         return self._artifacts[build.key], read_artifact(folder).built.needs
 
-    def checkpoint(self, key: str) -> bytes:
+    def checkpoint(self, key: str) -> Checkpoint:
         """The newest checkpoint of a finished training.
 
         Raises:

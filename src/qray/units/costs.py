@@ -17,6 +17,7 @@ from qray.graph.unit import Resources, Task, Unit
 from qray.measure.costs import PARTS
 from qray.measure.host import host_name
 from qray.measure.latency import pin_to_given_cores, run_subprocess
+from qray.model.epoch import Checkpoint
 from qray.scratch import scratch_folder
 from qray.storage.cache import local_copy
 from qray.study import ClipSpec, Imported, Measure, Model, Study
@@ -74,7 +75,7 @@ def cost_job(study: Study, manifest: Manifest) -> CostJob:
     return CostJob(study.model, study.clip.single_window(), videos, study.measure)
 
 
-def measure_costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
+def measure_costs(job: CostJob, checkpoint: Checkpoint) -> dict[str, Any]:
     """Time every part in a process of its own: {"blocks_ms": {part: blocks}, "clips", "frames", ... "load_average"}.
 
     Raises:
@@ -87,7 +88,7 @@ def measure_costs(job: CostJob, checkpoint: bytes) -> dict[str, Any]:
             "videos": job.videos, "measure": job.settings.model_dump(mode="json"),
         }  # fmt: skip
         request.write_text(json.dumps(content), encoding="utf-8")
-        weights.write_bytes(checkpoint)
+        weights.write_bytes(checkpoint.data)
         arguments = ["qray.units.costs", str(request), str(weights), str(response)]
         limit_s = len(PARTS) * (SECONDS_PER_PART + 10 * job.settings.seconds)
         run_subprocess(arguments, THREADS, limit_s, "the costs of a clip")

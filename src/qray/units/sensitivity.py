@@ -13,6 +13,7 @@ from qray.data.manifest import Manifest
 from qray.graph.unit import Resources, Task, Unit
 from qray.judge.sensitivity import summarize
 from qray.measure.isa import range_is_reduced
+from qray.model.epoch import Checkpoint
 from qray.study import Sensitivity, Study, Variant
 from qray.units.clips import Job, SplitClips, calibration_clips, named_failures
 from qray.units.context import RunContext
@@ -99,7 +100,7 @@ class Together(Task):
 
 
 def measure_layers(
-    job: Job, settings: Sensitivity, share: tuple[int, int], isa: str, weights: bytes, calibration: SplitClips,
+    job: Job, settings: Sensitivity, share: tuple[int, int], isa: str, weights: Checkpoint, calibration: SplitClips,
     val: SplitClips,
 ) -> dict[str, Any]:  # fmt: skip
     """What `engines.sensitivity.measure_layers` gives of a share of the layers, (part, of how many), on the network

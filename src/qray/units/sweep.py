@@ -9,9 +9,10 @@ from typing import Any
 
 from qray.errors import QrayError
 from qray.graph.runner import RESTARTS
-from qray.graph.store import Store
+from qray.graph.store import Store, mapped
 from qray.graph.unit import Resources, Task, Unit, unit_key
 from qray.measure.isa import range_is_reduced
+from qray.model.epoch import Checkpoint
 from qray.study import Study
 from qray.units.clips import Job, SplitClips
 from qray.units.context import RunContext
@@ -112,7 +113,7 @@ class Sweep(Task):
                 path = store.checkpoint_path(trial["key"], epoch)
                 # One without a record was left by a kill between the two.
                 if path.is_file() and store.get("trial", trial["keys"][epoch]) is not None:
-                    found[trial["key"]] = ray.put(path.read_bytes())
+                    found[trial["key"]] = ray.put(mapped(path))
                     break
         return found
 
@@ -188,7 +189,7 @@ def trial_record(store: Store, trial: dict[str, Any], epochs: int) -> dict[str, 
 
 
 def sweep(
-    job: SweepJob, trials: list[dict[str, Any]], weights: bytes, train: SplitClips, val: SplitClips,
+    job: SweepJob, trials: list[dict[str, Any]], weights: Checkpoint, train: SplitClips, val: SplitClips,
     reached: dict[str, Any], mailbox: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """{"failed": `tune.run_trials`}, with Tune imported where it runs."""

@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from qray.data.stream import clip_dataset, dashboard_name
 from qray.errors import QrayError
 from qray.graph.placement import whereabouts
+from qray.model.epoch import Checkpoint
 from qray.model.share import Share
 from qray.reasons import reason_of
 from qray.scratch import scratch_folder
@@ -35,7 +36,7 @@ WAITS = 2
 
 
 def run_workers(
-    job: Job, name: str, training: Training, clips: SplitClips, start: bytes | None, resume: bytes | None,
+    job: Job, name: str, training: Training, clips: SplitClips, start: Checkpoint | None, resume: Checkpoint | None,
     freeze_batch_norm_at: float, mailbox: Any, options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Do what `train.train` does by `training.workers` workers, each with these `options` of a task.

@@ -10,7 +10,7 @@ from qray.errors import QrayError
 from qray.graph.runner import RESTARTS
 from qray.graph.unit import Resources, Task, Unit
 from qray.measure.host import cpu_flags
-from qray.model.epoch import EpochResult
+from qray.model.epoch import Checkpoint, EpochResult
 from qray.study import Imported, Study, Training
 from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
@@ -51,11 +51,13 @@ class AsImported(Task):
         return run.backend.done()
 
     def finish(self, unit: Unit, run: RunContext, value: None) -> dict[str, Any]:
-        path = run.store.save_checkpoint(unit.key, 0, _imported(run.study) or b"")
+        weights = _imported(run.study)
+        assert weights is not None
+        path = run.store.save_checkpoint(unit.key, 0, weights)
         return {"files": [run.store.relative(path)], "val_mae": {}, "train_s": None}
 
 
-def _imported(study: Study) -> bytes | None:
+def _imported(study: Study) -> Checkpoint | None:
     """The weights that a study begins with, where they were imported."""
     if not isinstance(study.model, Imported):
         return None
@@ -82,7 +84,7 @@ class Fit(Task):
         self.resources = together if workers > 1 else Resources(gpu=True)
 
     def begin(
-        self, unit: Unit, run: RunContext, name: str, training: Training, start: bytes | None,
+        self, unit: Unit, run: RunContext, name: str, training: Training, start: Checkpoint | None,
         freeze_batch_norm_at: float = 1.0,
     ) -> Any:  # fmt: skip
         """Start it from its last checkpoint, if it has one; `name` is what the dashboard calls it, and `start` the
@@ -157,7 +159,7 @@ class Train(Fit):
         if not run.runner.busy("validate"):
             run.runner.add(self._validation(unit, result.epoch, result.checkpoint))
 
-    def _validation(self, unit: Unit, epoch: int, checkpoint: bytes = b"") -> Unit:
+    def _validation(self, unit: Unit, epoch: int, checkpoint: Checkpoint | None = None) -> Unit:
         # Not a unit that it needs: training goes on.
         depends = {"train": unit.key, "val": self.val, "epoch": epoch}
         return Unit("validate", f"fp32 epoch {epoch + 1}", Validate(epoch, checkpoint), depends,
@@ -180,7 +182,8 @@ class Validate(Task):
     """VAL MAE of the FP32 weights after an epoch, while training goes on."""
 
     epoch: int
-    checkpoint: bytes
+    #: None of one that is only looked up.
+    checkpoint: Checkpoint | None
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         return run.backend.submit(unit, validate, run.job, self.checkpoint, run.split("VAL"))
@@ -222,8 +225,8 @@ def train_together(*arguments: Any) -> dict[str, Any]:
 
 
 def train(
-    job: Job, name: str, training: Training, train_clips: SplitClips, start: bytes | None, resume: bytes | None,
-    freeze_batch_norm_at: float = 1.0, worker: Worker | None = None,
+    job: Job, name: str, training: Training, train_clips: SplitClips, start: Checkpoint | None,
+    resume: Checkpoint | None, freeze_batch_norm_at: float = 1.0, worker: Worker | None = None,
 ) -> Iterator[Any]:  # fmt: skip
     """Train in FP32 from scratch, or (with `start`) the control that goes on from a checkpoint as QAT does; as one of
     several workers, or alone.
@@ -247,7 +250,7 @@ def train(
     # What dropout leaves out is drawn by each worker for its own clips.
     torch.manual_seed(study.seed + share.rank)
     target = train_clips.clips["target"]
-    if isinstance(study.model, Imported) or start:
+    if isinstance(study.model, Imported) or start is not None:
         assert start is not None
         model = model_from_state(study.model, start)
     else:
@@ -266,7 +269,7 @@ def train(
         if epoch >= freeze_batch_norm_at * training.epochs:
             freeze_batch_norm(model)
 
-    train_s = float(load_checkpoint(resume)["seconds"]) if resume else 0.0
+    train_s = float(load_checkpoint(resume)["seconds"]) if resume is not None else 0.0
     losses = []
     on_step = telemetry.step if share.rank == 0 else None
     for result in fit(model, batches, settings, resume, freeze, on_step, share):
@@ -279,7 +282,7 @@ def train(
     yield {"failed": missed, "device": device, "losses": losses, "train_s": train_s}
 
 
-def validate(job: Job, checkpoint: bytes, val: SplitClips) -> dict[str, Any]:
+def validate(job: Job, checkpoint: Checkpoint, val: SplitClips) -> dict[str, Any]:
     """{"val_mae"} of FP32 weights, and "failed": reasons by clip."""
     import numpy as np
     import torch

@@ -11,6 +11,7 @@ import torch
 
 from qray.errors import Diverged
 from qray.graph.placement import whereabouts
+from qray.model.epoch import Checkpoint
 from qray.model.training import FitSettings, fit
 from qray.units.clips import SplitClips, named_failures
 from qray.units.evaluate import predict_split
@@ -20,14 +21,14 @@ from qray.units.work import loss_scale, model_from_state, training_device, train
 
 
 def train_qat(
-    name: str, trial: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips,
-    resume: bytes | None = None,
+    name: str, trial: dict[str, Any], job: SweepJob, weights: Checkpoint, train: SplitClips, val: SplitClips,
+    resume: Checkpoint | None = None,
 ) -> Generator[dict[str, Any], None, None]:  # fmt: skip
     """Train with fake-quantization up to epoch `trial["until"]`; yield a record after each epoch.
 
     `weights` is the FP32 checkpoint, `resume` one of this trial's own to go on from. A record holds key (the trial's
     after this epoch), trial (its key when it is whole), settings, epoch (from 1), status and reason, loss, val_mae,
-    when the epoch started and how many seconds it took, train_s (seconds of training, so far), checkpoint (bytes), qat
+    when the epoch started and how many seconds it took, train_s (seconds of training, so far), checkpoint, qat
     (the `QatSettings` that its state_dict fits), failed_clips, and the whereabouts. A trial that diverges ends with a
     record of status "failed", without a checkpoint.
     """

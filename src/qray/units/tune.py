@@ -15,6 +15,7 @@ import ray
 from ray import tune
 
 from qray.graph.ray_backend import lost
+from qray.model.epoch import Checkpoint
 from qray.reasons import reason_of
 from qray.units.clips import SplitClips
 from qray.units.sweep import SweepJob
@@ -26,7 +27,7 @@ class QatTrial(tune.Trainable):
     """A trial as Tune runs it: an actor that bears the trial's name, one epoch of `trial.train_qat` a step."""
 
     def setup(
-        self, config: dict[str, Any], job: SweepJob, weights: bytes, train: SplitClips, val: SplitClips,
+        self, config: dict[str, Any], job: SweepJob, weights: Checkpoint, train: SplitClips, val: SplitClips,
         reached: dict[str, Any], mailbox: Any,
     ) -> None:  # fmt: skip
         """Keep what an epoch needs; nothing is computed before the first step."""

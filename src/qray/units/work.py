@@ -16,6 +16,7 @@ from qray.data.stream import StreamPlan, clip_dataset, stream_batches
 from qray.errors import QrayError
 from qray.graph.telemetry import Telemetry
 from qray.measure.host import usable_cpus
+from qray.model.epoch import Checkpoint
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.regressor import model_from_state as model_from_state
 from qray.model.share import ALONE, Share
@@ -74,7 +75,7 @@ def loss_scale(model: VideoRegressor, study_model: Model | Imported, target: pd.
 
 
 def training_stream(
-    job: Job, name: str, clips: SplitClips, training: Training, resume: bytes | None, epochs: int,
+    job: Job, name: str, clips: SplitClips, training: Training, resume: Checkpoint | None, epochs: int,
     worker: Worker | None = None,
 ) -> tuple[StreamPlan, Iterator[TrainBatch], dict[int, str], Telemetry]:  # fmt: skip
     """What a training reads, up to so many epochs, from the start or its checkpoint on: the plan, the batches, and the
@@ -110,9 +111,9 @@ def training_stream(
     return plan, batches(), failed, telemetry
 
 
-def first_epoch(resume: bytes | None) -> int:
+def first_epoch(resume: Checkpoint | None) -> int:
     """The first epoch (from 0) that a training does which goes on from a checkpoint, or begins without one."""
-    return int(load_checkpoint(resume)["epoch"]) + 1 if resume else 0
+    return int(load_checkpoint(resume)["epoch"]) + 1 if resume is not None else 0
 
 
 def fixed_batches(clips: SplitClips, job: Job, name: str) -> tuple[list[torch.Tensor], dict[int, str]]:

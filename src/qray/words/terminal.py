@@ -54,4 +54,13 @@ def table_of(grid: Grid, folding: Container[int] = (), title: str | Text | None 
 def to_json(content: Any) -> str:
     """A finding, whole; null for what is not known."""
     plain = content if isinstance(content, dict | list) else asdict(content)
-    return json.dumps(plain, indent=1, allow_nan=False, default=lambda value: as_called(str(value)))
+    return json.dumps(_called(plain), indent=1, allow_nan=False)
+
+
+def _called(value: Any) -> Any:
+    """With folders called as people call them."""
+    if isinstance(value, dict):
+        return {name: _called(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_called(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float) else as_called(str(value))

@@ -102,7 +102,7 @@ def test_only_the_newest_checkpoint_is_kept(store: Store) -> None:
 def test_the_latest_checkpoint_is_the_newest(store: Store) -> None:
     for epoch in (8, 9, 10):
         store.save_checkpoint("k", epoch, b"%d" % epoch)
-    assert store.latest_checkpoint("k") == b"10"
+    assert bytes(store.latest_checkpoint("k")) == b"10"
 
 
 def test_a_training_that_never_ended_an_epoch_has_no_checkpoint(store: Store) -> None:

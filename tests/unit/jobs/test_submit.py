@@ -73,6 +73,12 @@ def test_data_by_a_relative_path_is_a_sentence(request_: Request) -> None:
         request_.check()
 
 
+def test_data_and_out_may_be_uris() -> None:
+    request = Request("quickstart", "s3://lab/set", "s3://lab/out", ())
+    assert request.check().data.dir is None
+    assert request.arguments()[-4:] == ["--data", "s3://lab/set", "--out", "s3://lab/out"]
+
+
 def test_a_bad_study_is_found_before_anything_is_sent(big_folder: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         submit("http://127.0.0.1:9", Request("other.yaml", None, None, ()))
