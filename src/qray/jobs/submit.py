@@ -103,7 +103,7 @@ def new_name(*words: str) -> str:
 def out_on_head(request: Request, study: Study) -> str:
     """Where the job writes; an absolute path, and a URI, is taken as it is."""
     out = request.out or f"runs/{study.name}"
-    return out if is_uri(out) else str(on_head.FOLDER / out)
+    return str(out) if is_uri(out) else str(on_head.FOLDER / out)
 
 
 def submit(address: str, request: Request) -> tuple[JobClient, str]:

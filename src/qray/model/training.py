@@ -231,5 +231,5 @@ def fit(
                 "seconds": so_far,
                 **graph_of(model),
             }
-            checkpoint = dump_checkpoint(state) if share.rank == 0 else b""
+            checkpoint = dump_checkpoint(state) if share.rank == 0 else np.empty(0, np.uint8)
             yield EpochResult(epoch, total / settings.steps_per_epoch, seconds, so_far, clips, checkpoint)
