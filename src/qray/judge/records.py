@@ -14,7 +14,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    """What is not named in one is read with care, or by nobody."""
+    """What is not named in one is read with care, or by nobody. What may be missing has a default, which nobody reads:
+    whoever reads it says what is missing."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
 
@@ -67,11 +68,11 @@ class _Facts(_Section):
 
 
 class _Build(_Record):
-    artifact: _Facts
+    artifact: _Facts | None = None
 
 
 class _Memory(_Record):
-    peak_rss_mb: Annotated[float, Field(ge=0)]
+    peak_rss_mb: Annotated[float, Field(ge=0)] = 0.0
 
 
 class _Latency(_Section):
@@ -83,7 +84,7 @@ class _Latency(_Section):
 
 
 class _Measure(_Record):
-    latency: dict[str, _Latency]
+    latency: dict[str, _Latency] = {}
 
 
 class _Trial(_Record):
@@ -107,21 +108,21 @@ class _Layer(_Section):
 
 
 class _Sensitivity(_Record):
-    layers: list[_Layer]
-    n_clips: Count
-    fp32_mae: float
-    sqnr_of: str
-    split: str
-    weight_bits: int
-    all_sqnr_db: float | None
+    layers: list[_Layer] = []
+    n_clips: Count = 0
+    fp32_mae: float = 0.0
+    sqnr_of: str = ""
+    split: str = ""
+    weight_bits: int = 0
+    all_sqnr_db: float | None = None
     all_delta_mae: float | None = None
 
 
 class _Costs(_Record):
-    blocks_ms: dict[str, list[list[float]]]
-    frames: Count
-    image_size: Count
-    threads: Count
+    blocks_ms: dict[str, list[list[float]]] = {}
+    frames: Count = 0
+    image_size: Count = 0
+    threads: Count = 0
 
 
 class _Split(_Section):

@@ -19,8 +19,6 @@ from qray.study import Study
 from qray.study_files import load_study
 
 REJECTED = ("row", "clip", "reason")
-#: What a row, a card or a plot says that another command mends.
-AGAIN = "the same `qray run` command makes it again"
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ def read_run(out: Path) -> Run:
         )
     units, broken = read_units(out)
     if broken:
-        notes.append(f"{broken} records in units/ cannot be read; {AGAIN}")
+        # A run that goes on takes what it can read for finished.
+        notes.append(f"{broken} records in units/ cannot be read, or are none; run again with --fresh")
     rejected, timing = _rejected(out, notes), read_timing(out, units)
     by_key = {(unit["kind"], unit["key"]): unit for unit in units}
     return Run(out, study, index, by_key, rejected, timing, tuple(notes))

@@ -18,13 +18,15 @@ from qray.words.figures import in_table, number, percent
 from qray.words.phrases import costs_words
 from qray.words.terminal import say, table_of
 
+#: What a record of the analysis has, if it is whole.
+SENSITIVITY = frozenset(("layers", "all_sqnr_db", "sqnr_of", "fp32_mae", "n_clips", "split", "weight_bits"))
 #: Layers shown in a terminal; the record has them all.
 SHOWN_LAYERS = 10
 
 
 def print_sensitivity(record: Mapping[str, Any] | None, console: Console) -> None:
     """The most sensitive layers, where they were measured."""
-    if record is not None:
+    if record is not None and record.keys() >= SENSITIVITY:
         console.print()
         console.print(render_sensitivity(record))
 
