@@ -61,12 +61,16 @@ def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local
     assert not threads(), "a thread outlived its stream"
 
 
-@pytest.mark.parametrize("cpus", [1, 4, 2])
+@pytest.fixture(scope="module", params=[1, 4, 2])
+def slot(request: pytest.FixtureRequest, local_ray: Begin) -> float:
+    """CPUs in a slot of a session of each size; tests of one session come together."""
+    local_ray(request.param)
+    return min(1.0, request.param / 4)
+
+
 def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
-    cpus: int, clips: pd.DataFrame, local_ray: Begin
+    clips: pd.DataFrame, slot: float
 ) -> None:
-    local_ray(cpus)
-    slot = min(1.0, cpus / 4)
 
     @ray.remote(num_cpus=slot)
     def consume(ref: list[object], plan: StreamPlan) -> list[list[int]]:
@@ -82,6 +86,25 @@ def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
     assert [sorted(epoch) for epoch in epochs] == [list(range(N_VIDEOS))] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert [list(chain(*batches)) for batches in evaluated] == [list(range(N_VIDEOS))] * 2
+
+
+@pytest.mark.parametrize("batch_size", [6, 12])
+def test_each_clip_reaches_one_of_three_workers_once_an_epoch_while_they_hold_all_slots_but_one(
+    batch_size: int, clips: pd.DataFrame, slot: float
+) -> None:
+    """Whole batches, and one of all ten clips, which three do not divide."""
+    plan = StreamPlan(SPEC, "train", batch_size, epochs=3, cpus_per_task=slot, timeout_s=150, shards=3)
+
+    @ray.remote(num_cpus=slot)
+    def consume(shard: ray.data.DataIterator) -> list[list[int]]:
+        batches = stream_batches(shard, plan, "test", plan.shard_rows(N_VIDEOS))
+        return [batch.index[batch.index >= 0].tolist() for batch in batches]
+
+    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    read = ray.get([consume.remote(shard) for shard in dataset.streaming_split(3, equal=True)], timeout=400)
+    assert read == [[step.tolist() for step in plan.shard_clips(N_VIDEOS, shard)] for shard in range(3)]
+    epochs = [list(chain(*each)) for each in zip(*read, strict=True)]
+    assert all(len(epoch) == len(set(epoch)) == min(batch_size, N_VIDEOS) for epoch in epochs)
 
 
 def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: pd.DataFrame, shared_ray: None) -> None:
