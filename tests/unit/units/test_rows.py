@@ -52,7 +52,8 @@ def test_each_row_is_said_once_and_when_it_is_there(tmp_path: Path, said: list[s
 
 
 def test_a_variant_that_the_table_refuses_has_no_figures(tmp_path: Path, said: list[str]) -> None:
-    notes = {"quantization_rms": 1.0, "kernel_rms": 2.0, "parity_max_abs": 3.0, "parity": {"deployed": [50.0]}}
+    parity = {"simulated": [50.0], "deployed": [50.0]}
+    notes = {"quantization_rms": 1.0, "kernel_rms": 2.0, "parity_max_abs": 3.0, "parity": parity}
     Rows(make_run(tmp_path, change={"ptq-openvino": {"notes": notes}}), said.append).say_new()
     assert "failed" in line_of("ptq-openvino", said)
     assert "MAE" not in line_of("ptq-openvino", said)
