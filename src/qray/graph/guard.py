@@ -33,11 +33,14 @@ def guarded() -> Iterator[None]:
     """Guard what is started meanwhile against the end of this process."""
     mark = uuid.uuid4().hex
     watcher = start_apart(__name__, "watch", mark, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    before = os.environ.get(MARK)
     os.environ[MARK] = mark
     try:
         yield
     finally:
-        os.environ.pop(MARK, None)
+        del os.environ[MARK]
+        if before is not None:
+            os.environ[MARK] = before
         # It may have been killed itself.
         with contextlib.suppress(BrokenPipeError):
             watcher.communicate(DONE)
