@@ -18,7 +18,8 @@ import pytest
 import ray
 
 from qray.data.decode import decode_frames, training_indices
-from qray.data.stream import StreamPlan, clip_dataset, put_clips, stream_batches
+from qray.data.stream import clip_dataset, put_clips, stream_batches
+from qray.data.stream_plan import StreamPlan
 from qray.graph.session import Slots
 from qray.study import ClipSpec
 from qray.synthetic.generate import synthesize

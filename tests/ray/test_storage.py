@@ -17,7 +17,8 @@ from support.s3 import Server, client, serving
 
 from qray.data.manifest import read_manifest
 from qray.data.probing import end_probing
-from qray.data.stream import StreamPlan, clip_dataset, put_clips, stream_batches
+from qray.data.stream import clip_dataset, put_clips, stream_batches
+from qray.data.stream_plan import StreamPlan
 from qray.storage import cache
 from qray.study import ClipSpec, Data
 

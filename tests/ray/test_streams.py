@@ -15,7 +15,8 @@ import ray
 from ray._private.internal_api import memory_summary
 from support.videos import number_of, numbered_frames, write_video
 
-from qray.data.stream import StreamPlan, StreamStalled, clip_dataset, put_clips, stream_batches
+from qray.data.stream import StreamStalled, clip_dataset, put_clips, stream_batches
+from qray.data.stream_plan import StreamPlan
 from qray.study import ClipSpec
 
 #: The order of the tests is that of their sessions: 1, 4 and 2 CPUs, then a small object store.

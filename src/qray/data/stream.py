@@ -11,12 +11,12 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,13 @@ import ray.data
 from ray.data import ReadTask
 from ray.data.block import BlockMetadata
 
+from qray.data.blocks import block_sizes
 from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
 from qray.data.pacing import Pace
+from qray.data.stream_plan import Batch, StreamPlan, permutation
 from qray.errors import QrayError
 from qray.graph.telemetry import Feed
 from qray.storage.cache import local_copy
-from qray.study import ClipSpec
 
 #: Largest block of decoded clips; larger clips mean fewer of them per task.
 BLOCK_BYTES = 32 * 2**20
@@ -46,86 +47,6 @@ END_TIMEOUT_S = 10.0
 
 class StreamStalled(QrayError):
     """A stream delivered nothing for longer than its time limit."""
-
-
-@dataclass(frozen=True)
-class StreamPlan:
-    """What a stream delivers, apart from the clips themselves.
-
-    mode "train": one random window a clip, epochs `first_epoch` to `epochs` - 1, each a seeded permutation cut to whole
-    batches of `batch_size`. mode "eval": every window of every clip once, in manifest order.
-
-    shards: workers who train on it together. Of each batch the first gets rows 0, shards, 2 * shards, ...; the next one
-    those after these; and so on. All get the same number of rows, so that none waits at the end for ever: a batch that
-    they do not divide, which is the only one of a data set smaller than `batch_size`, is filled up with rows without a
-    clip (number -1), at most one for each of them. What they train on are the clips that one worker would.
-    """
-
-    spec: ClipSpec
-    mode: Literal["train", "eval"]
-    batch_size: int
-    seed: int = 0
-    first_epoch: int = 0
-    epochs: int = 1
-    cpus_per_task: float = 1.0
-    timeout_s: float = 300.0
-    shards: int = 1
-
-    def steps_per_epoch(self, n_clips: int) -> int:
-        """Batches in an epoch; a training set smaller than a batch is one short batch."""
-        if self.mode == "eval":
-            return -(-n_clips // self.batch_size)
-        return max(1, n_clips // self.batch_size)
-
-    def rows_per_epoch(self, n_clips: int) -> int:
-        """Rows in an epoch: in training the tail that fills no batch is left out, another tail each epoch."""
-        if self.mode == "eval":
-            return n_clips
-        return self.steps_per_epoch(n_clips) * self.shard_rows(n_clips) * self.shards
-
-    def shard_rows(self, n_clips: int) -> int:
-        """Rows of a batch that each shard gets; with one shard, all."""
-        return -(-min(n_clips, self.batch_size) // self.shards) if self.mode == "train" else self.batch_size
-
-    def shard_clips(self, n_clips: int, shard: int) -> Iterator[np.ndarray]:
-        """What clips a shard trains on, batch by batch, by their numbers, int64 (rows,)."""
-        rows = self.shard_rows(n_clips) * self.shards
-        for epoch in range(self.first_epoch, self.epochs):
-            order = _permutation(n_clips, self.seed, epoch)[: self.steps_per_epoch(n_clips) * self.batch_size]
-            for first in range(0, len(order), rows):
-                yield order[first : first + rows][shard :: self.shards]
-
-    def row_bytes(self) -> int:
-        """Bytes of one decoded row."""
-        windows = self.spec.windows if self.mode == "eval" else 1
-        return windows * self.spec.frames * self.spec.image_size**2 * 3
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch as delivered: frames uint8 (B, W, T, S, S, 3), index int64 (B,) into the clips, errors of length B.
-
-    errors holds "" for a good clip; the frames of a bad one are zeros. A row without a clip has index -1.
-    """
-
-    frames: np.ndarray
-    index: np.ndarray
-    errors: list[str]
-
-    @property
-    def ok(self) -> np.ndarray:
-        """bool (B,): which clips were decoded."""
-        return np.array([not error for error in self.errors])
-
-    @property
-    def failed(self) -> dict[int, str]:
-        """The reason of each clip that could not be decoded, by its number."""
-        return {int(index): error for index, error in zip(self.index, self.errors, strict=True) if error}
-
-
-@lru_cache(maxsize=4)
-def _permutation(n_clips: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(n_clips)
 
 
 @dataclass(frozen=True)
@@ -151,7 +72,7 @@ class _DecodeRows:
                 index[at] = -1
                 continue
             if plan.mode == "train":
-                clip = int(_permutation(len(paths), plan.seed, epoch)[position])
+                clip = int(permutation(len(paths), plan.seed, epoch)[position])
                 rng = np.random.default_rng((plan.seed, epoch, clip))
                 wanted = training_indices(int(n_frames[clip]), spec, rng)
             else:
@@ -204,27 +125,6 @@ class _RowNumbers(ray.data.Datasource):
 
 def _numbers(first: int, count: int, step: int) -> list[pa.Table]:
     return [pa.table({"id": np.arange(first, first + count * step, step)})]
-
-
-def block_sizes(total: int, batch: int, most: int, parallel: int) -> list[int]:
-    """Clips of each decode task, in order.
-
-    A task costs some 0.1 s whatever it decodes, so that large ones waste least; but the first batch should come soon,
-    and the last tasks should end together. Hence one batch at first, twice as many with each turn of the `parallel`
-    tasks, up to `most`, and less again when little is left. Whole batches, where they fit: those are slices of one
-    block rather than copies out of two.
-    """
-    sizes: list[int] = []
-    left, ramp = total, batch
-    while left:
-        size = min(most, ramp, max(batch, left // (2 * parallel)), left)
-        if size > batch:
-            size -= size % batch
-        sizes.append(size)
-        left -= size
-        if len(sizes) % parallel == 0:
-            ramp *= 2
-    return sizes
 
 
 def put_clips(clips: pd.DataFrame) -> ray.ObjectRef[Any]:

@@ -16,7 +16,7 @@ from qray.study import ClipSpec, Study, Training
 
 if TYPE_CHECKING:
     # A run that finds everything done needs no Ray.
-    from qray.data.stream import StreamPlan
+    from qray.data.stream_plan import StreamPlan
 
 #: Clips that failed to decode are named up to this number.
 NAMED_FAILURES = 5
@@ -44,7 +44,7 @@ class Job:
         return self._plan(self.study.clip, "train", training.batch_size, **more)
 
     def _plan(self, spec: ClipSpec, mode: Literal["train", "eval"], batch_size: int, **more: int) -> StreamPlan:
-        from qray.data.stream import StreamPlan
+        from qray.data.stream_plan import StreamPlan
 
         timeout_s = self.study.evaluation.batch_timeout_s
         return StreamPlan(spec, mode, batch_size, cpus_per_task=self.slot_cpus, timeout_s=timeout_s, **more)

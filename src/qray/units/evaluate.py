@@ -17,7 +17,7 @@ from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
 
 if TYPE_CHECKING:
-    from qray.data.stream import Batch, StreamPlan
+    from qray.data.stream_plan import Batch, StreamPlan
 
 BASELINE = "mean-predictor"
 

@@ -12,7 +12,8 @@ import pandas as pd
 import ray
 import torch
 
-from qray.data.stream import StreamPlan, clip_dataset, stream_batches
+from qray.data.stream import clip_dataset, stream_batches
+from qray.data.stream_plan import StreamPlan
 from qray.errors import QrayError
 from qray.graph.telemetry import Telemetry
 from qray.measure.host import usable_cpus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qray.data.stream import block_sizes
+from qray.data.blocks import block_sizes
 
 CASES = [(10_000, 16, 160, 2), (7, 16, 160, 4), (300, 16, 5, 2), (1, 1, 1, 1), (4096, 8, 1000, 64)]
 

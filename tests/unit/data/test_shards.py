@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qray.data.stream import StreamPlan
+from qray.data.stream_plan import StreamPlan
 from qray.study import ClipSpec
 
 CASES = [(24, 8, 2), (25, 8, 4), (5, 8, 2), (5, 8, 4), (4, 8, 4), (16, 16, 16)]

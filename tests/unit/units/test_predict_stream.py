@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from qray.data.stream import Batch
+from qray.data.stream_plan import Batch
 from qray.errors import Diverged
 from qray.units.evaluate import predict_stream
 
