@@ -19,6 +19,10 @@ class Unavailable(QrayError):
     """A variant cannot be built on this machine (engine, compiler or CPU feature missing): a skipped row."""
 
 
+class NotYet(Unavailable):
+    """The same, where a node that is yet to come may have it."""
+
+
 class Lost(QrayError):
     """A process went, from outside, while it worked on something: the work itself may be asked for again."""
 

@@ -1,4 +1,4 @@
-"""The same run on a cluster: a node with a (logical) GPU and CPU nodes."""
+"""The same run on a cluster that begins with its head: a node with a (logical) GPU and a CPU node come on demand."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ from ray.util.state import list_actors, list_tasks
 from support.monitoring import Prometheus, expressions, metrics_of, running_prometheus
 from support.runs import TINY, environment, free_port, results, start, units, wait_until
 
-from qray.errors import Unavailable
-from qray.graph.placement import QUIET, QUIET_ON_DEMAND, Placement, placement
+from qray.errors import NotYet
+from qray.graph.placement import (
+    CPUS_ON_DEMAND,
+    GPUS_ON_DEMAND,
+    QUIET,
+    QUIET_ON_DEMAND,
+    Placement,
+    on_node,
+    placement,
+)  # fmt: skip
 from qray.measure.isa import ISA_FLAGS, native_isa
 
 WANTED_METRICS = {
@@ -35,35 +43,47 @@ OURS = r'variant="fp32"|stream="(train fp32|evaluate fp32 TEST)"|kind="evaluate"
 OF_GPUS = "ray_node_gpus_utilization"
 
 
+#: The CPU node has enough for all that runs at once: what finds no room on it goes to the other.
+GPU_NODE, CPU_NODE = {"num_cpus": 2, "num_gpus": 1}, {"num_cpus": 4}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head that runs nothing, a GPU node and a CPU node, all on this machine."""
+    """A head that runs nothing, on this machine, which says what may come; this process is attached from here on."""
     os.environ.pop("RAY_ADDRESS", None)
-    head = {"num_cpus": 0, "dashboard_port": free_port(), "_system_config": {"metrics_report_interval_ms": 1000}}
+    head = {"num_cpus": 0, "dashboard_port": free_port(), "resources": {CPUS_ON_DEMAND: 6, GPUS_ON_DEMAND: 1},
+            "_system_config": {"metrics_report_interval_ms": 1000}}  # fmt: skip
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=2, num_gpus=1)
-    # Enough for all that runs at once: what finds no room on it goes to the other.
-    cluster.add_node(num_cpus=4)
     try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def nodes(cluster: Cluster) -> dict[str, bool]:
-    """Whether each node of the cluster has a GPU, by node id; this process is attached from here on."""
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    return {node["NodeID"]: node["Resources"].get("GPU", 0) > 0 for node in ray.nodes()}
+def waiting() -> list[dict[str, float]]:
+    """What those tasks ask for that no node has room for."""
+    states = list_tasks(filters=[("state", "=", "PENDING_NODE_ASSIGNMENT")], detail=True, limit=10_000)
+    return [task.required_resources or {} for task in states]
+
+
+def start_what_is_asked_for(cluster: Cluster) -> None:
+    """Do what an autoscaler does: start a GPU node where a task waits for a GPU, the CPU node where any waits."""
+    asked = waiting()
+    if any("GPU" in each for each in asked) and not ray.cluster_resources().get("GPU"):
+        cluster.add_node(**GPU_NODE)
+    elif any("GPU" not in each for each in asked) and ray.cluster_resources().get("CPU", 0) < 4:
+        cluster.add_node(**CPU_NODE)
 
 
 @dataclass(frozen=True)
 class OnCluster:
-    """OUT of a run on the cluster, when it began, and the metrics that the nodes exported meanwhile."""
+    """OUT of a run on the cluster, when it began, what it said, and the metrics that the nodes exported meanwhile."""
 
     out: Path
     began: float
+    said: str
     metrics: set[str]
 
 
@@ -87,15 +107,15 @@ def monitor(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def run_there(
-    cluster: Cluster, nodes: dict[str, bool], monitor: Prometheus | None, tiny_dataset: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> OnCluster:  # fmt: skip
-    """A run on the cluster, with one trial."""
+    cluster: Cluster, monitor: Prometheus | None, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> OnCluster:
+    """A run on the cluster, with one trial, whose nodes come when it asks for them."""
     out, metrics, began = tmp_path_factory.mktemp("cluster") / "out", set[str](), time.time()
     process = start("run", "evaluate", "--study", TINY, "--data", tiny_dataset, "--out", out,
                     "--set", "sweep.trials=1", env=environment(RAY_ADDRESS=cluster.address))  # fmt: skip
 
     def ended() -> bool:
+        start_what_is_asked_for(cluster)
         if not metrics >= WANTED_METRICS:
             metrics.update(exported())
         return process.poll() is not None
@@ -106,13 +126,24 @@ def run_there(
         process.kill()
         _, words = process.communicate()
     assert process.returncode == 0, words
-    return OnCluster(out, began, metrics)
+    return OnCluster(out, began, words, metrics)
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster, run_there: OnCluster) -> dict[str, bool]:
+    """Whether each node of the cluster has a GPU, by node id."""
+    return {node["NodeID"]: node["Resources"].get("GPU", 0) > 0 for node in ray.nodes()}
 
 
 @pytest.fixture
 def on_cluster(run_there: OnCluster) -> Path:
     """OUT of a run on the cluster."""
     return run_there.out
+
+
+def test_nodes_come_when_work_asks_for_them(run_there: OnCluster, nodes: dict[str, bool]) -> None:
+    assert "no node of the cluster has a CPU yet, so one is asked for" in run_there.said
+    assert sorted(nodes.values()) == [False, False, True]
 
 
 def test_training_goes_to_the_gpu_node(on_cluster: Path, nodes: dict[str, bool]) -> None:
@@ -172,10 +203,13 @@ def test_work_goes_to_nodes_that_can_do_it_where_instruction_sets_differ(
     cluster: Cluster, nodes: dict[str, bool]
 ) -> None:
     """One more node, whose kernels are told to use less than this machine has."""
+    mixed = placement()
+    assert len(mixed.nodes) == 2
     lesser = cluster.add_node(num_cpus=8, env_vars={"ONEDNN_MAX_CPU_ISA": "SSE41"})
     try:
-        mixed = placement()
-        assert len(mixed.nodes) == 3
+        # It has not said yet what it can do, and gets nothing that needs anything.
+        wait_until(lambda: known(mixed) == 3 or lesser.node_id in mixed.nodes, "a node that joins", 60)
+        wait_until(lambda: known(mixed) == 3, "what a node can do that joined", 60)
         assert mixed.machine().isa == "any" != native_isa()
         needed = ISA_FLAGS[native_isa()]
         chosen = {mixed.options(needed)["scheduling_strategy"].node_id for _ in range(6)}
@@ -184,10 +218,49 @@ def test_work_goes_to_nodes_that_can_do_it_where_instruction_sets_differ(
         # It has the most CPUs, so that what it can run would be measured there.
         assert measured_on(mixed, ()) == lesser.node_id
         assert measured_on(mixed, needed) != lesser.node_id
-        with pytest.raises(Unavailable, match="no node of this cluster has made_up_isa"):
+        # This cluster may have more nodes yet.
+        with pytest.raises(NotYet, match="no node of this cluster has made_up_isa"):
             mixed.options(["made_up_isa"])
     finally:
         cluster.remove_node(lesser)
+    wait_until(lambda: known(mixed) == 2, "a node that left to be forgotten", 60)
+    assert mixed.options(needed) == {}
+
+
+def known(nodes: Placement) -> int:
+    """How many nodes are known to run work, as the cluster is now."""
+    nodes.look()
+    return len(nodes.nodes)
+
+
+def test_a_cluster_that_can_grow_is_asked_for_room_and_no_more_than_it_may_have(
+    cluster: Cluster, nodes: dict[str, bool]
+) -> None:
+    """Nodes that all have something to do, of a cluster that may have 4 CPUs more."""
+    told, busy = cluster.add_node(num_cpus=0, resources={CPUS_ON_DEMAND: 4}), []
+    try:
+        found = placement()
+        assert found.cpus_on_demand == 10
+        hold = ray.remote(num_cpus=0.5)(lambda: time.sleep(300))
+        busy = [hold.options(scheduling_strategy=on_node(node)).remote() for node in found.nodes]
+        found.want(50)
+        room = {"CPU": 4.0}
+        wait_until(lambda: waiting() == [room], "a task that asks for a whole node", 60)
+        come = cluster.add_node(**CPU_NODE)
+        try:
+            wait_until(lambda: waiting() == [], "the task to find its node", 60)
+            found.want(50)
+            assert waiting() == [], "it may have no more"
+        finally:
+            cluster.remove_node(come)
+        found.want(50)
+        wait_until(lambda: waiting() == [room], "another, where that has gone", 60)
+        found.want(0)
+        wait_until(lambda: waiting() == [], "it to be taken back", 60)
+    finally:
+        for each in busy:
+            ray.cancel(each, force=True)
+        cluster.remove_node(told)
 
 
 def measured_on(nodes: Placement, needs: Collection[str]) -> str:

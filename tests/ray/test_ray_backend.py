@@ -20,12 +20,13 @@ from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError
 from rich.console import Console
 from support import toys
+from support.runs import wait_until
 from support.toys import Toy, counts, fails, toy
 
 from qray.graph.ray_backend import RayBackend, lost
 from qray.graph.runner import Runner
 from qray.graph.store import Store
-from qray.graph.telemetry import Telemetry
+from qray.graph.telemetry import Board, Telemetry
 from qray.graph.unit import Resources, Unit
 
 # Workers have no path to the tests.
@@ -164,6 +165,25 @@ def test_one_alone_has_all_cpus_of_its_node(runner: Runner) -> None:
         return float(ray.get_runtime_context().get_assigned_resources()["CPU"])
 
     assert run(runner, held, resources=Resources(exclusive=True))[1] == 2
+
+
+def test_two_runs_leave_the_slot_free_that_decoding_needs(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two CPUs, which are four slots, of which three may be held."""
+    monkeypatch.setattr("qray.graph.neighbours.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("qray.graph.neighbours.KNOWN_AFTER_S", 0.0)
+    backend, other = runner.context, ray.remote(num_cpus=0)(Board).options(name="board", namespace="qray-b").remote()
+    assert backend.holders == 3
+    ray.get(other.hold.remote(0, False))
+    assert [backend.leave_room(held, 1) for held in range(4)] == [True, True, True, False]
+    ray.get(other.hold.remote(1, False))
+    # Each has its share, and what is left is free to decode.
+    assert [backend.leave_room(held, 1) for held in range(2)] == [True, False]
+    ray.get(other.hold.remote(3, True))
+    assert not backend.leave_room(0, 1)
+    # It has said that it waits, and nothing that it does not hold.
+    assert ray.get(backend.board.held.remote()) == (0, True)
+    ray.kill(other)
+    wait_until(lambda: backend.leave_room(2, 1), "a run that died to be forgotten", 60)
 
 
 def test_silence_ends_in_a_diagnosis(runner: Runner) -> None:

@@ -40,6 +40,13 @@ class LocalBackend:
         self.told: list[dict[tuple[str, str], int]] = []
         self._anything = threading.Condition()
 
+    def need(self, held: int, waiting: int) -> None:
+        """Nothing: threads do not become more."""
+
+    def leave_room(self, held: int, more: int) -> bool:
+        """Nobody else is there."""
+        return True
+
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> _Handle:
         """Start work of a unit: a function, or one that yields."""
         handle = _Handle()

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from support.local_backend import LocalBackend
 
-from qray.graph.runner import Runner, lacking
+from qray.graph.missing import lacking
+from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Resources, Skipped, Task, Unit
 

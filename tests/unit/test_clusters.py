@@ -15,7 +15,7 @@ import yaml
 from jsonschema import Draft7Validator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from qray.graph.placement import QUIET, QUIET_ON_DEMAND
+from qray.graph.placement import CPUS_ON_DEMAND, GPUS_ON_DEMAND, QUIET, QUIET_ON_DEMAND
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "workflows" / "clusters"
@@ -156,9 +156,16 @@ def test_the_head_runs_nothing_and_quiet_nodes_only_what_asks_for_them(name: str
     config = read(LAUNCHED[name])
     types = config["available_node_types"]
     head = types[config["head_node_type"]]["resources"]
-    assert head == {"CPU": 0, QUIET_ON_DEMAND: 1}
+    workers = {kind: node for kind, node in types.items() if kind != config["head_node_type"]}
+    most = {
+        what: sum(node["max_workers"] * node["resources"].get(what, 0) for node in workers.values())
+        for what in ("CPU", "GPU")
+    }
+    assert head == {"CPU": 0, QUIET_ON_DEMAND: 1, CPUS_ON_DEMAND: most["CPU"], GPUS_ON_DEMAND: most["GPU"]}
     assert types["quiet_worker"]["resources"] == {"CPU": 0, QUIET: 1}
-    assert types["quiet_worker"]["min_workers"] == 0
+    # Nothing is paid for while nothing runs.
+    assert {node["min_workers"] for node in workers.values()} == {0}
+    assert sum(node["max_workers"] for node in workers.values()) == config["max_workers"]
     assert {kind for kind, node in types.items() if QUIET in node["resources"]} == {"quiet_worker"}
     assert {kind for kind, node in types.items() if node["resources"].get("GPU")} == {"gpu_worker"}
     # What is built on the CPU workers can run where it is measured.
@@ -173,11 +180,20 @@ def test_so_do_kuberays() -> None:
         # A JSON text within a shell's quotation marks, as KubeRay passes it on to `ray start`.
         return dict(json.loads(groups[name]["rayStartParams"].get("resources", "'{}'")[1:-1].replace('\\"', '"')))
 
-    wanted = {"head": {QUIET_ON_DEMAND: 1}, "gpu": {}, "cpu": {}, "quiet": {QUIET: 1}}
+    most = {
+        what: sum(
+            group["maxReplicas"] * int(container["resources"]["requests"].get(name, 0))
+            for group in spec["workerGroupSpecs"]
+            if group["rayStartParams"].get("num-cpus") != "0"
+            for container in group["template"]["spec"]["containers"]
+        )
+        for what, name in ((CPUS_ON_DEMAND, "cpu"), (GPUS_ON_DEMAND, "nvidia.com/gpu"))
+    }
+    wanted = {"head": {QUIET_ON_DEMAND: 1, **most}, "gpu": {}, "cpu": {}, "quiet": {QUIET: 1}}
     assert {name: resources(name) for name in groups} == wanted
     without = {name for name, group in groups.items() if group["rayStartParams"].get("num-cpus") == "0"}
     assert without == {"head", "quiet"}
-    assert groups["quiet"]["minReplicas"] == 0
+    assert {group["minReplicas"] for group in spec["workerGroupSpecs"]} == {0}
 
 
 def test_kuberays_ray_is_that_of_qray() -> None:

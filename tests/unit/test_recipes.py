@@ -124,7 +124,7 @@ import sys
 from pathlib import Path
 from support.graphs import manifest_of, only
 from support.networks import realistic_model
-from qray.graph.runner import lacking
+from qray.graph.missing import lacking
 from qray.graph.store import Store
 from qray.model.training import dump_checkpoint
 from qray.study_files import load_study

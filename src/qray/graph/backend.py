@@ -22,8 +22,15 @@ class Backend(Protocol):
     def gpus(self) -> int:
         """GPUs that may be held at once."""
 
+    def need(self, held: int, waiting: int) -> None:
+        """Hear how many slots are held, and how many units wait for one."""
+
+    def leave_room(self, held: int, more: int) -> bool:
+        """Whether so many slots more may be held beside what other runs hold."""
+
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> Any:
-        """Start work of a unit (a function, or one that yields) where a CPU has `needs`; returns its handle."""
+        """Start work of a unit (a function, or one that yields) where a CPU has `needs`; returns its handle. Raises
+        NotYet where a machine that is yet to come may have."""
 
     def done(self, value: Any = None) -> Any:
         """The handle of work that the driver has done itself."""

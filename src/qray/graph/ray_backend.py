@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, wraps
 from typing import Any
 
@@ -23,6 +23,7 @@ from ray.exceptions import (
 
 from qray.data.stream import cluster_state
 from qray.errors import Lost
+from qray.graph.neighbours import BOARD, Neighbours
 from qray.graph.placement import Placement, on_node, placement, whereabouts
 from qray.graph.session import Slots, cluster_slots
 from qray.graph.telemetry import Board, Status, Tally, start_actor
@@ -94,18 +95,37 @@ class RayBackend:
     failures: tuple[type[Exception], ...] = (RayError,)
 
     def __init__(self, nodes: Placement | None = None) -> None:
-        self.slots: Slots = cluster_slots()
         self.nodes = nodes if nodes is not None else placement()
-        self.board: Any = start_actor(Board, "board")
+        self._slot_cpus = cluster_slots().slot_cpus
+        self.board: Any = start_actor(Board, BOARD)
+        self._neighbours = Neighbours(self.board)
         self._tally = Tally()
         self._status: dict[str, Status] = {}
         self._asked: Any = None
-        self._looked = time.monotonic()
+        self._looked = self._wished = time.monotonic()
+
+    @property
+    def slots(self) -> Slots:
+        """The cluster's slots as it is now, with the GPUs that it may yet start."""
+        return replace(cluster_slots(), gpus=self.nodes.gpus(), settled=self._slot_cpus)
 
     @property
     def holders(self) -> int:
         """Slots that may be held at once in the cluster as it is now."""
-        return cluster_slots().holders
+        return self.slots.holders
+
+    def need(self, held: int, waiting: int) -> None:
+        """Tell other runs how many slots this one holds, and whether it waits for more; and have the cluster grow for
+        those, where it can."""
+        self._neighbours.say(held, waiting > 0)
+        self.nodes.look()
+        if self.nodes.grows and time.monotonic() - self._wished >= LOOK_EVERY_S:
+            self._wished = time.monotonic()
+            self.nodes.want(waiting * self._slot_cpus)
+
+    def leave_room(self, held: int, more: int) -> bool:
+        """Whether other runs of the cluster leave room for so many slots more."""
+        return self._neighbours.leave_room(held, more, self.holders)
 
     @property
     def gpus(self) -> int:
@@ -118,7 +138,7 @@ class RayBackend:
         It goes to a node whose CPU has `needs`. References among the arguments arrive as what they refer to.
 
         Raises:
-            Unavailable: no node has.
+            Unavailable: no node has. NotYet: one that is yet to come may have.
         """
         resources, name = unit.task.resources, str(unit)
         options: dict[str, Any]

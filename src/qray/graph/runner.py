@@ -10,50 +10,25 @@ from typing import Any
 
 from rich.console import Console
 
-from qray.errors import QrayError
+from qray.errors import NotYet, QrayError
 from qray.graph.backend import Backend
 from qray.graph.queue import Queue, Waiting
 from qray.graph.store import Store
-from qray.graph.unit import Graph, Result, Skipped, Unit
+from qray.graph.unit import Result, Skipped, Unit
 from qray.reasons import reason_of
 
 WAIT_S = 0.5
 #: Where there is no terminal, a line at least this often.
 SPEAK_EVERY_S = 20.0
 TELL_EVERY_S = 2.0
+#: How long a unit waits for a machine that can do it, where machines may yet come: some minutes to start one, and more
+#: until another run has left it.
+NOT_YET_S = 1200.0
+RETRY_S = 5.0
 #: Times that a unit is started again whose process or node went, if nothing was heard of it meanwhile: it may be the
 #: unit that ends them.
 RESTARTS = 2
 UNPLANNED = Result("failed", reason="what it needs was not planned")
-
-
-def impossible(graph: Graph, store: Store) -> dict[Unit, Result]:
-    """Units that are not finished and that this machine cannot do, and those that need them."""
-    found: dict[Unit, Result] = {}
-    for unit in graph:
-        if store.finished(unit):
-            continue
-        reason = unit.task.impossible() or next((found[n].reason for n in unit.needs if n in found), None)
-        if reason is not None:
-            found[unit] = Result("skipped", reason=reason)
-    return found
-
-
-def lacking(graph: Graph, wanted: Collection[Unit], store: Store, given_up: Collection[Unit] = ()) -> list[Unit]:
-    """Units of those wanted that are not finished, and unfinished ones that they need, in the order of the graph."""
-    missing: set[Unit] = set()
-    todo = list(wanted)
-    while todo:
-        unit = todo.pop()
-        if unit in missing or unit in given_up:
-            continue
-        todo += unit.settled
-        if not store.finished(unit):
-            missing.add(unit)
-            todo += unit.needs
-    # What is settled anew may change the key of what waits for it.
-    again = {unit for unit in wanted if not missing.isdisjoint(unit.settled)}
-    return [unit for unit in graph if unit in missing | again]
 
 
 @dataclass
@@ -64,6 +39,14 @@ class _Running:
     slots: int
     started: float
     heard: float
+
+
+@dataclass
+class _Waits:
+    """Since when a unit waits for a machine that is yet to come, and when it is tried again."""
+
+    since: float
+    again: float = 0.0
 
 
 class Runner:
@@ -90,6 +73,7 @@ class Runner:
         #: How often each was started again, and those that nothing may run beside then.
         self._restarts: Counter[Unit] = Counter()
         self._alone: set[Unit] = set()
+        self._waits: dict[Unit, _Waits] = {}
         self._began = self._spoken = time.monotonic()
         self._ended: Counter[tuple[str, str]] = Counter()
         self._later: Collection[Unit] = ()
@@ -192,7 +176,7 @@ class Runner:
         free = self.backend.holders - sum(running.slots for running in self._running)
         free_gpus = self.backend.gpus - sum(self._gpus(running.unit) for running in self._running)
         keys = {running.key for running in self._running}
-        held, ready = list[Waiting](), self._queue.ready
+        held, ready, room = list[Waiting](), self._queue.ready, True
         while ready and (free > 0 or not self._running or not ready[0].unit.task.resources.slots):
             waiting = ready.pop(0)
             unit = waiting.unit
@@ -200,24 +184,60 @@ class Runner:
             if self._settle(unit):
                 continue
             slots, gpus, key = self._slots(unit), self._gpus(unit), self.store.key(unit)
-            if ((slots > free or gpus > free_gpus) and self._running) or key in keys:
+            full = slots > free or gpus > free_gpus
+            if (full and self._running) or key in keys or self._waits_for_machine(unit):
                 held.append(waiting)
                 continue
+            # What is alone on a node waits until that is free, and holds no slot before.
+            if 0 < slots <= self.backend.holders:
+                # Others are asked once a turn: their answer is for all.
+                room = room and self.backend.leave_room(self._held(), slots)
+                if not room:
+                    held.append(waiting)
+                    continue
             now = self._begun.setdefault(unit, time.time())
             try:
                 handle = unit.task.start(unit, self.context)
+            except NotYet as error:
+                if self._put_off(unit, error):
+                    held.append(waiting)
+                else:
+                    self._end(unit, key, now, Result("failed", reason=f"{error}, nor came one in {NOT_YET_S:.0f} s"))
+                continue
             except self._failures as error:
                 self._end(unit, key, now, _without(error))
                 continue
+            self._waits.pop(unit, None)
             self._running.append(_Running(unit, key, handle, slots, now, time.time()))
             free, free_gpus = free - slots, free_gpus - gpus
             keys.add(key)
             self.say(f"start {unit.label}")
         for waiting in held:
             self._queue.put(waiting)
+        self.backend.need(self._held(), len(ready))
+
+    def _held(self) -> int:
+        """Slots that this run holds, as other runs count them."""
+        return sum(running.slots for running in self._running if not running.unit.task.resources.exclusive)
+
+    def _waits_for_machine(self, unit: Unit) -> bool:
+        """Whether a unit that was put off is not to be tried again yet."""
+        return unit in self._waits and time.time() < self._waits[unit].again
+
+    def _put_off(self, unit: Unit, error: NotYet) -> bool:
+        """Try a unit again later that waits for a machine; False where it has waited for long enough."""
+        now = time.time()
+        if unit not in self._waits:
+            self._waits[unit] = _Waits(now)
+            self.say(f"{unit.label} waits: {error}, but one may come in the next {NOT_YET_S:.0f} s")
+        self._waits[unit].again = now + RETRY_S
+        return now - self._waits[unit].since < NOT_YET_S
 
     def _collect(self) -> None:
         if not self._running:
+            if self._queue.ready:
+                # Each is kept back by what the loop does not hear of.
+                time.sleep(WAIT_S)
             return
         ready = self.backend.wait([running.handle for running in self._running], WAIT_S)
         for running in list(self._running):

@@ -16,6 +16,7 @@ import ray
 from qray.errors import QrayError
 from qray.graph.guard import guarded
 from qray.graph.local_ray import start_local_ray
+from qray.graph.neighbours import NAMESPACE
 from qray.graph.unit import Resources
 from qray.measure.host import usable_cpus
 from qray.ray_address import check_head, driver_address
@@ -37,11 +38,13 @@ class Slots:
 
     cpus: float
     gpus: float
+    #: CPUs in a slot, where that is settled: tasks of one run hold the same, however its cluster grows or shrinks.
+    settled: float | None = None
 
     @property
     def slot_cpus(self) -> float:
         """CPUs in a slot: 1, or less on a small machine."""
-        return min(1.0, self.cpus / SLOTS_AT_LEAST)
+        return self.settled or min(1.0, self.cpus / SLOTS_AT_LEAST)
 
     @property
     def holders(self) -> int:
@@ -91,7 +94,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "configure_logging": True,
-        "namespace": f"qray-{uuid.uuid4().hex[:8]}",
+        "namespace": f"{NAMESPACE}{uuid.uuid4().hex[:8]}",
     }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")

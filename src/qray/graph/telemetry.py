@@ -34,10 +34,12 @@ class Status:
 
 
 class Board:
-    """An actor that holds the last word of each running task. It takes no CPU."""
+    """An actor that holds the last word of each running task, and for other runs of the cluster how many slots this one
+    holds, and whether it waits for more. It takes no CPU."""
 
     def __init__(self) -> None:
         self._last: dict[str, Status] = {}
+        self._held = 0, False
 
     def __repr__(self) -> str:
         return "board"
@@ -48,6 +50,14 @@ class Board:
             self._last.pop(name, None)
         else:
             self._last[name] = status
+
+    def hold(self, slots: int, waits: bool) -> None:
+        """Say how many slots the run holds, and whether it waits for more."""
+        self._held = slots, waits
+
+    def held(self) -> tuple[int, bool]:
+        """The same."""
+        return self._held
 
     def read(self) -> dict[str, Status]:
         """The last word of each."""

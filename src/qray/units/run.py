@@ -13,7 +13,8 @@ from qray.atomic import write_text
 from qray.data.manifest import Manifest
 from qray.data.splits import SPLITS
 from qray.errors import QrayError, UsageError
-from qray.graph.runner import Runner, impossible, lacking
+from qray.graph.missing import impossible, lacking
+from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.unit import Result
 from qray.judge.timing import MEASURING_PHASE, PARALLEL_PHASE
@@ -78,7 +79,7 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
     manifest = load_manifest(store, root, study.data)
     phases.end("check the videos")
     _say_manifest(manifest, console)
-    machine = _machine()
+    machine = _machine(console)
     graph = study_units(study, manifest, machine)
     given_up = impossible(graph, store)
     results = {store.key(unit): result for unit, result in given_up.items()}
@@ -103,7 +104,7 @@ def run_study(study: Study, store: Store, stage: str, console: Console, num_cpus
     return RunResult(evidence, results, phases.seconds)
 
 
-def _machine() -> Machine:
+def _machine(console: Console) -> Machine:
     """What the run is for: the least node of the cluster that RAY_ADDRESS names, or this machine."""
     if driver_address() is None:
         return this_machine()
@@ -111,7 +112,7 @@ def _machine() -> Machine:
     from qray.graph.session import ray_session
 
     with ray_session():
-        return placement().machine()
+        return placement(lambda line: console.print(line, markup=False, highlight=False)).machine()
 
 
 def _run_on_ray(

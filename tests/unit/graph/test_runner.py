@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toys import Toy, counts, fails, never, run_toys, toy
 
-from qray.errors import Lost
-from qray.graph.runner import RESTARTS, impossible
+from qray.errors import Lost, NotYet
+from qray.graph.missing import impossible
+from qray.graph.runner import RESTARTS
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Resources, Unit
 
@@ -30,6 +31,34 @@ def test_a_failure_costs_only_what_needs_it(tmp_path: Path) -> None:
     ran = run_toys(tmp_path, bad, toy("needs bad", lambda: 1, bad), toy("other"))
     assert ran.status == {"bad": "failed", "needs bad": "failed", "other": "ok"}
     assert ran.reason["needs bad"] == "ValueError: no luck"
+
+
+@dataclass
+class Late(Toy):
+    """Work for a machine that comes at the third try."""
+
+    tries: int = 0
+
+    def start(self, unit: Unit, run: Any) -> Any:
+        self.tries += 1
+        if self.tries < 3:
+            raise NotYet("no node has vnni")
+        return super().start(unit, run)
+
+
+@pytest.mark.parametrize("waits_s", [60.0, 0.0])
+def test_a_unit_waits_for_a_machine_that_may_come_while_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits_s: float
+) -> None:
+    monkeypatch.setattr("qray.graph.runner.NOT_YET_S", waits_s)
+    monkeypatch.setattr("qray.graph.runner.RETRY_S", 0.1)
+    monkeypatch.setattr("qray.graph.runner.WAIT_S", 0.05)
+    late = Unit("toy", "late", Late(), {"name": "late"})
+    ran = run_toys(tmp_path, late, toy("evaluation", lambda: 1, late), toy("other"))
+    came = waits_s > 0
+    assert ran.status == {"late": "ok" if came else "failed", "evaluation": "ok" if came else "failed", "other": "ok"}
+    assert "late waits: no node has vnni, but one may come" in ran.said
+    assert ran.reason["late"] == (None if came else "no node has vnni, nor came one in 0 s")
 
 
 def test_a_skip_is_passed_on_as_a_skip(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from qray.engines.artifact import read_artifact
 from qray.engines.registry import build_artifact, load_artifact
 from qray.engines.torch_export import runner as eager
 from qray.errors import QrayError
-from qray.graph.runner import Runner, lacking
+from qray.graph.missing import lacking
+from qray.graph.runner import Runner
 from qray.graph.store import Store
 from qray.graph.unit import Graph, Task, Unit
 from qray.judge.index import unit_files

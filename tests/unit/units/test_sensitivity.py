@@ -10,7 +10,7 @@ from support.graphs import manifest_of, only
 
 from qray.cli import app
 from qray.errors import UsageError
-from qray.graph.runner import lacking
+from qray.graph.missing import lacking
 from qray.graph.store import Store
 from qray.graph.unit import Graph
 from qray.study import Study
