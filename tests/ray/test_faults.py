@@ -17,10 +17,11 @@ import numpy as np
 import psutil
 import pytest
 from ray import cloudpickle
+from ray.cluster_utils import Cluster
 from rich.console import Console
 from support.disks import grow, small_disk
-from support.faults import end, equals, strike
-from support.runs import TINY, Finished, environment, start, wait_until
+from support.faults import end, equals, strike, with_title
+from support.runs import RUN_TIMEOUT_S, TINY, Finished, environment, free_port, start, wait_until
 from support.toys import toy
 
 from qray.graph.ray_backend import RayBackend
@@ -132,3 +133,30 @@ def test_work_that_takes_more_memory_than_the_node_has_is_done_alone(
         runner.run([unit])
     assert runner.results[unit.key].record["value"] == "done", runner.results[unit.key].reason
     assert "which starts alone" in said.getvalue()
+
+
+@pytest.mark.parametrize("how", ["killed", "preempted"])
+def test_a_node_that_is_lost_costs_what_was_done_there(
+    how: str, tiny_dataset: Path, whole_run: WholeRun, tmp_path: Path, no_ray_address: None
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
+    try:
+        nodes = {
+            node.all_processes["raylet"][0].process.pid: node
+            for node in (cluster.add_node(num_cpus=2) for _ in range(2))
+        }
+        process = start("run", "all", "--study", TINY, "--data", tiny_dataset, "--out", out, log=log,
+                        env=environment(RAY_ADDRESS=cluster.address))  # fmt: skip
+        wait_until(lambda: process.poll() is not None or "epoch 1/3" in log.read_text(), "the first epoch")
+        (training,) = [p for p in psutil.process_iter() if with_title(p, "ray::train:fp32") and p.ppid() in nodes]
+        # Preempted: it is told to go, and then goes.
+        cluster.remove_node(nodes[training.ppid()], allow_graceful=how == "preempted")
+        assert process.wait(RUN_TIMEOUT_S) == 0, log.read_text()
+    finally:
+        process.kill()
+        cluster.shutdown()
+    said = log.read_text()
+    assert "lost  train fp32" in said
+    assert [said.count(f"train fp32: epoch {epoch}/3") for epoch in (1, 2, 3)] == [1, 1, 1], said
+    equals(out, whole_run(2)[0])

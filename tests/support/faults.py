@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +30,12 @@ class Ended:
     kept: dict[str, int]
 
 
-def started_by(process: subprocess.Popen[str], name: str) -> Iterator[psutil.Process]:
-    """Processes of a run whose command line has a word in it; of work, Ray makes it "ray::NAME"."""
-    with suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if name in " ".join(child.cmdline()):
-                    yield child
+def with_title(process: psutil.Process, name: str) -> bool:
+    """Whether a process's command line has a word in it; of work, Ray makes it "ray::NAME"."""
+    try:
+        return name in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def strike(process: subprocess.Popen[str], name: str) -> None:
@@ -46,9 +43,10 @@ def strike(process: subprocess.Popen[str], name: str) -> None:
 
     def struck() -> bool:
         assert process.poll() is None, f"the run ended without {name}: {process.communicate()}"
-        for child in started_by(process, name):
-            child.kill()
-            return True
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if with_title(child, name):
+                child.kill()
+                return True
         return False
 
     wait_until(struck, f"a process called {name}", every_s=0.02)
