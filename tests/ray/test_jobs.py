@@ -220,34 +220,52 @@ def processes_of(job: str) -> list[int]:
     return found
 
 
-def test_a_stopped_job_leaves_nothing_and_goes_on_beside_another(head: Head, tiny_dataset: Path) -> None:
-    """What one job writes to no other may; others share the cluster with it."""
-    address = ("--address", head.dashboard)
+def submit_long(head: Head, data: Path, out: str, *more: object) -> Finished:
+    """Submit a run that trains for a while, and do not wait for it."""
+    return qray("submit", "--address", head.dashboard, "--no-wait", "--study", TINY, "--data", data, *FP32_ALONE,
+                "--set", "training.epochs=4", "--out", out, *more, env=head.env)  # fmt: skip
 
-    def submit(out: str, *more: object) -> Finished:
-        return qray("submit", *address, "--no-wait", "--study", TINY, "--data", tiny_dataset, *FP32_ALONE,
-                    "--set", "training.epochs=4", "--out", out, *more, env=head.env)  # fmt: skip
 
+@pytest.fixture(scope="module")
+def stopped(head: Head, tiny_dataset: Path) -> str:
+    """A job that was stopped after its first epoch; nobody else may write meanwhile what it writes."""
+    job = name_of(submit_long(head, tiny_dataset, "long"))
     out = head.home / "qray-jobs" / "long"
-    first = name_of(submit("long"))
     wait_until(lambda: any(out.glob("checkpoints/*/epoch-*")), "the first epoch of a job")
-    refused = submit("long")
-    assert (refused.code, f"job {first} there writes to" in refused.stderr) == (1, True), refused.stderr
-    assert processes_of(first)
-    stopped = qray("jobs", "stop", first, *address, env=head.env)
-    assert (stopped.code, "goes on from what was finished" in stopped.stdout) == (0, True), stopped.stderr
-    wait_until(lambda: not processes_of(first), "the end of all processes of a stopped job", END_TIMEOUT_S)
-    assert not (out / ".held").exists()
-    attached = qray("jobs", "attach", first, *address, env=head.env)
+    assert processes_of(job)
+    done = qray("jobs", "stop", job, "--address", head.dashboard, env=head.env)
+    assert (done.code, "goes on from what was finished" in done.stdout) == (0, True), done.stderr
+    return job
+
+
+def epochs(log: str) -> set[str]:
+    """The epochs of the FP32 training that were finished, as a job says."""
+    return set(re.findall(r"epoch (\d)/4, loss", log))
+
+
+def test_a_stopped_job_ends_in_order_and_leaves_no_process(head: Head, stopped: str) -> None:
+    wait_until(lambda: not processes_of(stopped), "the end of all processes of a stopped job", END_TIMEOUT_S)
+    assert not (head.home / "qray-jobs" / "long" / ".held").exists()
+    attached = qray("jobs", "attach", stopped, "--address", head.dashboard, env=head.env)
     assert attached.code == 143
     assert "interrupted; the same command goes on" in attached.stdout
-    jobs = [name_of(submit("long")), name_of(submit("other", "--set", "seed=7"))]
-    ended = [qray("jobs", "attach", job, *address, env=head.env) for job in jobs]
+
+
+@pytest.mark.slow
+def test_a_stopped_job_goes_on_beside_another_and_what_it_writes_no_other_may(
+    head: Head, tiny_dataset: Path, stopped: str
+) -> None:
+    attach = ("jobs", "attach", "--address", head.dashboard)
+    before = epochs(qray(*attach, stopped, env=head.env).stdout)
+    jobs = [name_of(submit_long(head, tiny_dataset, *more)) for more in (("long",), ("other", "--set", "seed=7"))]
+    refused = submit_long(head, tiny_dataset, "long")
+    assert (refused.code, f"job {jobs[0]} there writes to" in refused.stderr) == (1, True), refused.stderr
+    ended = [qray(*attach, job, env=head.env) for job in jobs]
     assert [each.code for each in ended] == [0, 0], ended[0].stdout + ended[1].stdout
-    # It had the first epoch already.
-    assert "epoch 1/4" not in ended[0].stdout
-    assert "epoch 4/4" in ended[0].stdout
-    assert "epoch 1/4" in ended[1].stdout
+    # Nothing is done twice.
+    after = epochs(ended[0].stdout)
+    assert (before & after, before | after) == (set(), set("1234"))
+    assert epochs(ended[1].stdout) == set("1234")
 
 
 def test_a_run_attaches_to_a_ray_that_asks_for_a_token(head: Head) -> None:
