@@ -39,7 +39,7 @@ PHASES = (
 )  # fmt: skip
 #: By the command line of the process: what a Ray is made of, without which the run ends; and what qray does in it.
 OF_RAY = ("raylet/raylet", "gcs_server")
-VICTIMS = (*OF_RAY, "ray::ReadClipNumbers", "mailbox:qat", "ray::Board", "ray::sweep", "ray::build", "ray::memory",
+VICTIMS = (*OF_RAY, "ray::ReadClipNumbers", "ray::Mailbox", "ray::Board", "ray::sweep", "ray::build", "ray::memory",
            "qray.measure")  # fmt: skip
 DELAY_S = 4.0
 

@@ -38,7 +38,7 @@ MOMENTS = {
 #: What work is killed before, as soon as there is some of that name after what.
 VICTIMS = {
     "SIGHUP after the second epoch": (any_of("checkpoints", "*/epoch-0000.pt"), "ray::train:fp32"),
-    "SIGKILL after the first trial": (any_of("checkpoints", "*"), "ray::qat-w8-"),
+    "SIGKILL after the first trial": (any_of("checkpoints", "*"), "ray::QatTrial"),
     "at its end": (any_of("checkpoints", "*"), "ray::evaluate:"),
 }
 
