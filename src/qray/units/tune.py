@@ -90,8 +90,7 @@ def run_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),
     )  # fmt: skip
-    results = tuner.fit()
-    return {
-        result.config["trial"]["key"]: (reason_of(str(result.error)), bool(lost(result.error)))
-        for result in results if result.error
-    }  # fmt: skip
+    # One that was lost before its first word has no settings in its result.
+    keys = {trial_name(trial): trial["key"] for trial in trials}
+    ended = [(keys[Path(result.path).name], result.error) for result in tuner.fit()]
+    return {key: (reason_of(str(error)), bool(lost(error))) for key, error in ended if error}
