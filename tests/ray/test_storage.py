@@ -132,11 +132,13 @@ def _wait_for_copy(folder: Path, run: object) -> list[Path]:
     return list((folder / "out").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_machine_from_what_was_in_the_store(moved: Moved) -> None:
     assert moved.done.code == 0, moved.done.stderr
     assert "training goes on from its last checkpoint" in moved.done.stderr
 
 
+@pytest.mark.slow
 def test_its_predictions_are_those_of_a_run_in_folders_to_the_last_bit(
     moved: Moved, whole_run: Callable[[int], tuple[Path, Finished]], server: Server
 ) -> None:
@@ -148,12 +150,14 @@ def test_its_predictions_are_those_of_a_run_in_folders_to_the_last_bit(
         assert {f"units/{name}" for name in mine} <= server.names("runs/tiny"), "not in the store"
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_out_is_refused_and_told_of_the_first(moved: Moved) -> None:
     assert moved.refused.code == 1
     assert f"{moved.out.partition('?')[0]}" in moved.refused.stderr
     assert "is being written to by `qray run evaluate" in moved.refused.stderr
 
 
+@pytest.mark.slow
 def test_others_read_it_by_its_uri(moved: Moved, tmp_path: Path) -> None:
     shown = qray("show", moved.out, env=environment(**client(tmp_path)))
     assert shown.code == 0, shown.stderr
@@ -161,6 +165,7 @@ def test_others_read_it_by_its_uri(moved: Moved, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.parquet")), "it left its copy"
 
 
+@pytest.mark.slow
 def test_no_credentials_are_written_and_none_are_said(moved: Moved) -> None:
     secret = os.fsencode(client(Path())["AWS_SECRET_ACCESS_KEY"])
     for path in moved.copy.parents[1].rglob("*"):

@@ -86,6 +86,7 @@ def states(store: Store, manifest: Manifest, reduction_factor: int) -> list[str]
     return [s.state for s in sweep_of(planned(reduction_factor, manifest)).standings(store)]
 
 
+@pytest.mark.slow
 def test_another_reduction_factor_lets_a_cut_trial_run_on_and_repeats_nothing(
     manifest: Manifest, weights: bytes, shared_ray: None, tmp_path: Path
 ) -> None:

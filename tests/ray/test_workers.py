@@ -130,6 +130,7 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(np.mean((one - other) ** 2)))
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_model_that_one_trains_nearer_than_another_seed_does(
     whole: Trained, manifest: Manifest
 ) -> None:
@@ -138,6 +139,7 @@ def test_two_workers_train_the_model_that_one_trains_nearer_than_another_seed_do
     assert apart(predicted(whole.checkpoint, manifest), seeds[0]) < min(spread), spread
 
 
+@pytest.mark.slow
 def test_every_epoch_is_of_all_clips_and_there_is_one_record_of_all_workers(whole: Trained, manifest: Manifest) -> None:
     assert [f"epoch {n + 1}/{EPOCHS}" in whole.log for n in range(EPOCHS)] == [True] * EPOCHS
     assert whole.record is not None
@@ -146,6 +148,7 @@ def test_every_epoch_is_of_all_clips_and_there_is_one_record_of_all_workers(whol
     assert {"node", "train_s", "device"} <= whole.record.keys()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_the_epoch_in_flight_and_nothing_else(whole: Trained, robbed: Trained) -> None:
     assert robbed.log.count("is started again, since it lost workers") == 1
     assert "AssertionError" not in robbed.log, "the mailbox found nobody to kill"
@@ -165,6 +168,7 @@ def test_workers_are_called_by_what_they_train(monkeypatch: pytest.MonkeyPatch) 
     assert repr(WorkerGroup._worker_cls()) == "worker:fp32"
 
 
+@pytest.mark.slow
 def test_ray_train_leaves_no_folder_behind(whole: Trained, robbed: Trained) -> None:
     assert not list(Path(tempfile.gettempdir()).glob("qray-train-*/files/fp32"))
     assert not (Path.home() / "ray_results" / "fp32").exists()
