@@ -69,7 +69,9 @@ class Trained:
         self.log = "\n".join(runner.log)
         self.record = self.store.record(unit)
         assert self.record is not None, self.log
-        self.checkpoint = self.store.latest_checkpoint(unit.key) or b""
+        found = self.store.latest_checkpoint(unit.key)
+        assert found is not None
+        self.checkpoint = found
 
 
 def killer() -> type:
@@ -102,7 +104,7 @@ def robbed(manifest: Manifest, shared_ray: None, tmp_path_factory: pytest.TempPa
         yield Trained(tmp_path_factory.mktemp("robbed") / "out", manifest)
 
 
-def predicted(checkpoint: bytes, manifest: Manifest) -> np.ndarray:
+def predicted(checkpoint: np.ndarray, manifest: Manifest) -> np.ndarray:
     """VAL predictions of weights."""
     settings = study()
     network, val = model_from_state(settings.model, checkpoint), manifest.split("VAL")
