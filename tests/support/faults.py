@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,21 @@ def strike(process: subprocess.Popen[str], name: str) -> None:
     wait_until(struck, f"a process called {name}", every_s=0.02)
 
 
+def left_of(processes: Collection[psutil.Process]) -> list[psutil.Process]:
+    """Those that live on for a minute. Process 1 of some machines takes its time until it notices an end."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while (left := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def end(process: subprocess.Popen[str], how: str, out: Path, temporary: Path) -> Ended:
     """End a run by a signal: to all of its processes at once, as a terminal does; SIGKILL to the command alone. Any
     other `how` waits for its own end. temporary: what the run has for TMPDIR."""
@@ -61,7 +78,7 @@ def end(process: subprocess.Popen[str], how: str, out: Path, temporary: Path) ->
     elif how.startswith("SIG"):
         os.killpg(process.pid, getattr(signal, how))
     said = process.communicate(timeout=END_TIMEOUT_S if how.startswith("SIG") else RUN_TIMEOUT_S)
-    left = psutil.wait_procs(family, timeout=END_TIMEOUT_S)[1]
+    left = left_of(family)
     words = "".join(each or "" for each in said)
     return Ended(process.returncode, words, [*left, *temporary.glob("qray-*")], unit_times(out))
 

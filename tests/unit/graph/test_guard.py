@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.faults import left_of
 from support.runs import END_TIMEOUT_S
 
 from qray.apart import start_apart
@@ -35,14 +36,14 @@ def test_a_driver_that_is_killed_leaves_no_process_and_no_folder_and_a_sentence(
     os.kill(process.pid, how)
     words = process.communicate(timeout=END_TIMEOUT_S)[1].decode()
     assert words.splitlines()[-1] == LAST_WORDS
-    assert not psutil.wait_procs([started], timeout=END_TIMEOUT_S)[1]
+    assert not left_of([started])
     assert not list(tmp_path.glob("qray-*"))
 
 
 def test_a_driver_that_ends_in_order_is_not_mourned(driver: tuple[subprocess.Popen[bytes], psutil.Process]) -> None:
     process, started = driver
     assert process.communicate(timeout=END_TIMEOUT_S)[1] == b""
-    assert not psutil.wait_procs([started], timeout=END_TIMEOUT_S)[1]
+    assert not left_of([started])
 
 
 def test_the_mark_is_of_the_session_alone() -> None:
