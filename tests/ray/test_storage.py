@@ -135,7 +135,7 @@ def _wait_for_copy(folder: Path, run: object) -> list[Path]:
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_machine_from_what_was_in_the_store(moved: Moved) -> None:
     assert moved.done.code == 0, moved.done.stderr
-    assert "training goes on from its last checkpoint" in moved.done.stderr
+    assert "goes on from its last checkpoint" in moved.done.stderr
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_the_checkpoint_is_that_of_a_model_trained_alone_and_one_worker_holds_it
     state = load_checkpoint(first[-1].checkpoint)
     assert state["model"].keys() == model_of("batch norm").state_dict().keys()
     model_of("batch norm").load_state_dict(state["model"])
-    assert [result.checkpoint for result in second] == [b"", b""]
+    assert [len(result.checkpoint) for result in second] == [0, 0]
 
 
 def test_a_fit_by_two_that_goes_on_from_a_checkpoint_equals_one_that_was_never_interrupted(both: Both) -> None:

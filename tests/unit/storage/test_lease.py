@@ -46,7 +46,7 @@ def stop(lease: Lease) -> None:
 
 
 def test_the_second_is_refused_and_told_of_the_first(first: Lease, place: Place) -> None:
-    with pytest.raises(QrayError, match=r"is being written to by `qray .*` \(process \d+ on .*, since .*\); wait for"):
+    with pytest.raises(QrayError, match=r"is being written to by `qray.*` \(process \d+ on .*, since .*\); wait for"):
         Lease(place, "second copy").take()
     first.check()
     assert len(place.files()) == 1, "the second left something"

@@ -43,7 +43,7 @@ class Ended:
 
     def finish(self, failed: dict[str, str]) -> dict[str, Any] | None:
         """What comes of it when these trials failed."""
-        return self.task.finish(self.unit, self.run, {"failed": failed})
+        return self.task.finish(self.unit, self.run, {"failed": {key: (why, False) for key, why in failed.items()}})
 
 
 def end(store: Store, trial: dict[str, Any], val_mae: float | None) -> None:
