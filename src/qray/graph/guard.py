@@ -4,13 +4,14 @@ temporary folders go, and the user is told. Ray alone notices after a minute, an
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from qray.apart import start_apart
@@ -29,14 +30,30 @@ ROUNDS, ROUND_S = 20, 0.1
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """Guard what is started meanwhile against the end of this process."""
+def guarded() -> Iterator[Callable[[], None]]:
+    """Guard what is started meanwhile against the end of this process.
+
+    Yields what is to be called once Ray has started: its agents give themselves titles, which overwrites their marks.
+    """
     mark = uuid.uuid4().hex
     watcher = start_apart(__name__, "watch", mark, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     before = os.environ.get(MARK)
     os.environ[MARK] = mark
+
+    def note() -> None:
+        import psutil
+
+        known = []
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                known.append([each.pid, each.create_time()])
+        assert watcher.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            watcher.stdin.write(f"{json.dumps(known)}\n".encode())
+            watcher.stdin.flush()
+
     try:
-        yield
+        yield note
     finally:
         del os.environ[MARK]
         if before is not None:
@@ -48,26 +65,30 @@ def guarded() -> Iterator[None]:
 
 def watch(mark: str) -> None:
     """Body of the process: wait for the driver's word, or for its end."""
-    if sys.stdin.buffer.read() == DONE:
+    *known, last = sys.stdin.buffer.read().split(b"\n")
+    if last == DONE:
         return
+    started = {(pid, at) for line in known for pid, at in json.loads(line) if pid != os.getpid()}
     with contextlib.suppress(OSError):
         os.write(2, f"{LAST_WORDS}\n".encode())
     for _ in range(ROUNDS):
-        if not end_marked(mark):
+        if not end_marked(mark, started):
             break
         time.sleep(ROUND_S)
     sweep(Path(tempfile.gettempdir()))
 
 
-def end_marked(mark: str) -> int:
-    """Kill every process of this user that a session has started; how many there were."""
+def end_marked(mark: str, known: Collection[tuple[int, float]]) -> int:
+    """Kill every process of this user that a session has started, by its mark or because it is `known` by its number
+    and the time of its start; how many there were."""
     import psutil
 
     found = 0
     for process in psutil.process_iter():
         # Other users' processes do not show their environment, and some end meanwhile.
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            ours = (process.pid, process.create_time()) in known or process.environ().get(MARK) == mark
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 process.kill()
                 found += 1
     return found

@@ -98,9 +98,10 @@ def ray_session(num_cpus: int | None = None) -> Iterator[str | None]:
     }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    with guarded():
+    with guarded() as note:
         if address is None:
             context = start_local_ray(num_cpus or usable_cpus(), common)
+            note()
         else:
             check_head(address)
             try:
