@@ -25,8 +25,9 @@ LAST_WORDS = (
     "error: the run has ended without a word: its process was killed, or that of the Ray on its machine (out of memory?"
     " `dmesg` names what the system kills); what was finished is kept, and the same command goes on from there"
 )
-#: Processes that are killed may still start others.
-ROUNDS, ROUND_S = 20, 0.1
+#: Processes that are killed may still start others, and Ray's workers, which have titles too, end by themselves soon
+#: after what started them.
+SETTLE_S, AT_MOST_S, ROUND_S = 5.0, 30.0, 0.2
 
 
 @contextlib.contextmanager
@@ -71,11 +72,13 @@ def watch(mark: str) -> None:
     started = {(pid, at) for line in known for pid, at in json.loads(line) if pid != os.getpid()}
     with contextlib.suppress(OSError):
         os.write(2, f"{LAST_WORDS}\n".encode())
-    for _ in range(ROUNDS):
-        if not end_marked(mark, started):
+    began = time.monotonic()
+    while (took := time.monotonic() - began) < AT_MOST_S:
+        left = end_marked(mark, started)
+        sweep(Path(tempfile.gettempdir()))
+        if not left and took > SETTLE_S:
             break
         time.sleep(ROUND_S)
-    sweep(Path(tempfile.gettempdir()))
 
 
 def end_marked(mark: str, known: Collection[tuple[int, float]]) -> int:
