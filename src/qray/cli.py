@@ -15,7 +15,7 @@ from qray import commands, questions
 from qray.errors import QrayError
 from qray.escape import visible
 from qray.importing.command import import_model
-from qray.jobs.command import jobs_app
+from qray.jobs.command import jobs_app, submit_job
 from qray.signals import EXIT_INTERRUPTED, handle_signals, interrupted_exit_code
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -43,7 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "card": questions.write_model_cards,
     "track": questions.track_run,
     "doctor": commands.run_doctor,
-    "submit": commands.submit_job,
+    "submit": submit_job,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

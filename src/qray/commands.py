@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,60 +15,24 @@ import typer
 from qray.atomic import remove_unfinished
 from qray.errors import QrayError, UsageError
 from qray.escape import command, visible
+from qray.options import (
+    CpusOption,
+    DataOption,
+    FreshOption,
+    JsonOption,
+    ModelOption,
+    OutOption,
+    SetOption,
+    StudyOption,
+    folder_here,
+    proof_here,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from qray.graph.store import Store
-    from qray.storage.mirror import Mirror
     from qray.study import Study
-
-StudyOption = Annotated[str | None, typer.Option("--study", help="A named study or a .yaml file; default: quickstart.")]
-DataOption = Annotated[str | None, typer.Option("--data", help="Data set folder or URI; default: the study's own.")]
-ModelOption = Annotated[
-    Path | None, typer.Option("--model", help="Folder of an imported model; the study is then `imported` by default.")
-]
-
-
-def _out_here(wanted: str) -> Callable[[str], Path]:
-    """From OUT as a user names it to a folder that holds what a command reads of it, until the command ends."""
-
-    def path(text: str) -> Path:
-        from qray.storage.place import place_of
-
-        place = place_of(text, "OUT")
-        if isinstance(place, Path):
-            return place
-        from qray.graph import store
-        from qray.storage.out import brought
-
-        return brought(place, store.COPIED, getattr(store, wanted))
-
-    return path
-
-
-def _folder_here(text: str) -> Path:
-    """A folder with everything that lies at a URI, until the command ends; or the folder that is named."""
-    from qray.storage.out import brought
-    from qray.storage.place import place_of
-
-    place = place_of(text, "ARTIFACT")
-    if isinstance(place, Path):
-        return place
-    return brought(place, None, lambda name: True)
-
-
-proof_here = _out_here("is_proof")
-#: What is read of OUT: the table alone, also what it is made of, what is written into it besides, or all results.
-ShownOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_figures"))]
-OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=proof_here)]
-WrittenOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_needed"))]
-TrackedOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_result"))]
-OutOption = Annotated[str | None, typer.Option("--out", help="Output folder or URI; default: runs/<study>.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget what OUT holds and begin anew.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-CpusOption = Annotated[int | None, typer.Option("--num-cpus", min=1, help="Logical CPUs of a local Ray.")]
 
 STAGES = {
     "all": "Train, quantize, evaluate, measure, and write one table: the main job.",
@@ -82,36 +43,6 @@ STAGES = {
     "measure": "Measure latency and memory of every variant.",
     "sensitivity": "Quantize each layer alone, and all but it: where the error comes from.",
 }
-
-
-def _clear(out: Path, mirror: Mirror | None) -> None:
-    from qray.graph.store import CONTENTS
-    from qray.locks import HELD
-    from qray.storage.out import OWN
-
-    holds = any(path.name not in (HELD, *OWN) for path in out.iterdir()) or (mirror is not None and mirror.there)
-    if holds and not ((out / "study.yaml").is_file() or (mirror is not None and mirror.has("study.yaml"))):
-        raise UsageError(f"--fresh: {out} holds no study.yaml, so it is not the output of a run; name another --out")
-    if mirror is not None:
-        mirror.clear()
-    for name in CONTENTS:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _make_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # Trying is the only proof: a read-only file system, a quota and an owner all look different.
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"--out: {out} is not a folder, or lies under a file; name another --out") from None
-    except OSError as error:
-        raise UsageError(f"--out: {out} cannot be written to ({error.strerror}); name another --out") from None
 
 
 def _check_ray_address(out: Path) -> None:
@@ -140,7 +71,7 @@ def run_stage(
 ) -> None:
     """Run the stage that the command is called by, with what it needs of those before, and say what came of it."""
     from qray.graph.store import COPIED, Store, is_needed
-    from qray.storage.out import held, mirror_of, working_copy
+    from qray.storage.out import clear, held, make_writable, mirror_of, working_copy
     from qray.storage.place import place_of
     from qray.study_files import load_study
     from qray.terminal import open_console
@@ -153,7 +84,7 @@ def run_stage(
     check_place(study.data)
     place = place_of(out or f"runs/{study.name}", "--out")
     folder = place.resolve() if isinstance(place, Path) else working_copy(place, COPIED)
-    _make_writable(folder)
+    make_writable(folder)
     # Lines about progress go to stderr, so that stdout holds the table or the JSON alone.
     progress = open_console(stderr=True, soft_wrap=True)
     with held(folder, progress.print):
@@ -162,7 +93,7 @@ def run_stage(
         if mirror is not None:
             mirror.look()
         if fresh:
-            _clear(folder, mirror)
+            clear(folder, mirror)
         if mirror is not None:
             mirror.bring(is_needed)
         progress.print(f"qray run {stage}: study {study.name}, output in {folder}")
@@ -235,14 +166,14 @@ def write_table_anew(
         raise UsageError("qray run table OUT: name one folder, the output of a run")
     from qray.judge.judge import read_evidence
     from qray.judge.table import write_table
-    from qray.storage.out import held
+    from qray.storage.out import held, make_writable
     from qray.terminal import open_console
     from qray.words.show import print_results, results_json
     from qray.words.show_run import print_times
     from qray.words.terminal import results_console
 
     evidence = read_evidence(named)
-    _make_writable(named)
+    make_writable(named)
     with held(named):
         table = write_table(evidence)
     if as_json:
@@ -315,7 +246,7 @@ def check_data(
 
 def predict_files(
     artifact: Annotated[
-        Path, typer.Argument(help="A folder such as OUT/artifacts/KEY, or its URI.", parser=_folder_here)
+        Path, typer.Argument(help="A folder such as OUT/artifacts/KEY, or its URI.", parser=folder_here)
     ],
     videos: Annotated[list[str], typer.Argument(help="Video files, or their URIs.")],
     threads: Annotated[int, typer.Option(min=1)] = 1,
@@ -358,26 +289,3 @@ def run_doctor(as_json: JsonOption = False) -> None:
     broken = [finding.topic for finding in findings if finding.state == "broken"]
     if broken:
         raise QrayError(f"broken here: {', '.join(broken)}")
-
-
-def submit_job(
-    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
-    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
-    study: StudyOption = None,
-    model: ModelOption = None,
-    data: Annotated[str | None, typer.Option(help="Data set folder, as every node sees it, or its URI.")] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Output folder on the head, or a URI; default: ~/qray-jobs/runs/<study>.")
-    ] = None,
-    settings: SetOption = None,
-    fresh: FreshOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run `qray run all` as a job on a cluster. Sends qray, the study and the model, and no data."""
-    from qray.jobs.command import end_as, follow
-    from qray.jobs.submit import Request, submit
-
-    more = ("--fresh",) * fresh + ("--json",) * as_json
-    client, job = submit(address, Request(study, data, out, tuple(settings or ()), more, model))
-    if wait:
-        end_as(follow(client, job))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qray.commands import JsonOption, OutArgument, ShownOut, TrackedOut, WrittenOut, proof_here
 from qray.errors import NothingQualifies, QrayError, Regression, UsageError
 from qray.escape import command, visible
+from qray.options import JsonOption, OutArgument, ShownOut, TrackedOut, WrittenOut, proof_here
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,6 +11,7 @@ import typer
 
 from qray.errors import Ended, QrayError
 from qray.escape import visible
+from qray.options import FreshOption, JsonOption, ModelOption, SetOption, StudyOption
 
 if TYPE_CHECKING:
     from qray.jobs.client import JobClient
@@ -140,3 +141,25 @@ def end_as(job: Any) -> None:
     # Of a process that a signal ended.
     said = "" if job.driver_exit_code or not job.message else f": {job.message.strip().splitlines()[0]}"
     raise Ended(f"job {job.submission_id} {state(job)}{said}", code if code > 0 else 128 - code)
+
+
+def submit_job(
+    address: AddressOption = DASHBOARD,
+    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    study: StudyOption = None,
+    model: ModelOption = None,
+    data: Annotated[str | None, typer.Option(help="Data set folder, as every node sees it, or its URI.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Output folder on the head, or a URI; default: ~/qray-jobs/runs/<study>.")
+    ] = None,
+    settings: SetOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run `qray run all` as a job on a cluster. Sends qray, the study and the model, and no data."""
+    from qray.jobs.submit import Request, submit
+
+    more = ("--fresh",) * fresh + ("--json",) * as_json
+    client, job = submit(address, Request(study, data, out, tuple(settings or ()), more, model))
+    if wait:
+        end_as(follow(client, job))

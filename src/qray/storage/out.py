@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qray.atomic import write_text
+from qray.errors import UsageError
 from qray.escape import call_folder
-from qray.locks import out_held
+from qray.locks import HELD, out_held
 from qray.scratch import scratch_folder
 from qray.storage.cache import cache_folder
 from qray.storage.lease import Lease
@@ -64,6 +67,44 @@ def _copy(place: Place, folder: Path, contents: Collection[str] | None) -> Path:
     _mirrors[folder] = Mirror(place, folder, contents)
     call_folder(folder, lambda below: str(place / below))
     return folder
+
+
+def clear(out: Path, mirror: Mirror | None) -> None:
+    """Forget what OUT holds, here and at its place.
+
+    Raises:
+        UsageError: it is no output of a run.
+    """
+    from qray.graph.store import CONTENTS
+
+    holds = any(path.name not in (HELD, *OWN) for path in out.iterdir()) or (mirror is not None and mirror.there)
+    if holds and not ((out / "study.yaml").is_file() or (mirror is not None and mirror.has("study.yaml"))):
+        raise UsageError(f"--fresh: {out} holds no study.yaml, so it is not the output of a run; name another --out")
+    if mirror is not None:
+        mirror.clear()
+    for name in CONTENTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def make_writable(out: Path) -> None:
+    """Make OUT's folder.
+
+    Raises:
+        UsageError: it cannot be made, or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # Trying is the only proof: a read-only file system, a quota and an owner all look different.
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"--out: {out} is not a folder, or lies under a file; name another --out") from None
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be written to ({error.strerror}); name another --out") from None
 
 
 @contextmanager

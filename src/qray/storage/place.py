@@ -1,4 +1,4 @@
-"""A place in an object store, by its URI; what goes wrong there is a sentence. The only user of pyarrow.fs."""
+"""A place in an object store, by its URI; what goes wrong there is a sentence."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from qray.errors import QrayError, UsageError
 from qray.reasons import reason_of
+from qray.storage.connect import SAME, connect, endpoint_of_environment
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -27,15 +27,12 @@ QUERIES = {
     "abfs": ("enable_tls", "blob_storage_authority", "dfs_storage_authority", "blob_storage_scheme",
              "dfs_storage_scheme"),
 }  # fmt: skip
-SAME = {"gcs": "gs", "abfss": "abfs"}
 #: Where each kind of store finds out who asks.
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the machine's role",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
     "abfs": "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, `az login`, or the machine's identity",
 }
-#: Seconds until a connection must stand, and of silence after which it counts as broken; and attempts by the library.
-CONNECT_S, SILENCE_S, ATTEMPTS = 5.0, 20.0, 3
 #: Seconds for which what a store may do better a moment later is tried again.
 RETRY_S = 60.0
 #: Files travel in pieces of this size, of which a few are in memory at a time.
@@ -155,7 +152,7 @@ class Place:
 
     @property
     def _at(self) -> tuple[FileSystem, str]:
-        fs, root = _connect(self.scheme, self.authority, self.query)
+        fs, root = connect(self.scheme, self.authority, self.query)
         return fs, "/".join(part for part in (root, self.path) if part)
 
     def _asked(self, what: Callable[[FileSystem, str], T], retry_s: float = RETRY_S) -> T:
@@ -200,7 +197,7 @@ class Place:
 
     @property
     def _endpoint(self) -> str:
-        return dict(self.query).get("endpoint_override") or _endpoint_of_environment() or f"{self.scheme} storage"
+        return dict(self.query).get("endpoint_override") or endpoint_of_environment() or f"{self.scheme} storage"
 
     def check(self) -> None:
         """Find out whether the store answers, lets us in and has the bucket, before anything relies on it.
@@ -302,49 +299,3 @@ class Place:
             self._asked(lambda fs, path: fs.delete_file(path))
         except FileNotFoundError:
             return
-
-
-def _endpoint_of_environment() -> str | None:
-    """As other clients of S3 read it; Arrow does not."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-@lru_cache(maxsize=64)
-def _connect(scheme: str, authority: str, query: tuple[tuple[str, str], ...]) -> tuple[FileSystem, str]:
-    """The file system of a URI, and what stands there before each path: the bucket.
-
-    Raises:
-        UsageError: it cannot be one.
-    """
-    import pyarrow as pa
-    from pyarrow import fs
-
-    kind, settings = SAME.get(scheme, scheme), dict(query)
-    try:
-        if kind == "s3":
-            return _s3(authority, settings), authority
-        if kind == "gs":
-            settings["retry_limit_seconds"] = str(int(SILENCE_S))
-        found, root = fs.FileSystem.from_uri(f"{scheme}://{authority}/?{urlencode(settings)}")
-        return found, root.strip("/")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise UsageError(f"{scheme}://{authority}: {reason_of(str(error))}") from None
-
-
-def _s3(bucket: str, settings: Mapping[str, str]) -> FileSystem:
-    from pyarrow import fs
-
-    more: dict[str, Any] = dict(settings)
-    endpoint = more.get("endpoint_override") or _endpoint_of_environment()
-    if endpoint:
-        more["endpoint_override"] = endpoint
-        if "://" in endpoint:
-            more["scheme"], _, more["endpoint_override"] = endpoint.rstrip("/").partition("://")
-    if "region" not in more and not ({"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys()):
-        more["region"] = "us-east-1" if endpoint else fs.resolve_s3_region(bucket)
-    return fs.S3FileSystem(
-        connect_timeout=CONNECT_S, request_timeout=SILENCE_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        # One request for a small object; and no more in memory than the piece that is on its way.
-        allow_delayed_open=True, background_writes=False, **more,
-    )  # fmt: skip

@@ -12,15 +12,16 @@ from support.runs import free_port, main_here
 from support.s3 import Server
 
 from qray.errors import UsageError
-from qray.storage.place import Place, StorageError, _connect, place_of
+from qray.storage.connect import connect
+from qray.storage.place import Place, StorageError, place_of
 
 
 @pytest.fixture
 def fresh_connections() -> Iterator[None]:
     """Connections of this test's environment, which nobody uses after it."""
-    _connect.cache_clear()
+    connect.cache_clear()
     yield
-    _connect.cache_clear()
+    connect.cache_clear()
 
 
 @pytest.mark.parametrize("text", [
@@ -103,9 +104,8 @@ def test_a_store_that_is_not_there_is_a_sentence_soon(
 
 
 def test_a_store_that_never_says_a_word_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qray.storage import place
 
-    monkeypatch.setattr(place, "SILENCE_S", 1.0)
+    monkeypatch.setattr("qray.storage.connect.SILENCE_S", 1.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
@@ -119,7 +119,7 @@ def test_without_credentials_the_sentence_says_where_they_come_from(
     server: Server, fresh_connections: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (server.place("closed") / "FileList.csv").write_bytes(b"FileName,EF,Split")
-    _connect.cache_clear()
+    connect.cache_clear()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     done = main_here("data", "check", server.uri("closed"))
