@@ -1,4 +1,4 @@
-"""How the store of a URI is reached. The only importer of pyarrow.fs."""
+"""How the store of a URI is reached. Only this module and `place` import pyarrow.fs."""
 
 from __future__ import annotations
 
