@@ -20,7 +20,7 @@ MAX_BYTES = 2**30
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """The cells of one row that the study names; split and group are "" where there is none. problem: what is wrong."""
 
@@ -72,12 +72,17 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | str]]
 
     Read otherwise, one missing quotation mark would swallow all rows that follow it.
     """
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-        records, line = [], 1
+
+    def whole() -> Iterator[tuple[int, list[str]]]:
+        reader, line = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator), 1
         for cells in reader:
-            records.append((line, cells))
+            yield line, cells
             line = reader.line_num + 1
+
+    try:
+        # Twice, since the records of a long list take many times the memory of its text.
+        for _ in whole():
+            pass
     except csv.Error:
         for line, single in enumerate(io.StringIO(text, newline=None), start=1):
             try:
@@ -87,7 +92,7 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str] | str]]
                 long = f"a cell of more than {most:,} characters"
                 yield line, long if len(single) > most else "its quotation marks do not match"
     else:
-        yield from records
+        yield from whole()
 
 
 def _columns(where: str, header: list[str], data: Data, separator: str) -> dict[str, int]:

@@ -32,6 +32,9 @@ PROGRESS_FROM = 400
 #: Characters of the name of a rejected row that are kept; no file system has names of more.
 LONGEST_NAME = 255
 LARGEST_TARGET = float(np.finfo(np.float32).max)
+COLUMNS = ("clip", "path", "target", "split", "n_frames", "width", "height", "fps", "content")
+#: So many at a time are written out as text, which takes many times the memory of the rows.
+DIGEST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -72,20 +75,25 @@ def _probe_key(stamp: str) -> str:
 def _probe_all(
     names: list[str], videos: VideoFolder, known: Mapping[str, Probe], workers: int | None
 ) -> dict[str, Probe]:
-    keys = {name: _probe_key(videos.stamp(name)) for name in names}
-    probes = {name: known[key] for name, key in keys.items() if key in known}
-    fresh = {videos.reading(name): name for name in names if name not in probes}
-    found = probe_files(list(fresh), workers or min(16, usable_cpus()))
+    """What each file told, in the order of the names; the keys are names that change when the files do."""
+    keys = [_probe_key(videos.stamp(name)) for name in names]
+    # Two links to a file are read as one.
+    fresh = list(dict.fromkeys(videos.where(name) for name, key in zip(names, keys, strict=True) if key not in known))
+    judged = probe_files(fresh, workers or min(16, usable_cpus()))
     if len(fresh) < PROGRESS_FROM:
-        return probes | {fresh[where]: facts for where, facts in found}
-    with progress("Checking videos", len(fresh), "files") as advance:
-        for where, facts in found:
-            probes[fresh[where]] = facts
-            advance(1)
-    return probes
+        found = dict(judged)
+    else:
+        found = {}
+        with progress("Checking videos", len(fresh), "files") as advance:
+            for where, facts in judged:
+                found[where] = facts
+                advance(1)
+    return {
+        key: known[key] if key in known else found[videos.where(name)] for name, key in zip(names, keys, strict=True)
+    }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Good:
     """A row that is usable as far as the list and the folder tell; found: its file's name in the folder."""
 
@@ -192,30 +200,33 @@ def read_manifest(
     good, rejected = _judge(listed, videos, data)
     sides = assign([Side(g.row.line, without_ending(g.name), g.row.split, g.row.group) for g in good], data)
     probes = _probe_all([row.found for row in good], videos, known or {}, workers)
-    rows = []
-    for one, clip, (split, reason) in zip(good, _clip_names(good), sides, strict=True):
-        facts = probes[one.found]
+    # By columns: a dictionary a row would take more memory than all else of a long list.
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for one, clip, (split, reason), facts in zip(good, _clip_names(good), sides, probes.values(), strict=True):
         if reason or facts.error:
             rejected.append(_rejection(one.row, reason or str(facts.error)))
         else:
-            rows.append({"row": one.row.line, "clip": clip, "path": videos.where(one.found), "target": one.target,
-                         "split": split, "content": facts.digest, "n_frames": facts.n_frames, "width": facts.width,
-                         "height": facts.height, "fps": facts.fps})  # fmt: skip
+            cells = (clip, videos.where(one.found), one.target, split, facts.n_frames, facts.width,
+                     facts.height, facts.fps, facts.digest)  # fmt: skip
+            for column, cell in zip(columns.values(), cells, strict=True):
+                column.append(cell)
     # Sorted by name: the order of the CSV's rows must not change what is trained or which key a unit has.
-    clips = pd.DataFrame(rows, columns=["clip", "path", "target", "split", "n_frames", "width", "height", "fps",
-                                        "content"]).sort_values("clip", ignore_index=True)  # fmt: skip
+    clips = pd.DataFrame(columns).sort_values("clip", ignore_index=True)
     rejections = pd.DataFrame(rejected, columns=["row", "clip", "reason"]).sort_values("row", ignore_index=True)
     if clips.empty:
         why = _first_reasons(rejections) + _advice(rejections, data)
         raise QrayError(f"{list_path}: none of its {len(listed)} rows is usable; {why}")
-    facts_by_key = {_probe_key(videos.stamp(name)): facts for name, facts in probes.items()}
-    return Manifest(clips, rejections, digest_of(clips), facts_by_key, tuple(_same_content(clips)))
+    return Manifest(clips, rejections, digest_of(clips), probes, tuple(_same_content(clips)))
 
 
 def digest_of(clips: pd.DataFrame) -> str:
     """Hash of what results depend on: names, contents and how they are read, targets, splits; not where files lie."""
-    facts = clips[["clip", "content", "target", "split"]].values.tolist()
-    return hashlib.blake2b(json.dumps([PROBE_VERSION, facts]).encode(), digest_size=8).hexdigest()
+    found = hashlib.blake2b(f"[{PROBE_VERSION}, [".encode(), digest_size=8)
+    for at in range(0, len(clips), DIGEST_ROWS):
+        facts = clips[["clip", "content", "target", "split"]].iloc[at : at + DIGEST_ROWS].values.tolist()
+        found.update((", " * (at > 0) + json.dumps(facts)[1:-1]).encode())
+    found.update(b"]]")
+    return found.hexdigest()
 
 
 def _first_reasons(rejected: pd.DataFrame, most: int = 5) -> str:

@@ -17,7 +17,7 @@ MAX_BYTES = 16 * 2**30
 PROBE_VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Facts about one file. `error` is None for a good clip, else the reason in a line; then the rest may be 0.
 

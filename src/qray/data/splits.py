@@ -20,7 +20,7 @@ SPLIT_WORDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Side:
     """What a row says of its side. name: of its file, without the ending; split, group: its cells, "" where empty."""
 

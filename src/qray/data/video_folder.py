@@ -7,7 +7,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from qray.storage.cache import located
 from qray.storage.place import Place, Stat, is_uri, place_of
@@ -23,8 +26,25 @@ def fold(name: str) -> str:
 
 def without_ending(name: str) -> str:
     """A name without the ending of a video; one with another ending stays as it is."""
-    pure = PurePosixPath(name)
-    return str(pure.with_suffix("")) if pure.suffix.lower() in VIDEO_ENDINGS else name
+    rest, ending = os.path.splitext(name)
+    return rest if ending.lower() in VIDEO_ENDINGS else name
+
+
+@dataclass
+class _Listed:
+    """A folder that was listed: where it really is, whether each name in it is a folder, and which are links."""
+
+    real: str = ""
+    names: dict[str, bool] = field(default_factory=dict)
+    links: set[str] = field(default_factory=set)
+
+    @cached_property
+    def alike(self) -> dict[str, list[str]]:
+        """The names by what is the same for those that are alike."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.names):
+            found.setdefault(fold(name), []).append(name)
+        return found
 
 
 class VideoFolder:
@@ -35,10 +55,10 @@ class VideoFolder:
 
     def __init__(self, root: Path, follow_links: bool = False) -> None:
         self.root, self.follow_links = root, follow_links
-        self._inside = root.resolve()
-        # Where each folder really is, and there whether each name in it is a folder, and the names that are alike.
+        self._inside = str(root.resolve())
+        # Where each folder really is, and what is there.
         self._real: dict[str, str] = {}
-        self._listed: dict[str, tuple[dict[str, bool], dict[str, list[str]]]] = {}
+        self._listed: dict[str, _Listed] = {}
 
     def path(self, name: str) -> Path:
         """The path of a name that `find` gave."""
@@ -59,7 +79,7 @@ class VideoFolder:
         if inside is None:
             return None, f"the name leaves {called}/"
         candidates = [inside]
-        if PurePosixPath(inside).suffix.lower() not in VIDEO_ENDINGS:
+        if os.path.splitext(inside)[1].lower() not in VIDEO_ENDINGS:
             candidates = [*(inside + ending for ending in VIDEO_ENDINGS), inside]
         found = next((c for c in candidates if self._is_file(c)), None)
         if found is None:
@@ -77,27 +97,29 @@ class VideoFolder:
         return self.root.is_dir()
 
     def where(self, name: str) -> str:
-        """What decoding is told of where a file lies."""
-        return str(self.path(name).resolve())
+        """What judging and decoding are told of where a file lies: its path without any link in it.
 
-    def reading(self, name: str) -> Path | str:
-        """What judging is told of it; no two names share one, though they be links to one file."""
-        return self.path(name)
+        Raises:
+            OSError, RuntimeError: a link to nothing, or in a circle.
+        """
+        at, _, last = name.rpartition("/")
+        folder = self._names(f"{at}/" if at else "")
+        real = os.path.join(folder.real, last)
+        # What the listing showed to be no link need not be looked at: a look at each of a million takes a minute.
+        return str(Path(real).resolve(strict=True)) if last in folder.links else real
 
     def stamp(self, name: str) -> str:
         """The name of a file with what changes when the file does."""
-        path = self.path(name)
-        called = path.relative_to(self.root).as_posix()
         try:
-            stat = path.stat()
+            stat = os.stat(self.path(name))
         except OSError:
-            return f"{called}|gone"
-        return f"{called}|{stat.st_size}|{stat.st_mtime_ns}"
+            return f"{name}|gone"
+        return f"{name}|{stat.st_size}|{stat.st_mtime_ns}"
 
     def _astray(self, name: str) -> str:
         """Why a file that is listed must not be read, if it must not."""
         try:
-            target = self.path(name).resolve(strict=True)
+            target = self.where(name)
         except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
             return "a link to a file that is not there"
         return "" if self._may_lead_to(target) else self._leaves()
@@ -116,24 +138,24 @@ class VideoFolder:
                 return os.path.relpath(path, root)
         return None
 
-    def _may_lead_to(self, target: Path) -> bool:
-        return self.follow_links or target.is_relative_to(self._inside)
+    def _may_lead_to(self, target: str) -> bool:
+        return self.follow_links or target == self._inside or target.startswith(os.path.join(self._inside, ""))
 
     def _leaves(self) -> str:
         return f"a link that leaves {self.root.name}/; data.follow_links: true allows it"
 
-    def _names(self, folder: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
-        """The names in a folder, given as seen from the root, and which are alike; none where it may not be read."""
+    def _names(self, folder: str) -> _Listed:
+        """What is in a folder, given as seen from the root; nothing where it may not be read."""
         real = self._real_of(folder)
         if real not in self._listed:
-            names: dict[str, bool] = {}
-            try:
-                if self._may_lead_to(Path(real)):
+            listed = self._listed[real] = _Listed(real)
+            with suppress(OSError, RuntimeError, ValueError):
+                if self._may_lead_to(real):
                     with os.scandir(real) as entries:
-                        names = {entry.name: os.path.isdir(entry.path) for entry in entries}
-            except (OSError, RuntimeError, ValueError):
-                names = {}
-            self._list(real, names)
+                        for entry in entries:
+                            listed.names[entry.name] = entry.is_dir()
+                            if entry.is_symlink():
+                                listed.links.add(entry.name)
         return self._listed[real]
 
     def _real_of(self, folder: str) -> str:
@@ -141,19 +163,13 @@ class VideoFolder:
             self._real[folder] = os.path.realpath(self.path(folder))
         return self._real[folder]
 
-    def _list(self, folder: str, names: dict[str, bool]) -> None:
-        alike: dict[str, list[str]] = {}
-        for name in sorted(names):
-            alike.setdefault(fold(name), []).append(name)
-        self._listed[folder] = names, alike
-
     def _is_file(self, name: str) -> bool:
         at, parts = "", name.split("/")
         for part in parts[:-1]:
-            if not self._names(at)[0].get(part):
+            if not self._names(at).names.get(part):
                 return False
             at = f"{at}{part}/"
-        return self._names(at)[0].get(parts[-1]) is False
+        return self._names(at).names.get(parts[-1]) is False
 
     def _alike(self, name: str) -> Iterator[str]:
         """Files whose names differ from this one in case or accents only."""
@@ -166,16 +182,16 @@ class VideoFolder:
             yield from (f"{at}{n}" for n in self._alike_in(at, parts[-1], folders=False))
 
     def _alike_in(self, folder: str, name: str, folders: bool) -> list[str]:
-        names, alike = self._names(folder)
-        return [n for n in alike.get(fold(name), []) if names[n] == folders]
+        listed = self._names(folder)
+        return [n for n in listed.alike.get(fold(name), []) if listed.names[n] == folders]
 
     def _why_not(self, name: str) -> str:
         called, at = self.root.name, ""
         for part in name.split("/"):
-            if not self._names(at)[0].get(part):
+            if not self._names(at).names.get(part):
                 return f"file not found in {called}/"
             at = f"{at}{part}/"
-            if not self._may_lead_to(self.path(at).resolve()):
+            if not self._may_lead_to(str(self.path(at).resolve())):
                 return self._leaves()
         return f"a folder, not a file, in {called}/"
 
@@ -194,14 +210,10 @@ class StoredVideos(VideoFolder):
                 is_folder = depth < len(parts)
                 folders.setdefault(at, {})[part] = is_folder
                 at += f"{part}/"
-        for at, names in folders.items():
-            self._list(at, names)
+        self._listed = {at: _Listed(at, names) for at, names in folders.items()}
 
     def is_there(self) -> bool:
         return bool(self.files)
-
-    def reading(self, name: str) -> str:
-        return self.where(name)
 
     def where(self, name: str) -> str:
         return located(self.place / name, self.files[name])
@@ -219,8 +231,8 @@ class StoredVideos(VideoFolder):
             return place.path.removeprefix(inside) if place.authority == self.place.authority else None
         return None if name.startswith("/") else super().relative(name)
 
-    def _names(self, folder: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
-        return self._listed.get(folder, ({}, {}))
+    def _names(self, folder: str) -> _Listed:
+        return self._listed.get(folder, _Listed())
 
     def _real_of(self, folder: str) -> str:
         return folder
@@ -228,7 +240,7 @@ class StoredVideos(VideoFolder):
     def _astray(self, name: str) -> str:
         return ""
 
-    def _may_lead_to(self, target: Path) -> bool:
+    def _may_lead_to(self, target: str) -> bool:
         return True
 
 

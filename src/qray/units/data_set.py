@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
-from pydantic import TypeAdapter
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from qray.atomic import write_json
+from qray.atomic import write_parquet
 from qray.data.manifest import Manifest, check_manifest, read_manifest, write_rejected
 from qray.data.probe import Probe
 from qray.data.probing import end_probing
 from qray.data.splits import SPLITS
 from qray.errors import QrayError
 from qray.graph.store import Store
-from qray.json_text import read_json
 from qray.storage.place import Place, place_of
 from qray.study import Data
 from qray.synthetic.generate import is_complete, synthesize
 
-_PROBES = TypeAdapter(dict[str, Probe])
+#: What is kept of each file: what changes when it does, and the facts of `Probe`, whose fields these are.
+FACTS = tuple(field.name for field in fields(Probe))
+TYPES = {
+    "size_bytes": pa.int64(),
+    "n_frames": pa.int64(),
+    "width": pa.int64(),
+    "height": pa.int64(),
+    "fps": pa.float64(),
+}
+PROBES = pa.schema([
+    pa.field("key", pa.string(), nullable=False),
+    *(pa.field(name, TYPES.get(name, pa.string()), nullable=name == "error") for name in FACTS),
+])  # fmt: skip
 
 
 def data_folder(data: Data) -> Path | Place:
@@ -55,25 +67,32 @@ def ensure_data(data: Data) -> Path | Place:
     return root
 
 
+def _known(cache: Path) -> dict[str, Probe]:
+    """What an earlier run told of files; nothing where that cannot be read."""
+    try:
+        table = pq.read_table(cache, partitioning=None)
+        # Cast, since that alone refuses nulls where there must be none.
+        keys, *columns = (table.cast(PROBES)[name].to_pylist() for name in PROBES.names)
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
+    return {key: Probe(*facts) for key, *facts in zip(keys, *columns, strict=True)}
+
+
 def load_manifest(store: Store, root: Path | Place, data: Data) -> Manifest:
     """Read, check and record the manifest. Files that were probed before and have not changed are not read again.
 
     Raises:
         QrayError: too many bad rows, or a split without clips; rejected.parquet is written all the same.
     """
-    cache = store.out / "units" / "probes.json"
-    known: dict[str, Probe] = {}
-    if cache.is_file():
-        try:
-            known = _PROBES.validate_python(read_json(cache), strict=True)
-        except (OSError, ValueError):
-            known = {}
+    cache = store.out / "units" / "probes.parquet"
+    known = _known(cache)
     try:
         manifest = read_manifest(root, data, known)
     finally:
         end_probing()
     if manifest.probes != known:
-        write_json(cache, {key: asdict(facts) for key, facts in manifest.probes.items()})
+        columns = {name: [getattr(facts, name) for facts in manifest.probes.values()] for name in FACTS}
+        write_parquet(cache, pa.table({"key": list(manifest.probes), **columns}, schema=PROBES))
     write_rejected(manifest, store.out / "rejected.parquet")
     check_manifest(manifest, data)
     _record(store, manifest)

@@ -124,7 +124,7 @@ def shown(store: Store) -> Store:
 
 def test_what_was_shown_need_not_be_made_again(shown: Store) -> None:
     write_json(shown.out / "run.json", {"stage": "evaluate", "started": 2.0, "variants": ["a"]})
-    (shown.out / "units" / "probes.json").write_text("{}")
+    (shown.out / "units" / "probes.parquet").write_bytes(b"")
     assert shown.is_shown()
 
 
