@@ -153,8 +153,10 @@ class VideoFolder:
                 if self._may_lead_to(real):
                     with os.scandir(real) as entries:
                         for entry in entries:
-                            listed.names[entry.name] = entry.is_dir()
-                            if entry.is_symlink():
+                            # Of a link in a circle an entry's own is_dir raises.
+                            link = entry.is_symlink()
+                            listed.names[entry.name] = os.path.isdir(entry.path) if link else entry.is_dir()
+                            if link:
                                 listed.links.add(entry.name)
         return self._listed[real]
 

@@ -141,17 +141,23 @@ class Lease:
         others = []
         for name, stat in found.items():
             says = self._read(name)
+            if says is None:
+                continue
             dead = says.get("copy") == self.copy or mine.mtime_ns - stat.mtime_ns > STALE_S * 1e9
-            if not dead and says:
+            if not dead:
                 others.append(_Seen(name, stat, says))
             elif remove:
                 (self._folder / name).delete()
         return others
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """What an object says; None where there is none any more. One that is read while it is written anew may be cut
+        off: that says nothing, and least of all that nobody has it."""
         try:
             says = json.loads((self._folder / name).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
+            return None
+        except ValueError:
             return {}
         return says if isinstance(says, dict) else {}
 

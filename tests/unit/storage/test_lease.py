@@ -91,6 +91,15 @@ def test_a_run_that_was_taken_for_dead_learns_that_it_lost_its_place(first: Leas
     second.release()
 
 
+def test_one_that_is_read_while_it_is_written_anew_still_counts(first: Lease, place: Place) -> None:
+    stop(first)
+    (place / ".held" / first._token).write_bytes(b'{"state": "hol')
+    began, second = time.monotonic(), Lease(place, "second copy")
+    second.take()
+    assert time.monotonic() - began > module.STALE_S / 2
+    second.release()
+
+
 def test_of_many_who_ask_at_the_same_time_one_gets_it(place: Place) -> None:
     together = threading.Barrier(4)
 
