@@ -1,4 +1,5 @@
-"""Clips per second of a Ray Data stream against a bare multi-process decode loop on the same cores, interleaved.
+"""Clips per second of a Ray Data stream against a bare multi-process decode loop on the same cores, interleaved: on one
+node with as many CPUs as there are cores, and on four logical nodes, whose blocks travel to that of the consumer.
 
 Run it on a quiet machine: pytest -s tests/benchmarks/test_stream_throughput.py
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,9 +18,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 from qray.data.decode import decode_frames, training_indices
-from qray.data.stream import clip_dataset, put_clips, stream_batches
+from qray.data.stream import clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
 from qray.graph.session import Slots
 from qray.study import ClipSpec
@@ -69,18 +72,45 @@ def _bare(pool: object, clips: pd.DataFrame, batch: int) -> Iterator[np.ndarray]
 
 def _stream(ref: object, n: int, seed: int, slot: float) -> Iterator[np.ndarray]:
     plan = StreamPlan(SPEC, "train", BATCH, seed=seed, epochs=EPOCHS, cpus_per_task=slot)
-    for batch in stream_batches(clip_dataset(ref, n, plan), plan, "benchmark"):
+    for batch in stream_batches(clip_datasets(ref, n, plan), plan, "benchmark"):
         yield batch.frames
 
 
-def test_the_stream_keeps_up_with_a_bare_decode_loop(clips: pd.DataFrame) -> None:
+@contextmanager
+def one_node() -> Iterator[float]:
+    """As many logical CPUs as there are cores; yields those."""
+    cores = len(os.sched_getaffinity(0))
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield cores
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def four_nodes() -> Iterator[float]:
+    """Four nodes of one logical CPU, or of what makes as many together as there are cores."""
+    each = max(1, len(os.sched_getaffinity(0)) // 4)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": each, "include_dashboard": False})
+    try:
+        for _ in range(3):
+            cluster.add_node(num_cpus=each)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield 4 * each
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.parametrize("nodes", [one_node, four_nodes])
+def test_the_stream_keeps_up_with_a_bare_decode_loop(
+    nodes: Callable[[], AbstractContextManager[float]], clips: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cores = len(os.sched_getaffinity(0))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    slot = Slots(cores, 0).slot_cpus
-    pool = get_context("spawn").Pool(cores)
-    try:
-        ref = put_clips(clips)
+    with nodes() as cpus, get_context("spawn").Pool(cores) as pool:
+        slot, ref = Slots(cpus, 0).slot_cpus, put_clips(clips)
         # Both start their processes before the clock does.
         _consume(_bare(pool, clips, BATCH))
         _consume(_stream(ref, len(clips), 99, slot))
@@ -92,8 +122,7 @@ def test_the_stream_keeps_up_with_a_bare_decode_loop(clips: pd.DataFrame) -> Non
             print(
                 f"\nround {number}: stream {streamed:.0f}, bare loop {bare:.0f} clips/s, ratio {ratios[-1]:.2f}", end=""
             )
-        print(f"\nmedian ratio {np.median(ratios):.2f} on {cores} cores, {CLIPS * EPOCHS} clips a round")
-    finally:
-        pool.terminate()
-        ray.shutdown()
+        print(
+            f"\n{nodes.__name__}: median ratio {np.median(ratios):.2f} on {cores} cores, {CLIPS * EPOCHS} clips a round"
+        )
     assert np.median(ratios) >= LEAST_SHARE

@@ -17,7 +17,7 @@ from support.s3 import Server, client, serving
 
 from qray.data.manifest import read_manifest
 from qray.data.probing import end_probing
-from qray.data.stream import clip_dataset, put_clips, stream_batches
+from qray.data.stream import clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
 from qray.storage import cache
 from qray.study import ClipSpec, Data
@@ -78,7 +78,7 @@ def test_a_stream_through_a_small_cache_delivers_the_same_and_keeps_to_its_limit
         for root in (server.place("set"), tiny_dataset):
             manifest = read_manifest(root, Data())
             clips = manifest.split("TRAIN")
-            batches = list(stream_batches(clip_dataset(put_clips(clips), len(clips), plan), plan, "storage"))
+            batches = list(stream_batches(clip_datasets(put_clips(clips), len(clips), plan), plan, "storage"))
             found.append((manifest.digest, clips.drop(columns="path"), batches))
     finally:
         over.set()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ import ray
 from ray._private.internal_api import memory_summary
 from support.videos import number_of, numbered_frames, write_video
 
-from qray.data.stream import StreamStalled, clip_dataset, put_clips, stream_batches
+from qray.data import stream
+from qray.data.stream import StreamStalled, clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
 from qray.study import ClipSpec
 
@@ -35,8 +37,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 def indices(clips: pd.DataFrame, plan: StreamPlan) -> list[list[int]]:
     """Clip numbers of each batch of a full pass."""
-    dataset = clip_dataset(put_clips(clips), len(clips), plan)
-    return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
+    datasets = clip_datasets(put_clips(clips), len(clips), plan)
+    return [batch.index.tolist() for batch in stream_batches(datasets, plan, "test")]
 
 
 def threads() -> list[str]:
@@ -56,9 +58,9 @@ def test_a_stream_without_a_cpu_ends_with_a_diagnosis(clips: pd.DataFrame, local
     holder = Holder.remote()  # type: ignore[attr-defined]
     assert ray.get(holder.ready.remote(), timeout=60)
     plan = StreamPlan(SPEC, "eval", batch_size=4, timeout_s=5)
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
+    datasets = clip_datasets(put_clips(clips), N_VIDEOS, plan)
     with pytest.raises(StreamStalled, match="CPUs: 0 free of 1"):
-        list(stream_batches(dataset, plan, "starved"))
+        list(stream_batches(datasets, plan, "starved"))
     assert not threads(), "a thread outlived its stream"
 
 
@@ -75,8 +77,8 @@ def test_each_epoch_is_a_permutation_of_the_clips_while_a_consumer_holds_slots(
 
     @ray.remote(num_cpus=slot)
     def consume(ref: list[object], plan: StreamPlan) -> list[list[int]]:
-        dataset = clip_dataset(ref[0], N_VIDEOS, plan)
-        return [batch.index.tolist() for batch in stream_batches(dataset, plan, "test")]
+        datasets = clip_datasets(ref[0], N_VIDEOS, plan)
+        return [batch.index.tolist() for batch in stream_batches(datasets, plan, "test")]
 
     plan = StreamPlan(SPEC, "train", batch_size=5, epochs=3, cpus_per_task=slot, timeout_s=150)
     evaluation = StreamPlan(SPEC, "eval", batch_size=4, cpus_per_task=slot, timeout_s=150)
@@ -98,11 +100,11 @@ def test_each_clip_reaches_one_of_three_workers_once_an_epoch_while_they_hold_al
 
     @ray.remote(num_cpus=slot)
     def consume(shard: ray.data.DataIterator) -> list[list[int]]:
-        batches = stream_batches(shard, plan, "test", plan.shard_rows(N_VIDEOS))
+        batches = stream_batches([shard], plan, "test", plan.shard_rows(N_VIDEOS))
         return [batch.index[batch.index >= 0].tolist() for batch in batches]
 
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
-    read = ray.get([consume.remote(shard) for shard in dataset.streaming_split(3, equal=True)], timeout=400)
+    (only,) = clip_datasets(put_clips(clips), N_VIDEOS, plan)
+    read = ray.get([consume.remote(shard) for shard in only.streaming_split(3, equal=True)], timeout=400)
     assert read == [[step.tolist() for step in plan.shard_clips(N_VIDEOS, shard)] for shard in range(3)]
     epochs = [list(chain(*each)) for each in zip(*read, strict=True)]
     assert all(len(epoch) == len(set(epoch)) == min(batch_size, N_VIDEOS) for epoch in epochs)
@@ -114,10 +116,23 @@ def test_a_stream_that_starts_at_an_epoch_equals_the_rest_of_a_whole_one(clips: 
     assert rest == whole[2:]
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_stream_of_several_datasets_delivers_what_one_would(
+    mode: Literal["train", "eval"], clips: pd.DataFrame, shared_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = StreamPlan(SPEC, mode, batch_size=4, seed=3, epochs=5)
+    whole = indices(clips, plan)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 4 * plan.row_bytes())
+    monkeypatch.setattr(stream, "TASKS_PER_DATASET", 1)
+    monkeypatch.setattr(stream, "TASKS_PER_SLOT", 1)
+    assert len(list(stream.clip_datasets(put_clips(clips), N_VIDEOS, plan))) > 1
+    assert indices(clips, plan) == whole
+
+
 def test_an_evaluation_delivers_the_frames_it_should(clips: pd.DataFrame, shared_ray: None) -> None:
     plan = StreamPlan(SPEC, "eval", batch_size=4)
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
-    batch = next(iter(stream_batches(dataset, plan, "test")))
+    datasets = clip_datasets(put_clips(clips), N_VIDEOS, plan)
+    batch = next(iter(stream_batches(datasets, plan, "test")))
     assert batch.frames.shape == (4, 2, 4, 32, 32, 3)
     assert batch.frames.dtype == np.uint8
     numbers = [[round(number_of(frame)) for frame in window] for window in batch.frames[0]]
@@ -131,8 +146,8 @@ def test_a_clip_that_breaks_after_the_check_costs_only_itself(
     broken.write_bytes(Path(clips["path"][0]).read_bytes()[:3000])
     clips = clips.assign(path=[*clips["path"][:3], str(broken), *clips["path"][4:9], str(tmp_path / "gone.avi")])
     plan = StreamPlan(SPEC, "eval", batch_size=10)
-    dataset = clip_dataset(put_clips(clips), N_VIDEOS, plan)
-    batch = next(iter(stream_batches(dataset, plan, "test")))
+    datasets = clip_datasets(put_clips(clips), N_VIDEOS, plan)
+    batch = next(iter(stream_batches(datasets, plan, "test")))
     assert [i for i, good in enumerate(batch.ok) if not good] == [3, 9]
     assert "file not found" in batch.errors[9]
     assert batch.frames[8].any()
@@ -146,7 +161,7 @@ def test_a_stream_that_has_ended_leaves_no_thread(clips: pd.DataFrame, shared_ra
 
 def test_a_stream_that_is_left_early_leaves_nothing_running(clips: pd.DataFrame, shared_ray: None) -> None:
     plan = StreamPlan(SPEC, "train", batch_size=2, epochs=200)
-    stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "left")
+    stream = stream_batches(clip_datasets(put_clips(clips), N_VIDEOS, plan), plan, "left")
     next(stream)
     stream.close()
     assert not threads(), "a thread outlived its stream"
@@ -162,8 +177,8 @@ def test_a_data_set_larger_than_the_object_store_passes_without_spilling(
     plan = StreamPlan(spec, "eval", batch_size=8, cpus_per_task=0.5)
     rows = times * store // plan.row_bytes() + 1
     many = pd.concat([clips] * (rows // N_VIDEOS + 1), ignore_index=True)
-    dataset = clip_dataset(put_clips(many), len(many), plan)
-    delivered = sum(len(batch.index) for batch in stream_batches(dataset, plan, "large"))
+    datasets = clip_datasets(put_clips(many), len(many), plan)
+    delivered = sum(len(batch.index) for batch in stream_batches(datasets, plan, "large"))
     assert delivered == len(many)
     # Of this Ray: where a second one runs on the machine, Ray's own search for it gives up.
     assert "Spilled" not in memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
@@ -174,7 +189,7 @@ def test_a_stream_that_waits_for_its_consumer_takes_little_of_the_cpu(clips: pd.
     local_ray(2, object_store_bytes=80 * 2**20)
     spec = ClipSpec(frames=16, image_size=112, stride=1, eval_windows=1)
     plan = StreamPlan(spec, "train", batch_size=5, epochs=200, cpus_per_task=0.5)
-    stream = stream_batches(clip_dataset(put_clips(clips), N_VIDEOS, plan), plan, "full")
+    stream = stream_batches(clip_datasets(put_clips(clips), N_VIDEOS, plan), plan, "full")
     for _ in range(3):
         next(stream)
     shares = []

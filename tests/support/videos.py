@@ -69,3 +69,22 @@ def write_file_list(folder: Path, rows: Sequence[Sequence[object]], header: Sequ
     lines = [",".join(header), *[",".join(str(cell) for cell in row) for row in rows]]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+#: A file has 65,000 names at most on ext4.
+NAMES_OF_A_FILE = 50_000
+
+
+def write_many_clips(root: Path, rows: int) -> Path:
+    """A data set of so many clips of six frames: names of a few files, and its FileList.csv."""
+    videos = root / "Videos"
+    videos.mkdir(parents=True)
+    files = max(20, -(-rows // NAMES_OF_A_FILE))
+    made = [write_video(root / "made" / f"{i}.avi", numbered_frames(6 + i % 10, 32, 32)) for i in range(files)]
+    splits = ("TRAIN", "TRAIN", "VAL", "TEST")
+    with (root / "FileList.csv").open("w", encoding="utf-8") as listed:
+        listed.write("FileName,EF,Split\n")
+        for row in range(rows):
+            os.link(made[row % files], videos / f"{row:07d}.avi")
+            listed.write(f"{row:07d},{20 + row % 60}.{row % 10},{splits[row % 4]}\n")
+    return root

@@ -1,6 +1,16 @@
-"""How a stream is cut into the blocks that its tasks decode."""
+"""How a stream is cut: into datasets, and those into the blocks that its tasks decode."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+
+
+def parts(total: int, batch: int, most: int) -> list[range]:
+    """Rows of each dataset of a stream: alike in size, whole batches, no more than `most` where a batch is not."""
+    batches = -(-total // batch)
+    number = -(-batches // max(1, most // batch))
+    edges = [min(total, batch * (batches * i // max(1, number))) for i in range(number + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
 
 
 def block_sizes(total: int, batch: int, most: int, parallel: int) -> list[int]:

@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ import ray.data
 from ray.data import ReadTask
 from ray.data.block import BlockMetadata
 
-from qray.data.blocks import block_sizes
+from qray.data.blocks import block_sizes, parts
 from qray.data.decode import ClipError, decode_frames, evaluation_indices, training_indices
 from qray.data.pacing import Pace
 from qray.data.stream_plan import Batch, StreamPlan, permutation
@@ -40,6 +40,9 @@ BLOCK_BYTES = 32 * 2**20
 STORE_SHARE = 0.2
 #: Share of the object store that a data set may keep for itself; VAL and TEST do so when they are small enough.
 CACHE_SHARE = 0.15
+#: Decode tasks of a dataset at most: so many, or so many for each that runs at a time. What it takes to go on with the
+#: next is under a hundredth of the time of these.
+TASKS_PER_DATASET, TASKS_PER_SLOT = 1000, 32
 PREFETCH_BATCHES = 4
 #: How long a stream that ends waits for each of its threads, s; they take a fraction of a second.
 END_TIMEOUT_S = 10.0
@@ -57,6 +60,7 @@ class _DecodeRows:
     clips: ray.ObjectRef[Any]
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        # Views of the object store: a task costs the same however many clips there are.
         paths, n_frames = ray.get(self.clips)
         plan, spec = self.plan, self.plan.spec
         per_epoch = plan.rows_per_epoch(len(paths))
@@ -80,7 +84,7 @@ class _DecodeRows:
                 wanted = evaluation_indices(int(n_frames[clip]), spec)
             index[at] = clip
             try:
-                with local_copy(paths[clip]) as path:
+                with local_copy(paths[clip].as_py()) as path:
                     frames[at] = decode_frames(path, wanted, spec.image_size)
             except ClipError as error:
                 errors[at] = f"{error} (on {socket.gethostname()})"
@@ -89,16 +93,16 @@ class _DecodeRows:
 
 
 class _RowNumbers(ray.data.Datasource):
-    """Numbers from 0 in column `id`, in blocks: for each size in turn a block of so many rows of each shard, whose
-    numbers are `shards` apart; with one shard, consecutive ones.
+    """Numbers from `first` on in column `id`, in blocks: for each size in turn a block of so many rows of each shard,
+    whose numbers are `shards` apart; with one shard, consecutive ones.
 
     `ray.data.range` would do, but its tasks ask for a whole CPU, whatever the tasks after them ask for: on a cluster
     cut into fractions of a CPU they wait for ever, and they are not fused with decoding.
     """
 
-    def __init__(self, sizes: list[int], shards: int = 1) -> None:
+    def __init__(self, first: int, sizes: list[int], shards: int = 1) -> None:
         super().__init__()
-        self.sizes, self.shards = sizes, shards
+        self.first, self.sizes, self.shards = first, sizes, shards
 
     def get_name(self) -> str:
         """What tasks are called that read it, after "Read"."""
@@ -115,7 +119,7 @@ class _RowNumbers(ray.data.Datasource):
         blocks = zip(self.sizes, accumulate(self.sizes), strict=True)
         return [
             ReadTask(
-                partial(_numbers, (end - size) * self.shards + shard, size, self.shards),
+                partial(_numbers, self.first + (end - size) * self.shards + shard, size, self.shards),
                 BlockMetadata(size, size_bytes=8 * size, exec_stats=None),
             )
             for size, end in blocks
@@ -129,17 +133,21 @@ def _numbers(first: int, count: int, step: int) -> list[pa.Table]:
 
 def put_clips(clips: pd.DataFrame) -> ray.ObjectRef[Any]:
     """Put what decode tasks need to know of the clips into the object store, once for any number of streams."""
-    return ray.put((clips["path"].tolist(), clips["n_frames"].to_numpy(np.int64)))
+    return ray.put((pa.array(clips["path"].tolist(), pa.large_string()), clips["n_frames"].to_numpy(np.int64)))
 
 
-def clip_dataset(
+def clip_datasets(
     clips_ref: ray.ObjectRef[Any], n_clips: int, plan: StreamPlan, name: str = "clips"
-) -> ray.data.Dataset:
-    """A lazy dataset of decoded clips, in a fixed order whatever the timing of its tasks. name: what the dashboard
-    calls it and them.
+) -> Iterator[ray.data.Dataset]:
+    """Lazy datasets of decoded clips that make up a stream, one after the other, in a fixed order whatever the timing
+    of their tasks. name: what the dashboard calls them and these.
 
-    Of a plan with several shards the blocks belong to each in turn, all of a turn of the same size: that is how
-    `streaming_split(shards, equal=True)` gives them out, to whoever has the fewest rows.
+    Before its first task Ray Data puts every task of a dataset into the object store, and it keeps figures of each to
+    the end: one dataset for a long stream would begin late, and grow without end.
+
+    Of a plan with several shards there is one, which workers share from beginning to end: its blocks belong to each in
+    turn, all of a turn of the same size: that is how `streaming_split(shards, equal=True)` gives them out, to whoever
+    has the fewest rows.
 
     Decoding runs as tasks of `plan.cpus_per_task` CPUs. Nothing that consumes the stream may hold every CPU of the
     cluster, or the tasks would wait for ever: sessions leave a slot free (graph.session.Slots).
@@ -162,10 +170,6 @@ def clip_dataset(
     if plan.shards > 1:
         # A block that a task cuts in two would be two shards'.
         context.target_max_block_size = None
-    sizes = block_sizes(total // plan.shards, plan.shard_rows(n_clips), most, parallel)
-    numbers = ray.data.read_datasource(
-        _RowNumbers(sizes, plan.shards), num_cpus=plan.cpus_per_task, override_num_blocks=len(sizes) * plan.shards
-    )
     rows = _DecodeRows(plan, clips_ref)
 
     def decode(numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -173,15 +177,23 @@ def clip_dataset(
 
     # Ray Data calls its tasks after the function.
     decode.__name__ = f"decode {name}"
-    dataset = numbers.map_batches(decode, batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True)
-    dataset.set_name(dashboard_name(name))
-    return dataset
+    longest = most * max(TASKS_PER_DATASET, TASKS_PER_SLOT * parallel) if plan.shards == 1 else total
+    for part in parts(total, plan.shard_rows(n_clips) * plan.shards, longest):
+        sizes = block_sizes(len(part) // plan.shards, plan.shard_rows(n_clips), most, parallel)
+        numbers = ray.data.read_datasource(
+            _RowNumbers(part.start, sizes, plan.shards), num_cpus=plan.cpus_per_task,
+            override_num_blocks=len(sizes) * plan.shards,
+        )  # fmt: skip
+        dataset = numbers.map_batches(decode, batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True)
+        dataset.set_name(dashboard_name(name))
+        yield dataset
 
 
-def cached(dataset: ray.data.Dataset, n_rows: int, plan: StreamPlan) -> ray.data.Dataset | None:
-    """The dataset decoded once and kept in the object store, or None where it does not fit beside everything else."""
+def cached(datasets: Iterable[ray.data.Dataset], n_rows: int, plan: StreamPlan) -> list[ray.data.Dataset] | None:
+    """Datasets decoded once and kept in the object store, or None where that does not fit beside everything else."""
     store = ray.cluster_resources().get("object_store_memory", 0)
-    return dataset.materialize() if n_rows * plan.row_bytes() <= CACHE_SHARE * store else None
+    fits = n_rows * plan.row_bytes() <= CACHE_SHARE * store
+    return [dataset.materialize() for dataset in datasets] if fits else None
 
 
 def cluster_state() -> str:
@@ -200,9 +212,9 @@ def dashboard_name(name: str) -> str:
 
 
 def stream_batches(
-    dataset: ray.data.Dataset | ray.data.DataIterator, plan: StreamPlan, name: str, rows: int | None = None
+    datasets: Iterable[ray.data.Dataset | ray.data.DataIterator], plan: StreamPlan, name: str, rows: int | None = None
 ) -> Generator[Batch, None, None]:
-    """Deliver the batches of a dataset, or of a worker's shard of one, decoding ahead in the background.
+    """Deliver the batches of datasets, or of a worker's shard of one, decoding ahead in the background.
 
     rows: in a batch, by default those of the plan.
 
@@ -210,8 +222,6 @@ def stream_batches(
         StreamStalled: nothing came for `plan.timeout_s`; the message says what the cluster was doing.
     """
     tag = dashboard_name(name)
-    if isinstance(dataset, ray.data.Dataset):
-        dataset.set_name(tag)
     others = threading.enumerate()
     ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH_BATCHES)
     closed = threading.Event()
@@ -226,11 +236,16 @@ def stream_batches(
     def produce() -> None:
         try:
             size = rows or plan.batch_size
-            for row in dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
-                # Ray hands out views of shared memory, which PyTorch may not write to and which pin the block.
-                errors = [str(error) for error in row["error"]]
-                if not offer(Batch(np.array(row["frames"], np.uint8), np.array(row["index"], np.int64), errors)):
+            for dataset in datasets:
+                if closed.is_set():
                     return
+                if isinstance(dataset, ray.data.Dataset):
+                    dataset.set_name(tag)
+                for row in dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
+                    # Ray hands out views of shared memory, which PyTorch may not write to and which pin the block.
+                    errors = [str(error) for error in row["error"]]
+                    if not offer(Batch(np.array(row["frames"], np.uint8), np.array(row["index"], np.int64), errors)):
+                        return
             offer(None)
         except BaseException as error:
             offer(error)

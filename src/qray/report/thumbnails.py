@@ -107,7 +107,7 @@ def find_video(folder: Path | Place, clip: str, follow_links: bool = False) -> P
     """The file of a clip, whose name comes with or without its ending; None if there is none inside the folder."""
     videos = videos_in(folder, follow_links)
     found, _ = videos.find(clip)
-    return videos.reading(found) if found else None
+    return videos.where(found) if found else None
 
 
 def _clip_paths(study: Study, data: Path | Place | None) -> tuple[dict[str, str], str]:

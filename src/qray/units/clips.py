@@ -52,20 +52,20 @@ class Job:
 
 @dataclass(frozen=True)
 class SplitClips:
-    """Clips of one split, all or some: their manifest rows, what decode tasks need of them in the object store, and the
-    share of them that may fail to decode (`data.max_rejected`)."""
+    """Clips of one split, all or some: their names and targets, what decode tasks need of them in the object store, and
+    the share of them that may fail to decode (`data.max_rejected`)."""
 
     clips: pd.DataFrame
     ref: Any
     max_failed: float
     decoded: Any = None
 
-    def dataset(self, plan: StreamPlan, name: str) -> Any:
+    def datasets(self, plan: StreamPlan, name: str) -> Any:
         """The clips decoded: the copy kept in the object store if there is one, else a stream from the files, of which
         the dashboard knows by `name`."""
-        from qray.data.stream import clip_dataset
+        from qray.data.stream import clip_datasets
 
-        return self.decoded if self.decoded is not None else clip_dataset(self.ref, len(self.clips), plan, name)
+        return self.decoded if self.decoded is not None else clip_datasets(self.ref, len(self.clips), plan, name)
 
     def check(self, what: str, failed: Mapping[int, str]) -> None:
         """Stop where too many of these clips failed: `failed` holds the reason by the clip's number, `what` says what

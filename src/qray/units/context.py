@@ -34,7 +34,7 @@ class RunContext:
     backend: RayBackend
     runner: Runner
     _named: set[str] = field(default_factory=set)
-    _splits: dict[str, Future[SplitClips]] = field(default_factory=dict)
+    _splits: dict[str, Future[Any]] = field(default_factory=dict)
     _artifacts: dict[str, Any] = field(default_factory=dict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "qray-decode"))
 
@@ -48,9 +48,9 @@ class RunContext:
         if name not in self._splits:
             self._splits[name] = self._pool.submit(self._decode, name)
 
-    def split(self, name: str) -> SplitClips:
-        """A split's clips. VAL (one window, to choose by) and TEST (all windows) are decoded once and kept in the
-        object store where they fit.
+    def split(self, name: str) -> Any:
+        """A split's clips (`SplitClips`) as an argument of tasks. VAL (one window, to choose by) and TEST (all windows)
+        are decoded once and kept in the object store where they fit.
 
         Raises:
             QrayError: decoding took longer than any stream may be silent, twice over.
@@ -61,20 +61,21 @@ class RunContext:
         except FutureTimeoutError:
             raise QrayError(f"decoding {name}: {self.backend.state()}; raise evaluation.batch_timeout_s") from None
 
-    def _decode(self, name: str) -> SplitClips:
+    def _decode(self, name: str) -> Any:
         from qray.data.stream import cached
 
         clips = self.clips(self.manifest.split(name))
         if name == "TRAIN":
-            return clips
+            return self.backend.share(clips)
         stream = self.job.split_plan(name)
-        return replace(clips, decoded=cached(clips.dataset(stream, name), len(clips.clips), stream))
+        decoded = cached(clips.datasets(stream, name), len(clips.clips), stream)
+        return self.backend.share(replace(clips, decoded=decoded))
 
     def clips(self, clips: pd.DataFrame) -> SplitClips:
         """Clips of the manifest in the form in which tasks take them."""
         from qray.data.stream import put_clips
 
-        return SplitClips(clips, put_clips(clips), self.study.data.max_rejected)
+        return SplitClips(clips[["clip", "target"]], put_clips(clips), self.study.data.max_rejected)
 
     def keep_artifact(self, key: str, files: Files) -> None:
         """Hold an artifact's files ready for the tasks that want them, outside the driver's own memory."""

@@ -102,7 +102,7 @@ def predict_split(
     """
     from qray.data.stream import stream_batches
 
-    batches = stream_batches(clips.dataset(plan, stream), plan, stream)
+    batches = stream_batches(clips.datasets(plan, stream), plan, stream)
     predicted, failed = predict_stream(predict, batches, len(clips.clips), count)
     clips.check(use, failed)
     errors = np.abs(predicted - clips.clips["target"].to_numpy())

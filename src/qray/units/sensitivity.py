@@ -127,7 +127,7 @@ def measure_layers(
     failed: dict[int, str] = {}
 
     def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        for batch in stream_batches(val.dataset(plan, title), plan, title):
+        for batch in stream_batches(val.datasets(plan, title), plan, title):
             failed.update(batch.failed)
             yield batch.index[batch.ok], torch.from_numpy(batch.frames[batch.ok]).squeeze(1)
 

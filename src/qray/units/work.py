@@ -12,7 +12,7 @@ import pandas as pd
 import ray
 import torch
 
-from qray.data.stream import clip_dataset, stream_batches
+from qray.data.stream import clip_datasets, stream_batches
 from qray.data.stream_plan import StreamPlan
 from qray.errors import QrayError
 from qray.graph.telemetry import Telemetry
@@ -93,9 +93,9 @@ def training_stream(
     of_all = f"{stream} {share.rank + 1} of {share.workers}" if share.workers > 1 else stream
 
     def batches() -> Iterator[TrainBatch]:
-        dataset = clip_dataset(clips.ref, len(targets), plan, stream) if shard is None else shard
+        datasets = clip_datasets(clips.ref, len(targets), plan, stream) if shard is None else [shard]
         expected = plan.shard_clips(len(targets), share.rank)
-        for batch in stream_batches(dataset, plan, of_all, plan.shard_rows(len(targets))):
+        for batch in stream_batches(datasets, plan, of_all, plan.shard_rows(len(targets))):
             there = batch.index >= 0
             failed.update(batch.failed)
             if not np.array_equal(batch.index[there], wanted := next(expected)):
@@ -125,10 +125,10 @@ def fixed_batches(clips: SplitClips, job: Job, name: str) -> tuple[list[torch.Te
         QrayError: more of them than may fail.
     """
     plan = job.eval_plan(job.study.clip.single_window(), job.study.calibration.batch_size)
-    dataset = clip_dataset(clips.ref, len(clips.clips), plan, name)
+    datasets = clip_datasets(clips.ref, len(clips.clips), plan, name)
     failed: dict[int, str] = {}
     batches = []
-    for batch in stream_batches(dataset, plan, name):
+    for batch in stream_batches(datasets, plan, name):
         failed |= batch.failed
         if batch.ok.any():
             batches.append(torch.from_numpy(batch.frames[batch.ok]).flatten(0, 1))

@@ -1,0 +1,178 @@
+"""A million clips: memory and time grow no faster than their number does, and a decode task does not grow at all."""
+
+from __future__ import annotations
+
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import ray
+from ray import cloudpickle
+from ray._private.internal_api import memory_summary
+from support.videos import write_many_clips
+
+from qray.data import stream
+from qray.data.manifest import read_manifest
+from qray.data.probe import Probe
+from qray.data.stream import _DecodeRows, clip_datasets, put_clips, stream_batches
+from qray.data.stream_plan import StreamPlan
+from qray.study import ClipSpec, Data, Study
+from qray.units.plan import study_units
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+Begin = Callable[..., None]
+MANY = 1_000_000
+#: Rows of the list and their facts, and the table that is made of them.
+BYTES_PER_ROW = 2500
+SPEC = ClipSpec(frames=2, image_size=16, stride=1, eval_windows=1)
+#: Clips of a decode task, as many as there are of EchoNet's size: frames are small here, not tasks.
+CLIPS_PER_TASK = 160
+STORE_BYTES = 200 * 2**20
+
+
+def simulated(paths: Sequence[str], at_a_time: int) -> Iterator[tuple[str, Probe]]:
+    """What reading each file would tell; each has a content of its own."""
+    return ((path, Probe(1000, f"{number:016x}", 20, 32, 32, 50.0)) for number, path in enumerate(paths))
+
+
+def made_up(rows: int) -> pd.DataFrame:
+    """Clips as the manifest gives them, with paths that are as long as paths are."""
+    folder = "/data/of/some/length/EchoNet-Dynamic/Videos"
+    return pd.DataFrame({"path": [f"{folder}/0X{i:016X}.avi" for i in range(rows)], "n_frames": 20})
+
+
+@dataclass(frozen=True)
+class SimulatedRows(_DecodeRows):
+    """Decodes nothing: the frames of a clip are its number."""
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def frames(path: str, wanted: np.ndarray, size: int) -> np.ndarray:
+            return np.full((*wanted.shape, size, size, 3), int(path[-20:-4], 16) % 251, np.uint8)
+
+        with patch.object(stream, "decode_frames", frames):
+            return super().__call__(rows)
+
+
+def test_a_list_is_read_in_so_many_bytes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qray.data.manifest.probe_files", simulated)
+    few, rows = write_many_clips(tmp_path / "few", 100), 10_000
+    root = write_many_clips(tmp_path / "set", rows)
+    # What is imported on the way is not the list's.
+    read_manifest(few, Data())
+    tracemalloc.start()
+    try:
+        manifest = read_manifest(root, Data())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(manifest.clips) == rows
+    assert peak < BYTES_PER_ROW * rows, f"{peak / rows:.0f} bytes a row"
+
+
+def test_a_decode_task_takes_the_same_memory_however_many_clips_there_are(shared_ray: None) -> None:
+    rows = SimulatedRows(StreamPlan(SPEC, "eval", 1), put_clips(made_up(100_000)))
+    few, number = SimulatedRows(rows.plan, put_clips(made_up(1))), {"id": np.array([0])}
+    peaks = []
+    for decode in (few, few, rows):
+        tracemalloc.start()
+        decode(number)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 100_000, peaks
+
+
+def _planned(root: Path, found: Any) -> None:
+    """Body of a process of its own, for its peak: seconds and MiB of reading the list and of planning."""
+    began = time.perf_counter()
+    with patch("qray.data.manifest.probe_files", simulated):
+        manifest = read_manifest(root, Data())
+    read = time.perf_counter()
+    units = study_units(Study(name="many", sweep={"trials": 64}), manifest)  # type: ignore[arg-type]
+    found.put({"clips": len(manifest.clips), "units": len(list(units)), "read_s": read - began,
+               "plan_s": time.perf_counter() - read, "peak_mb": peak_mb()})  # fmt: skip
+
+
+def peak_mb() -> float:
+    """The most that this process had in memory, MiB."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_planned_in_bounded_memory(tmp_path: Path) -> None:
+    found: dict[int, dict[str, float]] = {}
+    for rows in (MANY // 100, MANY // 10, MANY):
+        context = get_context("spawn")
+        answers = context.Queue()
+        root = write_many_clips(tmp_path / f"{rows}", rows)
+        process = context.Process(target=_planned, args=(root, answers))
+        process.start()
+        found[rows] = answers.get(timeout=1800)
+        process.join(60)
+        print(f"\n{rows} rows: {found[rows]}", end="")
+    assert found[MANY]["clips"] == MANY
+    grown_mb = found[MANY]["peak_mb"] - found[MANY // 100]["peak_mb"]
+    assert grown_mb < BYTES_PER_ROW * MANY / 2**20
+    # Ten times the rows take ten times the time; a sort takes a little more.
+    assert found[MANY]["read_s"] < 15 * found[MANY // 10]["read_s"]
+
+
+def uss_mb(process: psutil.Process) -> float:
+    """Memory that a process shares with no other, MiB."""
+    return float(process.memory_full_info().uss) / 2**20
+
+
+def streamed(clips: pd.DataFrame, plan: StreamPlan) -> dict[str, float]:
+    """Rows a second of a stream to its end, seconds to its first batch, and the most that this process, any worker and
+    the object store took."""
+    me, reference, began = psutil.Process(), put_clips(clips), time.perf_counter()
+    before, seen, looked, first = uss_mb(me), np.zeros(len(clips), np.uint8), 0.0, 0.0
+    most = {"grown_mb": 0.0, "worker_mb": 0.0, "store_mb": 0.0}
+    for batch in stream_batches(clip_datasets(reference, len(clips), plan), plan, "many"):
+        first = first or time.perf_counter() - began
+        assert (batch.frames[:, 0, 0, 0, 0, 0] == batch.index % 251).all()
+        seen[batch.index] += 1
+        if time.perf_counter() - looked > 5:
+            looked = time.perf_counter()
+            told = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+            workers = [p for p in me.children(recursive=True) if p.name().startswith("ray::")]
+            now = {"grown_mb": uss_mb(me) - before, "worker_mb": max([uss_mb(p) for p in workers] or [0]),
+                   "store_mb": float(told.split("Plasma memory usage ")[1].split()[0])}  # fmt: skip
+            most = {name: max(value, now[name]) for name, value in most.items()}
+            assert "Spilled" not in told
+    assert (seen == 1).sum() == plan.rows_per_epoch(len(clips))
+    seconds = time.perf_counter() - began
+    return {"rows_per_s": round(seen.sum() / seconds), "first_s": first, **most}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_million_rows_are_streamed_in_bounded_memory(
+    mode: str, local_ray: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_ray(2, object_store_bytes=STORE_BYTES)
+    plan = StreamPlan(SPEC, mode, batch_size=16, cpus_per_task=0.5)  # type: ignore[arg-type]
+    monkeypatch.setattr(stream, "_DecodeRows", SimulatedRows)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", CLIPS_PER_TASK * plan.row_bytes())
+    found = {}
+    for rows in (MANY // 100, MANY // 10, MANY):
+        found[rows] = streamed(made_up(rows), plan)
+        print(f"\n{mode}, {rows} rows: {found[rows]}", end="")
+    few, many = found[MANY // 10], found[MANY]
+    assert many["rows_per_s"] > 0.7 * few["rows_per_s"]
+    assert many["first_s"] < few["first_s"] + 5
+    assert many["grown_mb"] < few["grown_mb"] + 100
+    # An order of a million clips for each of the last epochs.
+    assert many["worker_mb"] < few["worker_mb"] + 100
+    assert many["store_mb"] < STORE_BYTES / 2**20
