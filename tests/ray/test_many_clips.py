@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -19,15 +18,14 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray._private.internal_api import memory_summary
+from support.many_clips import planned, simulated
 from support.videos import write_many_clips
 
 from qray.data import stream
 from qray.data.manifest import read_manifest
-from qray.data.probe import Probe
 from qray.data.stream import _DecodeRows, clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
-from qray.study import ClipSpec, Data, Study
-from qray.units.plan import study_units
+from qray.study import ClipSpec, Data
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -39,11 +37,6 @@ SPEC = ClipSpec(frames=2, image_size=16, stride=1, eval_windows=1)
 #: Clips of a decode task, as many as there are of EchoNet's size: frames are small here, not tasks.
 CLIPS_PER_TASK = 160
 STORE_BYTES = 200 * 2**20
-
-
-def simulated(paths: Sequence[str], at_a_time: int) -> Iterator[tuple[str, Probe]]:
-    """What reading each file would tell; each has a content of its own."""
-    return ((path, Probe(1000, f"{number:016x}", 20, 32, 32, 50.0)) for number, path in enumerate(paths))
 
 
 def made_up(rows: int) -> pd.DataFrame:
@@ -92,23 +85,6 @@ def test_a_decode_task_takes_the_same_memory_however_many_clips_there_are(shared
     assert peaks[2] < peaks[1] + 100_000, peaks
 
 
-def _planned(root: Path, found: Any) -> None:
-    """Body of a process of its own, for its peak: seconds and MiB of reading the list and of planning."""
-    began = time.perf_counter()
-    with patch("qray.data.manifest.probe_files", simulated):
-        manifest = read_manifest(root, Data())
-    read = time.perf_counter()
-    units = study_units(Study(name="many", sweep={"trials": 64}), manifest)  # type: ignore[arg-type]
-    found.put({"clips": len(manifest.clips), "units": len(list(units)), "read_s": read - began,
-               "plan_s": time.perf_counter() - read, "peak_mb": peak_mb()})  # fmt: skip
-
-
-def peak_mb() -> float:
-    """The most that this process had in memory, MiB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
-
-
 @pytest.mark.slow
 def test_a_million_rows_are_planned_in_bounded_memory(tmp_path: Path) -> None:
     found: dict[int, dict[str, float]] = {}
@@ -116,10 +92,11 @@ def test_a_million_rows_are_planned_in_bounded_memory(tmp_path: Path) -> None:
         context = get_context("spawn")
         answers = context.Queue()
         root = write_many_clips(tmp_path / f"{rows}", rows)
-        process = context.Process(target=_planned, args=(root, answers))
+        process = context.Process(target=planned, args=(root, answers))
         process.start()
-        found[rows] = answers.get(timeout=1800)
-        process.join(60)
+        process.join(1800)
+        assert process.exitcode == 0
+        found[rows] = answers.get(timeout=5)
         print(f"\n{rows} rows: {found[rows]}", end="")
     assert found[MANY]["clips"] == MANY
     grown_mb = found[MANY]["peak_mb"] - found[MANY // 100]["peak_mb"]
