@@ -50,8 +50,8 @@ class SimulatedRows(_DecodeRows):
     """Decodes nothing: the frames of a clip are its number."""
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        def frames(path: str, wanted: np.ndarray, size: int) -> np.ndarray:
-            return np.full((*wanted.shape, size, size, 3), int(path[-20:-4], 16) % 251, np.uint8)
+        def frames(path: Path, wanted: np.ndarray, size: int) -> np.ndarray:
+            return np.full((*wanted.shape, size, size, 3), int(path.stem[2:], 16) % 251, np.uint8)
 
         with patch.object(stream, "decode_frames", frames):
             return super().__call__(rows)
