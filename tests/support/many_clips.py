@@ -14,6 +14,17 @@ from qray.study import Data, Study
 from qray.units.plan import study_units
 
 
+STUDY: dict[str, Any] = {
+    "name": "many",
+    "variants": [
+        {"name": "fp32", "method": "fp32", "engine": "eager"},
+        {"name": "ptq", "method": "ptq", "engine": "openvino"},
+        {"name": "qat", "method": "qat", "engine": "inductor"},
+    ],
+    "sweep": {"trials": 64},
+}
+
+
 def simulated(paths: Sequence[str], at_a_time: int) -> Iterator[tuple[str, Probe]]:
     """What reading each file would tell; each has a content of its own."""
     return ((path, Probe(1000, f"{number:016x}", 20, 32, 32, 50.0)) for number, path in enumerate(paths))
@@ -31,6 +42,6 @@ def planned(root: Path, found: Any) -> None:
     with patch("qray.data.manifest.probe_files", simulated):
         manifest = read_manifest(root, Data())
     read = time.perf_counter()
-    units = study_units(Study(name="many", sweep={"trials": 64}), manifest)  # type: ignore[arg-type]
+    units = study_units(Study.model_validate(STUDY), manifest)
     found.put({"clips": len(manifest.clips), "units": len(list(units)), "read_s": read - began,
                "plan_s": time.perf_counter() - read, "peak_mb": peak_mb()})  # fmt: skip
