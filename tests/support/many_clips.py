@@ -13,7 +13,6 @@ from qray.data.probe import Probe
 from qray.study import Data, Study
 from qray.units.plan import study_units
 
-
 STUDY: dict[str, Any] = {
     "name": "many",
     "variants": [
