@@ -68,9 +68,15 @@ def test_a_run_on_hosts_of_their_own_ends_as_on_one(
     words = command("run", "all", "--study", TINY, "--data", tiny_dataset, "--out", out)
     run = hosts.head.popen(words, hosts.env | {"RAY_ADDRESS": hosts.address, "PYTHONUNBUFFERED": "1"}, log)
     if cut:
+        training = list[Host]()
+
+        def began() -> bool:
+            training[:] = [h for h in hosts.workers if any(with_title(p, "ray::train:fp32") for p in h.processes())]
+            return bool(training) or run.poll() is not None
+
+        wait_until(began, "a training")
         wait_until(lambda: run.poll() is not None or "epoch 1/3" in log.read_text(), "the first epoch")
-        (at,) = [h for h in hosts.workers if any(with_title(p, "ray::train:fp32") for p in h.processes())]
-        at.cut()
+        training[0].cut()
     assert run.wait(RUN_TIMEOUT_S) == 0, log.read_text()
     said = log.read_text()
     assert ("lost  train fp32" in said) == cut

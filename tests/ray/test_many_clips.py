@@ -1,4 +1,4 @@
-"""A million clips: memory and time grow no faster than their number does, and a decode task does not grow at all."""
+"""A million clips: memory grows no faster than their number does, and that of a decode task not at all."""
 
 from __future__ import annotations
 
@@ -102,8 +102,6 @@ def test_a_million_rows_are_planned_in_bounded_memory(tmp_path: Path) -> None:
     assert found[MANY]["clips"] == MANY
     grown_mb = found[MANY]["peak_mb"] - found[MANY // 100]["peak_mb"]
     assert grown_mb < BYTES_PER_ROW * MANY / 2**20
-    # Ten times the rows take ten times the time; a sort takes a little more.
-    assert found[MANY]["read_s"] < 15 * found[MANY // 10]["read_s"]
 
 
 def uss_mb(process: psutil.Process) -> float:
@@ -148,8 +146,6 @@ def test_a_million_rows_are_streamed_in_bounded_memory(
         found[rows] = streamed(made_up(rows), plan)
         print(f"\n{mode}, {rows} rows: {found[rows]}", end="")
     few, many = found[MANY // 10], found[MANY]
-    assert many["rows_per_s"] > 0.7 * few["rows_per_s"]
-    assert many["first_s"] < few["first_s"] + 5
     assert many["grown_mb"] < few["grown_mb"] + 100
     # An order of a million clips for each of the last epochs.
     assert many["worker_mb"] < few["worker_mb"] + 100
