@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,9 @@ def stand_by(mark: str, number: int) -> None:
 def cluster_of(nodes: int, folder: Path) -> Iterator[Cluster]:
     """A cluster, with processes on each node that wait for work."""
     each, mark = -(-PROCESSES // nodes), folder / f"started-{nodes}"
-    head = {"num_cpus": CPUS, "include_dashboard": False, "_system_config": {"num_workers_soft_limit": 200}}
+    # Else raylets would end processes that so many others keep from starting in a minute, and start more.
+    config = {"num_workers_soft_limit": 200, "worker_register_timeout_seconds": 900}
+    head = {"num_cpus": CPUS, "include_dashboard": False, "_system_config": config}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(nodes - 1):
@@ -236,6 +238,9 @@ class Measured:
 def planned(study: Study, out: Path) -> tuple[Store, Graph]:
     """OUT in which the FP32 weights are there."""
     store, graph = Store(out), study_units(study, CLIPS)
+    for unit in graph:
+        # Work that waits leaves nothing changed in its process, and a process more is what two cores have no time for.
+        unit.task.resources = replace(unit.task.resources, processes="")
     weights = only(graph, "train")
     path = store.save_checkpoint(weights.key, 0, b"weights")
     store.put("train", weights.key, {"files": [store.relative(path)], "val_mae": {}})

@@ -105,7 +105,7 @@ from qray.study import Model, Variant
 from qray.engines.registry import build_artifact, load_artifact
 
 model = build_regressor(Model(backbone="two-layers", width=16), 55.0, 12.0, seed=0).eval()
-for method, engine in (("fp32", "eager"), ("ptq", "onnxruntime"), ("ptq", "inductor")):
+for method, engine in (("fp32", "eager"), ("ptq", "onnxruntime"), ("ptq", "openvino")):
     variant = Variant(name=f"{method}-{engine}", method=method, engine=engine)
     built = build_artifact(request(variant, model), variant.name, Path(sys.argv[1]) / variant.name)
     assert load_artifact(built, allow_code=True)(smooth_clips(2, seed=1).numpy()).shape == (2,)
@@ -114,7 +114,7 @@ for method, engine in (("fp32", "eager"), ("ptq", "onnxruntime"), ("ptq", "induc
     said = run(package, code, tmp_path)
     shares = dict(line.split()[:2] for line in said.splitlines())
     assert float(shares["fp32-eager"]) == 0
-    assert min(float(shares["ptq-onnxruntime"]), float(shares["ptq-inductor"])) > 0.9
+    assert min(float(shares["ptq-onnxruntime"]), float(shares["ptq-openvino"])) > 0.9
 
 
 def test_a_kind_of_unit_is_planned_keyed_and_wanted_by_its_stage(tmp_path: Path) -> None:
