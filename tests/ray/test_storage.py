@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.caches import held_bytes
 from support.runs import TINY, Finished, environment, kill, predictions, qray, start, unit_times, wait_until
 from support.s3 import Server, client, serving
 
@@ -41,17 +42,6 @@ def data(server: Server, tiny_dataset: Path) -> str:
     return server.upload(tiny_dataset, "set")
 
 
-def held_bytes(folder: Path) -> int:
-    """Bytes of data that a machine keeps."""
-    total = 0
-    for path in (folder / "data").glob("*"):
-        try:
-            total += path.stat().st_size if path.name != cache.COUNT else 0
-        except FileNotFoundError:
-            continue
-    return total
-
-
 def test_a_stream_through_a_small_cache_delivers_the_same_and_keeps_to_its_limit(
     data: str, server: Server, tiny_dataset: Path, local_ray: Callable[..., None], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -62,12 +52,12 @@ def test_a_stream_through_a_small_cache_delivers_the_same_and_keeps_to_its_limit
     end_probing()
     # A number that no other test asks for: its workers have this environment.
     local_ray(3)
-    most, over = 0, threading.Event()
+    most, over, kept = 0, threading.Event(), cache.Cache(tmp_path / "data", LIMIT)
 
     def watch() -> None:
         nonlocal most
-        while not over.wait(0.001):
-            most = max(most, held_bytes(tmp_path))
+        while not over.wait(0.01):
+            most = max(most, held_bytes(kept))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

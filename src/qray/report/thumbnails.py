@@ -103,7 +103,7 @@ def _pictures(path: Path) -> np.ndarray:
     return decode_frames(path, wanted, SIZE_PX)[0]
 
 
-def find_video(folder: Path | Place, clip: str, follow_links: bool = False) -> Path | str | None:
+def find_video(folder: Path | Place, clip: str, follow_links: bool = False) -> str | None:
     """The file of a clip, whose name comes with or without its ending; None if there is none inside the folder."""
     videos = videos_in(folder, follow_links)
     found, _ = videos.find(clip)

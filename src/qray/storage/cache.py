@@ -122,7 +122,9 @@ class Cache:
             place.fetch(temporary)
             if (size := temporary.stat().st_size) != stat.size:
                 raise ClipError(f"changed since it was checked: {size} bytes, {stat.size} before")
-            temporary.rename(path)
+            # Whoever counts the files sees it under one name.
+            with self._counted():
+                temporary.rename(path)
         except FileNotFoundError:
             raise ClipError("file not found") from None
         finally:

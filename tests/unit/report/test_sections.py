@@ -166,13 +166,16 @@ def test_no_clip_leads_out_of_the_data_set(tmp_path: Path, name: str) -> None:
 
 def test_a_clip_is_found_with_or_without_its_ending(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a" / "b.mp4", numbered_frames(2), "mpeg4", "yuv420p")
-    assert find_video(tmp_path, "a/b") == find_video(tmp_path, "a/b.mp4") == path
+    assert find_video(tmp_path, "a/b") == find_video(tmp_path, "a/b.mp4") == str(path)
 
 
 def test_a_clip_that_keeps_its_ending_is_the_file_of_that_ending(tmp_path: Path) -> None:
     for name, codec in (("P0.avi", "mpeg4"), ("P0.mp4", "mpeg4")):
         write_video(tmp_path / name, numbered_frames(2), codec, "yuv420p")
-    assert [find_video(tmp_path, name) for name in ("P0.avi", "P0.mp4")] == [tmp_path / "P0.avi", tmp_path / "P0.mp4"]
+    assert [find_video(tmp_path, name) for name in ("P0.avi", "P0.mp4")] == [
+        str(tmp_path / "P0.avi"),
+        str(tmp_path / "P0.mp4"),
+    ]
 
 
 def test_pictures_are_of_the_file_that_the_list_names(tmp_path: Path) -> None:

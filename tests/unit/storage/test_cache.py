@@ -5,16 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.caches import held_bytes
 
 from qray.errors import ClipError, QrayError
 from qray.storage import cache as module
-from qray.storage.cache import COUNT, Cache
+from qray.storage.cache import Cache
 from qray.storage.place import Stat
 
 SIZE, KEPT = 1000, 10
@@ -43,17 +45,6 @@ class Shelf:
             file.flush()
             time.sleep(0.002)
             file.write(self.content()[half:])
-
-
-def held_bytes(folder: Path) -> int:
-    """Bytes of data in a cache."""
-    total = 0
-    for path in folder.glob("*"):
-        try:
-            total += path.stat().st_size if path.name != COUNT else 0
-        except FileNotFoundError:
-            continue
-    return total
 
 
 def read(cache: Cache, log: Path, name: str) -> None:
@@ -101,10 +92,34 @@ def test_several_processes_never_hold_more_than_the_limit(cache: Cache, log: Pat
     most, deadline = 0, time.monotonic() + PATIENCE_S
     while any(reader.is_alive() for reader in readers):
         assert time.monotonic() < deadline, "the readers do not end"
-        most = max(most, held_bytes(cache.folder))
+        most = max(most, held_bytes(cache))
     assert [reader.exitcode for reader in readers] == [0, 0, 0]
     assert 0 < most <= cache.limit
-    assert held_bytes(cache.folder) > 0.5 * cache.limit, "it keeps less than it may"
+    assert held_bytes(cache) > 0.5 * cache.limit, "it keeps less than it may"
+
+
+def test_a_file_changes_its_name_while_nobody_counts(cache: Cache, log: Path) -> None:
+    there, go_on = threading.Event(), threading.Event()
+
+    class Slow(Shelf):
+        def fetch(self, to: Path) -> None:
+            super().fetch(to)
+            there.set()
+            assert go_on.wait(PATIENCE_S)
+
+    def bring() -> None:
+        with cache.file(Slow("a.avi", log), Stat(SIZE, 1)):  # type: ignore[arg-type]
+            pass
+
+    reader = threading.Thread(target=bring)
+    reader.start()
+    assert there.wait(PATIENCE_S)
+    with cache._counted():
+        go_on.set()
+        reader.join(0.3)
+        assert not list(cache.folder.glob("[!.]*.avi"))
+    reader.join(PATIENCE_S)
+    assert list(cache.folder.glob("[!.]*.avi"))
 
 
 def test_what_was_not_read_for_longest_goes_first(cache: Cache, log: Path) -> None:
@@ -138,7 +153,7 @@ def test_one_that_changed_since_it_was_checked_is_no_clip(cache: Cache, log: Pat
         cache.file(Shelf("a.avi", log), Stat(999, 1)),  # type: ignore[arg-type]
     ):
         pass
-    assert held_bytes(cache.folder) == 0
+    assert held_bytes(cache) == 0
 
 
 @pytest.mark.parametrize("held", [0, KEPT], ids=["larger-than-the-limit", "all-the-others-are-being-read"])
@@ -150,7 +165,7 @@ def test_what_does_not_fit_is_a_sentence(held: int, cache: Cache, log: Path, mon
             stack.enter_context(cache.file(Shelf(f"{number}.avi", log), Stat(SIZE, 1)))  # type: ignore[arg-type]
         with pytest.raises(QrayError, match="QRAY_CACHE_GB allows 10000 bytes; raise it"):
             stack.enter_context(cache.file(Shelf("big.avi", log, size), Stat(size, 1)))  # type: ignore[arg-type]
-        assert held_bytes(cache.folder) == held * SIZE
+        assert held_bytes(cache) == held * SIZE
 
 
 @dataclass(frozen=True)
@@ -171,10 +186,10 @@ def test_what_a_killed_process_had_begun_makes_room_for_others(cache: Cache, log
     process.start()
     process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
-    assert held_bytes(cache.folder) == cache.limit // 2
+    assert held_bytes(cache) == cache.limit // 2
     for number in range(KEPT):
         read(cache, log, f"{number}.avi")
-    assert held_bytes(cache.folder) <= cache.limit
+    assert held_bytes(cache) <= cache.limit
     assert not list(cache.folder.glob(".tmp-*"))
 
 
