@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
+from support.hosts import lay
 from support.runs import END_TIMEOUT_S, environment
 
 from qray.ray_address import ask_head
@@ -92,19 +92,14 @@ def test_jobs_are_taken_from_nobody_without_the_token(session: Session) -> None:
 @pytest.fixture
 def other_host() -> Iterator[tuple[str, str]]:
     """(its name, this machine's address as it sees it): a network of its own, with a wire to this one."""
-    if shutil.which("ip") is None:
-        pytest.skip("no `ip` to make another host with")
     name = f"qr{uuid.uuid4().hex[:6]}"
-    wire = [("ip", "netns", "add", name), ("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p"),
-            ("ip", "link", "set", f"{name}p", "netns", name),
-            ("ip", "addr", "add", "198.51.100.1/30", "dev", name), ("ip", "link", "set", name, "up"),
-            ("ip", "-n", name, "addr", "add", "198.51.100.2/30", "dev", f"{name}p"),
-            ("ip", "-n", name, "link", "set", f"{name}p", "up")]  # fmt: skip
+    lay([f"ip netns add {name}"])
     try:
-        for command in wire:
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"another host cannot be made here: {done.stderr.strip()}")
+        lay([
+            f"ip link add {name} type veth peer name {name}p netns {name}",
+            f"ip addr add 198.51.100.1/30 dev {name}", f"ip link set {name} up",
+            f"ip -n {name} addr add 198.51.100.2/30 dev {name}p", f"ip -n {name} link set {name}p up",
+        ])  # fmt: skip
         yield name, "198.51.100.1"
     finally:
         subprocess.run(("ip", "link", "del", name), capture_output=True)

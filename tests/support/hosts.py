@@ -41,14 +41,24 @@ class Host:
         subprocess.run(("ip", "-n", self.switch, "link", "set", self.name, "down"), check=True)
 
 
+def lay(commands: Sequence[str]) -> None:
+    """Run what makes hosts and wires; the test is skipped where they cannot be made."""
+    for command in commands:
+        try:
+            done = subprocess.run(command.split(), capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("no `ip` to make other hosts with")
+        if done.returncode:
+            pytest.skip(f"other hosts cannot be made here: {command}: {done.stderr.strip()}")
+
+
 @contextmanager
 def network(number: int) -> Iterator[list[Host]]:
-    """So many hosts that reach each other, and nobody else. The test is skipped where they cannot be made."""
+    """So many hosts that reach each other, and nobody else."""
     tag = f"qr{uuid.uuid4().hex[:5]}"
     switch = f"{tag}s"
     hosts = [Host(f"{tag}h{i}", f"198.51.100.{i + 1}", switch) for i in range(number)]
-    commands = [f"ip netns add {switch}", f"ip -n {switch} link add bridge type bridge",
-                f"ip -n {switch} link set bridge up"]  # fmt: skip
+    commands = [f"ip -n {switch} link add bridge type bridge", f"ip -n {switch} link set bridge up"]
     for host in hosts:
         commands += [
             f"ip netns add {host.name}",
@@ -59,14 +69,9 @@ def network(number: int) -> Iterator[list[Host]]:
             # Ray asks which address leads out.
             f"ip -n {host.name} route add default dev eth0",
         ]  # fmt: skip
+    lay([f"ip netns add {switch}"])
     try:
-        for command in commands:
-            try:
-                done = subprocess.run(command.split(), capture_output=True, text=True)
-            except FileNotFoundError:
-                pytest.skip("no `ip` to make hosts with")
-            if done.returncode:
-                pytest.skip(f"hosts cannot be made here: {command}: {done.stderr.strip()}")
+        lay(commands)
         yield hosts
     finally:
         for host in hosts:

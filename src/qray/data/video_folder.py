@@ -97,16 +97,16 @@ class VideoFolder:
         return self.root.is_dir()
 
     def where(self, name: str) -> str:
-        """What judging and decoding are told of where a file lies: its path without any link in it.
+        """What judging and decoding are told of where a file lies: its path without any link in it."""
+        return self._followed(name)[0]
 
-        Raises:
-            OSError, RuntimeError: a link to nothing, or in a circle.
-        """
+    def _followed(self, name: str) -> tuple[str, bool]:
+        """(where a file lies, whether its name is a link)."""
         at, _, last = name.rpartition("/")
         folder = self._names(f"{at}/" if at else "")
         real = os.path.join(folder.real, last)
         # What the listing showed to be no link need not be looked at: a look at each of a million takes a minute.
-        return str(Path(real).resolve(strict=True)) if last in folder.links else real
+        return (os.path.realpath(real), True) if last in folder.links else (real, False)
 
     def stamp(self, name: str) -> str:
         """The name of a file with what changes when the file does."""
@@ -118,9 +118,8 @@ class VideoFolder:
 
     def _astray(self, name: str) -> str:
         """Why a file that is listed must not be read, if it must not."""
-        try:
-            target = self.where(name)
-        except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
+        target, is_link = self._followed(name)
+        if is_link and not os.path.exists(target):
             return "a link to a file that is not there"
         return "" if self._may_lead_to(target) else self._leaves()
 

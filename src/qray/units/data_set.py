@@ -20,17 +20,11 @@ from qray.study import Data
 from qray.synthetic.generate import is_complete, synthesize
 
 #: What is kept of each file: what changes when it does, and the facts of `Probe`, whose fields these are.
-FACTS = tuple(field.name for field in fields(Probe))
-TYPES = {
-    "size_bytes": pa.int64(),
-    "n_frames": pa.int64(),
-    "width": pa.int64(),
-    "height": pa.int64(),
-    "fps": pa.float64(),
-}
+FACTS = {field.name: str(field.type) for field in fields(Probe)}
+TYPES = {"int": pa.int64(), "float": pa.float64()}
 PROBES = pa.schema([
     pa.field("key", pa.string(), nullable=False),
-    *(pa.field(name, TYPES.get(name, pa.string()), nullable=name == "error") for name in FACTS),
+    *(pa.field(name, TYPES.get(kind, pa.string()), nullable="None" in kind) for name, kind in FACTS.items()),
 ])  # fmt: skip
 
 
