@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qray.data.manifest import Manifest, check_manifest, clip_paths, read_manifest, write_rejected
+from qray.data.video_folder import VideoFolder
 from qray.errors import QrayError
 from qray.study import Data
 
@@ -207,6 +208,23 @@ def annexed(data_set: DataSet) -> DataSet:
 
 
 LINKED = ("linked", "folder/a.avi", "folder/MORE/B", "folder/circle/here", "folder/circle/folder/circle/sub/there")
+
+
+def test_a_link_whose_file_went_after_the_look_at_it_is_a_rejected_row(
+    data_set: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_set.video("good.avi", "target.avi")
+    target = data_set.root / "Videos" / "target.avi"
+    (data_set.root / "Videos" / "link.avi").symlink_to(target)
+    stamp = VideoFolder.stamp
+
+    def stamped(videos: VideoFolder, name: str) -> str:
+        target.unlink(missing_ok=True)
+        return stamp(videos, name)
+
+    monkeypatch.setattr(VideoFolder, "stamp", stamped)
+    manifest = data_set.read(("good", 50, "TRAIN"), ("link", 60, "TRAIN"))
+    assert reasons(manifest) == {3: "file not found"}
 
 
 def test_links_out_of_the_folder_are_refused_with_the_key_that_allows_them(annexed: DataSet) -> None:
