@@ -19,24 +19,15 @@ import pandas as pd
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from support.bare_decode import SPEC, decode_chunk
 
-from qray.data.decode import decode_frames, training_indices
 from qray.data.stream import clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
 from qray.graph.session import Slots
-from qray.study import ClipSpec
 from qray.synthetic.generate import synthesize
 
 LEAST_SHARE = 0.85
 ROUNDS, CLIPS, EPOCHS, BATCH = 3, 240, 40, 16
-SPEC = ClipSpec(frames=16, image_size=64, stride=4)
-
-
-def _decode_chunk(job: tuple[list[str], np.ndarray, int]) -> np.ndarray:
-    paths, n_frames, seed = job
-    rng = np.random.default_rng(seed)
-    wanted = [training_indices(int(n), SPEC, rng) for n in n_frames]
-    return np.stack([decode_frames(p, w, SPEC.image_size) for p, w in zip(paths, wanted, strict=True)])
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +56,7 @@ def _bare(pool: object, clips: pd.DataFrame, batch: int) -> Iterator[np.ndarray]
         for at in range(0, len(order), 3 * batch):
             part = clips.iloc[order[at : at + 3 * batch]]
             chunks.append((part["path"].tolist(), part["n_frames"].to_numpy(), epoch + at))
-    for decoded in pool.imap(_decode_chunk, chunks):  # type: ignore[attr-defined]
+    for decoded in pool.imap(decode_chunk, chunks):  # type: ignore[attr-defined]
         for at in range(0, len(decoded), batch):
             yield decoded[at : at + batch]
 
