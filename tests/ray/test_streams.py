@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import ray
 from ray._private.internal_api import memory_summary
+from ray.data._internal.stats import get_or_create_stats_actor
 from support.videos import number_of, numbered_frames, write_video
 
 from qray.data import stream
-from qray.data.stream import StreamStalled, clip_datasets, put_clips, stream_batches
+from qray.data.stream import StreamStalled, cached, clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
 from qray.study import ClipSpec
 
@@ -127,6 +128,22 @@ def test_a_stream_of_several_datasets_delivers_what_one_would(
     monkeypatch.setattr(stream, "TASKS_PER_SLOT", 1)
     assert len(list(stream.clip_datasets(put_clips(clips), N_VIDEOS, plan))) > 1
     assert indices(clips, plan) == whole
+
+
+def test_all_datasets_of_a_name_are_one_line_of_rays_list(
+    clips: pd.DataFrame, shared_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "TASKS_PER_DATASET", 1)
+    monkeypatch.setattr(stream, "TASKS_PER_SLOT", 1)
+    plan = StreamPlan(SPEC, "eval", batch_size=4)
+    list(stream_batches(clip_datasets(put_clips(clips), N_VIDEOS, plan), plan, "a name"))
+    decoded = cached(clip_datasets(put_clips(clips), N_VIDEOS, plan), N_VIDEOS, plan)
+    assert decoded is not None
+    for _ in range(3):
+        list(stream_batches(decoded, plan, "a name"))
+    listed = ray.get(get_or_create_stats_actor().get_datasets.remote(), timeout=60)
+    (only,) = [one for name, one in listed.items() if name.startswith("a-name_")]
+    assert only["state"] == "FINISHED"
 
 
 def test_an_evaluation_delivers_the_frames_it_should(clips: pd.DataFrame, shared_ray: None) -> None:

@@ -32,6 +32,7 @@ from qray.data.pacing import Pace
 from qray.data.stream_plan import Batch, StreamPlan, permutation
 from qray.errors import QrayError
 from qray.graph.telemetry import Feed
+from qray.malloc import few_arenas
 from qray.storage.cache import local_copy
 
 #: Largest block of decoded clips; larger clips mean fewer of them per task.
@@ -60,6 +61,7 @@ class _DecodeRows:
     clips: ray.ObjectRef[Any]
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        few_arenas()
         # Views of the object store: a task costs the same however many clips there are.
         paths, n_frames = ray.get(self.clips)
         plan, spec = self.plan, self.plan.spec
@@ -158,7 +160,7 @@ def clip_datasets(
     # A thread in every task that reads the process's memory maps: it costs a tenth of the throughput.
     context.memory_usage_poll_interval_s = None
     context.custom_execution_callback_classes = [Pace]
-    # Numbers that count in the dashboard's list, instead of such as are made from the time.
+    # A dataset keeps its id where it is unpickled.
     context.use_legacy_dataset_ids = True
     context.execution_options.preserve_order = True
     store = ray.cluster_resources().get("object_store_memory", 2**30)
@@ -185,7 +187,7 @@ def clip_datasets(
             override_num_blocks=len(sizes) * plan.shards,
         )  # fmt: skip
         dataset = numbers.map_batches(decode, batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True)
-        dataset.set_name(dashboard_name(name))
+        call_dataset(dataset, name)
         yield dataset
 
 
@@ -209,6 +211,18 @@ def cluster_state() -> str:
 def dashboard_name(name: str) -> str:
     """The name under which the dashboard lists a stream, and of its log file."""
     return re.sub(r"[^\w.-]", "-", name)
+
+
+def call_dataset(dataset: ray.data.Dataset, name: str) -> None:
+    """Give a dataset that is to be executed the name under which the dashboard lists it: a line for all of a run that
+    have this name.
+
+    Ray Data would give each execution an id of its own, and Ray keeps a few hundred figures of each id to the end,
+    half a MiB in each of two processes. Nothing public sets it.
+    """
+    dataset.set_name(dashboard_name(name))
+    dataset._set_uuid(ray.get_runtime_context().get_job_id())
+    dataset._run_index = -1
 
 
 def stream_batches(
@@ -240,7 +254,7 @@ def stream_batches(
                 if closed.is_set():
                     return
                 if isinstance(dataset, ray.data.Dataset):
-                    dataset.set_name(tag)
+                    call_dataset(dataset, name)
                 for row in dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
                     # Ray hands out views of shared memory, which PyTorch may not write to and which pin the block.
                     errors = [str(error) for error in row["error"]]
@@ -250,6 +264,7 @@ def stream_batches(
         except BaseException as error:
             offer(error)
 
+    few_arenas()
     thread = threading.Thread(target=produce, name=f"stream-{name}", daemon=True)
     thread.start()
     feed = Feed(name)

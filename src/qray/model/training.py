@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,14 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from qray.errors import Diverged, QrayError
+from qray.malloc import memory_kept
 from qray.model.epoch import Checkpoint, EpochResult
 from qray.model.graph_network import Part, switch_training
 from qray.model.share import ALONE, Share
 from qray.study import Augment, Training
-
-#: Numbers of glibc's mallopt, and the bounds that its thresholds reach by themselves.
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-LARGEST_MMAP_BYTES, LARGEST_INT = 32 * 2**20, 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -128,27 +123,6 @@ def load_checkpoint(data: bytes | Checkpoint) -> dict[str, Any]:
     return torch.load(io.BytesIO(data if isinstance(data, bytes) else data.data), map_location="cpu", weights_only=True)
 
 
-@contextmanager
-def _memory_kept() -> Iterator[None]:
-    """Have glibc keep what a step frees for the next step; other C libraries do as they do.
-
-    It would give it back to the system, which clears each page anew: a tenth of the CPU time of a QAT step.
-    """
-    libc = ctypes.CDLL(None)
-    set_option, trim = getattr(libc, "mallopt", None), getattr(libc, "malloc_trim", None)
-    if set_option is None or trim is None:
-        yield
-        return
-    set_option(MMAP_THRESHOLD, LARGEST_INT)
-    set_option(TRIM_THRESHOLD, LARGEST_INT)
-    try:
-        yield
-    finally:
-        set_option(MMAP_THRESHOLD, LARGEST_MMAP_BYTES)
-        set_option(TRIM_THRESHOLD, 2 * LARGEST_MMAP_BYTES)
-        trim(0)
-
-
 def fit(
     model: nn.Module,
     batches: Iterator[TrainBatch],
@@ -185,7 +159,7 @@ def fit(
         schedule.load_state_dict(state["schedule"])
         first, so_far = int(state["epoch"]) + 1, float(state["seconds"])
     network = share.wrapped(model, device)
-    with _memory_kept():
+    with memory_kept():
         for epoch in range(first, config.epochs):
             started, total, clips = time.monotonic(), 0.0, 0
             generator = torch.Generator().manual_seed(hash((settings.seed, epoch)) % 2**63)

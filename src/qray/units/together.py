@@ -17,7 +17,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from qray.data.stream import clip_datasets, dashboard_name
+from qray.data.stream import call_dataset, clip_datasets, dashboard_name
 from qray.errors import QrayError
 from qray.graph.placement import whereabouts
 from qray.model.epoch import Checkpoint
@@ -48,7 +48,7 @@ def run_workers(
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     plan = job.train_plan(training, first_epoch(resume), training.epochs, training.workers)
     (dataset,) = clip_datasets(clips.ref, len(clips.clips), plan)
-    dataset.set_name(dashboard_name(name))
+    call_dataset(dataset, name)
     timeout_s = job.study.evaluation.batch_timeout_s
 
     def work() -> None:
