@@ -11,7 +11,7 @@ from functools import cache
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 #: The bound that its threshold for maps reaches by itself, and the largest value of an option.
 LARGEST_MMAP_BYTES, LARGEST_INT = 32 * 2**20, 2**31 - 1
-#: The main thread's and one for all others.
+#: The main thread's and one for all others; also the environment's MALLOC_ARENA_MAX.
 ARENAS = 2
 
 

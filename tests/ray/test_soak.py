@@ -23,6 +23,7 @@ from support.videos import numbered_frames, write_video
 
 from qray.data.stream import clip_datasets, put_clips, stream_batches
 from qray.data.stream_plan import StreamPlan
+from qray.malloc import ARENAS
 from qray.study import ClipSpec
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -56,16 +57,18 @@ def rounds(reference: Any, mode: str, epochs: int, until: float) -> int:
     return seen
 
 
-def sample(store: list[float]) -> dict[str, dict[str, float]]:
-    """What every process of the session holds, by name and id; to `store`, MiB in the object store."""
-    found = {}
+def sample(store: list[float], titles: dict[int, str]) -> dict[int, dict[str, float]]:
+    """What every process of the session holds, by its id; to `store`, MiB in the object store; to `titles`, what it is
+    called."""
+    found = dict[int, dict[str, float]]()
     for process in (me := psutil.Process(), *me.children(recursive=True)):
         try:
             with process.oneshot():
+                # Ray titles its workers by what they do at the moment.
                 words = process.cmdline()
-                # Ray names workers by what they do, which changes.
-                name = next((Path(w).name for w in words if w.endswith((".py", "raylet", "gcs_server"))), "worker")
-                found[f"{name} {process.pid}"] = {
+                known = next((Path(w).name for w in words if w.endswith((".py", "raylet", "gcs_server"))), "")
+                titles[process.pid] = known or process.name()
+                found[process.pid] = {
                     "uss_mb": process.memory_full_info().uss / 2**20, "threads": process.num_threads(),
                     "files": process.num_fds(),
                 }  # fmt: skip
@@ -79,6 +82,8 @@ def sample(store: list[float]) -> dict[str, dict[str, float]]:
 @pytest.mark.slow
 def test_no_process_grows_while_streams_go_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # As `qray run` has it for a Ray of its own, and cluster.yaml for those of a cluster.
+    monkeypatch.setenv("MALLOC_ARENA_MAX", str(ARENAS))
     paths = [write_video(tmp_path / f"{i}.avi", numbered_frames(20 + i % 8)) for i in range(CLIPS)]
     clips = pd.DataFrame({"path": [str(p) for p in paths], "n_frames": [20 + i % 8 for i in range(CLIPS)]})
     ray.init(
@@ -86,7 +91,8 @@ def test_no_process_grows_while_streams_go_round(tmp_path: Path, monkeypatch: py
         object_store_memory=STORE_BYTES, _system_config=CONFIG,
     )  # fmt: skip
     times: list[float] = []
-    held: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
+    held: defaultdict[int, list[dict[str, float]]] = defaultdict(list)
+    titles: dict[int, str] = {}
     store: list[float] = []
     try:
         reference, until = [put_clips(clips)], time.time() + 60 * MINUTES
@@ -96,15 +102,15 @@ def test_no_process_grows_while_streams_go_round(tmp_path: Path, monkeypatch: py
         while time.time() < until:
             time.sleep(EVERY_S)
             times.append(time.time())
-            for name, figures in sample(store).items():
-                held[name].append(figures | {"at": times[-1]})
+            for pid, figures in sample(store, titles).items():
+                held[pid].append(figures | {"at": times[-1]})
         delivered = ray.get(jobs, timeout=120)
     finally:
         ray.shutdown()
     begin = times[0] + WARM_UP * (times[-1] - times[0])
     print(f"\n{MINUTES:g} minutes, {delivered[0]} clips trained on, {delivered[1]} evaluated", end="")
     too_much = []
-    for name, figures in sorted(held.items()):
+    for pid, figures in sorted(held.items()):
         late = [one for one in figures if one["at"] >= begin]
         # Those that were there all the time; Ray ends and starts workers.
         if len(late) < 0.9 * sum(at >= begin for at in times):
@@ -113,6 +119,7 @@ def test_no_process_grows_while_streams_go_round(tmp_path: Path, monkeypatch: py
         for what in MOST:
             slope = np.polyfit([one["at"] for one in late], [one[what] for one in late], 1)[0]
             grown[what] = slope * (times[-1] - begin)
+        name = f"{titles[pid]} {pid}"
         print(f"\n{name:<24} {late[-1]['uss_mb']:7.1f} MiB, " + ", ".join(f"{w} {g:+.1f}" for w, g in grown.items()),
               end="")  # fmt: skip
         too_much += [f"{name}: {what} {grown[what]:+.1f}" for what, most in MOST.items() if grown[what] > most]

@@ -130,7 +130,7 @@ def test_every_ray_asks_for_a_token_and_the_dashboard_is_the_heads_alone(launche
     lines = [*launched["head_start_ray_commands"], *launched["worker_start_ray_commands"]]
     started = [line for line in lines if "ray start" in line]
     assert len(started) == 2
-    assert all("export RAY_AUTH_MODE=token &&" in line for line in started)
+    assert all("export RAY_AUTH_MODE=token MALLOC_ARENA_MAX=2 &&" in line for line in started)
     assert "--dashboard-host=127.0.0.1" in started[0]
     assert "~/.ray/auth_token" in launched["file_mounts"].values()
     # Neither is a port opened beside those that the provider's own defaults open.

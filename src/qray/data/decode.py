@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import local
@@ -121,13 +121,15 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _stored_packets(container: Any, stream: Any) -> Iterator[Any]:
-    for number, packet in enumerate(container.demux(stream)):
-        # Without data: the end of the stream, or "the last frame again", which decoders would take for the end.
-        if packet.size == 0:
-            continue
-        if packet.is_corrupt:
-            raise ClipError(f"truncated: packet {number} is incomplete")
-        yield packet
+    # Left before its end and not closed, PyAV's generator keeps its packet: 150 bytes a clip for good.
+    with closing(container.demux(stream)) as packets:
+        for number, packet in enumerate(packets):
+            # Without data: the end of the stream, or "the last frame again", which decoders would take for the end.
+            if packet.size == 0:
+                continue
+            if packet.is_corrupt:
+                raise ClipError(f"truncated: packet {number} is incomplete")
+            yield packet
 
 
 def _packets(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:

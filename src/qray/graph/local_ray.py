@@ -11,6 +11,7 @@ import psutil
 import ray
 
 from qray.errors import QrayError
+from qray.malloc import ARENAS
 from qray.measure.latency import wait_quietly
 from qray.ray_token import provide_token
 from qray.reasons import reason_of
@@ -60,6 +61,8 @@ def start_local_ray(num_cpus: int, common: dict[str, Any], starts: int = 3) -> A
     if not _fits(tempfile.gettempdir()):
         # Processes that Ray starts make sockets there, and builds compile.
         os.environ["TMPDIR"] = tempfile.tempdir = str(root)
+    # Ray's own processes and workers, from their start on.
+    os.environ.setdefault("MALLOC_ARENA_MAX", str(ARENAS))
     options: dict[str, Any] = {
         "_temp_dir": str(root / "ray"),
         "_system_config": {"num_workers_soft_limit": max(num_cpus, IDLE_WORKERS_AT_LEAST)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
 
 import av
@@ -31,6 +33,21 @@ CODECS = {
     "lossless.mkv": ("ffv1", "yuv444p"),
     "png.avi": ("png", "rgb24"),
 }
+
+
+class Allocations(ctypes.Structure):
+    """What mallinfo2(3) returns."""
+
+    _fields_ = [(f"field{n}", ctypes.c_size_t) for n in range(10)]
+
+
+def allocated() -> int:
+    """Bytes that this process has of malloc: in its heaps, and as maps of their own."""
+    gc.collect()
+    tell = ctypes.CDLL(None).mallinfo2
+    tell.restype = Allocations
+    told = tell()
+    return int(told.field7 + told.field4)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +210,18 @@ def test_sampled_clips_show_the_frames_that_were_asked_for(videos: Path, name: s
 def test_a_frame_past_the_end_is_an_error_that_names_it(videos: Path) -> None:
     with pytest.raises(ClipError, match="ends before frame 40"):
         decode_frames(videos / "h264.mp4", np.array([[0, 40]]), 32)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc tells what is allocated")
+@pytest.mark.parametrize("name", ["mjpeg.avi", "h264.mp4", "vp9.webm"])
+def test_decoding_the_start_of_a_video_again_and_again_takes_no_memory(videos: Path, name: str) -> None:
+    def decode(times: int) -> int:
+        for _ in range(times):
+            decode_frames(videos / name, np.arange(4)[None], 32)
+        return allocated()
+
+    before = decode(300)
+    assert decode(1000) - before < 60 * 1000
 
 
 def test_a_missing_file_is_a_clip_error(tmp_path: Path) -> None:
