@@ -10,8 +10,6 @@ import pytest
 import ray
 from support.runs import WHOLE, Finished, run_tiny
 
-from qray.graph.local_ray import IDLE_WORKERS_AT_LEAST
-
 Begin = Callable[..., None]
 WholeRun = Callable[[int], tuple[Path, Finished]]
 
@@ -28,7 +26,6 @@ def begin(cpus: int, object_store_bytes: int | None = None) -> None:
             ray.init(
                 address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
                 object_store_memory=object_store_bytes,
-                _system_config={"num_workers_soft_limit": max(cpus, IDLE_WORKERS_AT_LEAST)},
             )  # fmt: skip
         except Exception:
             # Ray's processes have 30 s to come up, which a busy machine does not always grant.

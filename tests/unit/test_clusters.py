@@ -52,7 +52,8 @@ WORDS = {"type": "object", "additionalProperties": WORD}
 POD = closed(spec=closed(
     volumes=several(closed(name=WORD, persistentVolumeClaim=closed(claimName=WORD))),
     containers=several(closed(
-        name=WORD, image=WORD, env=several(closed(name=WORD, value=WORD)), volumeMounts=several(closed(name=WORD, mountPath=WORD)),
+        name=WORD, image=WORD, env=several(closed(name=WORD, value=WORD)),
+        volumeMounts=several(closed(name=WORD, mountPath=WORD)),
         resources=closed(requests=WORDS, limits=WORDS),
         ports=several(closed(name=WORD, containerPort=COUNT)),
     )),
