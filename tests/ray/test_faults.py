@@ -37,6 +37,8 @@ PHASES = (
     "start train fp32", "train fp32: epoch 2/3", "trial qat", "start build", "start evaluate fp32", "start memory",
     "start measure latency", "start measure the costs", "done  measure the costs",
 )  # fmt: skip
+#: What ends a run in order, its exit code, and a line after which it does so.
+SIGNALS = (("SIGHUP", 129, "train fp32: epoch 2/3"), ("SIGINT", 130, "done  build"), ("SIGTERM", 143, "trial qat"))
 #: By the command line of the process: what a Ray is made of, without which the run ends; and what qray does in it.
 OF_RAY = ("raylet/raylet", "gcs_server")
 VICTIMS = (*OF_RAY, "ray::ReadClipNumbers", "ray::Mailbox", "ray::Board", "ray::sweep", "ray::build", "ray::memory",
@@ -58,16 +60,18 @@ def begin(data: Path, out: Path, temporary: Path, log: Path) -> subprocess.Popen
                  env=environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1"))  # fmt: skip
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_driver_that_is_killed_at_a_random_moment_of_a_phase_costs_what_was_in_flight(
-    phase: str, tiny_dataset: Path, whole_run: WholeRun, tmp_path: Path, temporary: Path
+@pytest.mark.parametrize(
+    ("how", "code", "phase"), [*(("SIGKILL", -9, phase) for phase in PHASES), *SIGNALS], ids=lambda each: str(each)
+)
+def test_a_driver_that_is_ended_at_a_random_moment_of_a_phase_costs_what_was_in_flight(
+    how: str, code: int, phase: str, tiny_dataset: Path, whole_run: WholeRun, tmp_path: Path, temporary: Path
 ) -> None:
     out, log, seed = tmp_path / "out", tmp_path / "log", random.SystemRandom().randrange(1000)
     process = begin(tiny_dataset, out, temporary, log)
     wait_until(lambda: process.poll() is not None or phase in log.read_text(), phase)
     time.sleep(random.Random(seed).uniform(0, DELAY_S))
-    struck = end(process, "SIGKILL", out, temporary)
-    assert not struck.left, f"seed {seed}"
+    struck = end(process, how, out, temporary)
+    assert (struck.code, struck.left) == (code, []), f"seed {seed}"
     again = end(begin(tiny_dataset, out, temporary, log), "of itself", out, temporary)
     assert again.code == 0, (seed, log.read_text())
     assert struck.kept.items() <= again.kept.items(), f"seed {seed}: a finished unit was done again"

@@ -243,6 +243,7 @@ def epochs(log: str) -> set[str]:
     return set(re.findall(r"epoch (\d)/4, loss", log))
 
 
+@pytest.mark.slow
 def test_a_stopped_job_ends_in_order_and_leaves_no_process(head: Head, stopped: str) -> None:
     wait_until(lambda: not processes_of(stopped), "the end of all processes of a stopped job", END_TIMEOUT_S)
     assert not (head.home / "qray-jobs" / "long" / ".held").exists()

@@ -18,10 +18,10 @@ from qray.judge.judge import read_evidence
 from qray.measure.costs import PARTS
 from qray.report.timeline import timeline_of
 
-#: Four runs on two are ended at other moments by test_resume, and go on to their end.
-CPUS = (1, pytest.param(2, marks=pytest.mark.slow), 4)
+#: Runs on two and four are ended by test_resume, and go on to their end.
+CPUS = (1, *(pytest.param(cpus, marks=pytest.mark.slow) for cpus in (2, 4)))
 #: Batch sizes that are measured on each number of CPUs.
-BATCHES = {1: (1,), 2: (1,), 4: (1, 2)}
+BATCHES = {1: (1,), 2: (1, 2), 4: (1,)}
 #: And variants.
 VARIANTS = {cpus: {"fp32", "ptq-onnxruntime", "finetune"} | ({"mixed"} if cpus == 1 else set()) for cpus in BATCHES}
 WholeRun = Callable[[int], tuple[Path, Finished]]
@@ -43,7 +43,7 @@ def finished(cpus: int, whole_run: WholeRun) -> tuple[Path, str]:
 @pytest.fixture
 def one(whole_run: WholeRun, tmp_path: Path) -> Path:
     """OUT of a finished run, for the runs that come after it."""
-    return Path(shutil.copytree(whole_run(4)[0], tmp_path / "out"))
+    return Path(shutil.copytree(whole_run(1)[0], tmp_path / "out"))
 
 
 def test_a_full_pass_ends_with_every_row_filled(finished: tuple[Path, str], cpus: int) -> None:
@@ -132,7 +132,7 @@ def test_a_first_run_prints_and_reports_where_its_time_went(cpus: int, whole_run
 def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> None:
     before, table = unit_times(one), results(one).drop(columns=["created_at"])
     shown = [(one / name).stat().st_mtime_ns for name in ("results.parquet", "report.html")]
-    again = tiny_here("all", tiny_dataset, one, *WHOLE[4])
+    again = tiny_here("all", tiny_dataset, one, *WHOLE[1])
     assert again.code == 0, again.stderr
     assert not lines_with(again.stderr, "start "), again.stderr
     assert unit_times(one) == before
@@ -142,7 +142,7 @@ def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> N
 
 def test_another_margin_changes_verdicts_and_redoes_nothing(one: Path, tiny_dataset: Path) -> None:
     before = unit_times(one)
-    done = tiny_here("evaluate", tiny_dataset, one, "--set", "verdict.margin=50")
+    done = tiny_here("evaluate", tiny_dataset, one, *WHOLE[1], "--set", "verdict.margin=50")
     assert done.code == 0, done.stderr
     assert unit_times(one) == before
     rows = results(one)
@@ -171,5 +171,5 @@ def test_a_run_whose_report_cannot_be_written_keeps_its_table_and_says_so(one: P
     (one / "report.html").unlink()
     (one / "report.html" / "in the way").mkdir(parents=True)
     with pytest.raises(QrayError, match=r"the run is finished and its table written, but the report was not written"):
-        tiny_here("all", tiny_dataset, one)
+        tiny_here("all", tiny_dataset, one, *WHOLE[1])
     assert (one / "results.parquet").is_file()

@@ -50,15 +50,10 @@ def figures(found: dict[str, Any]) -> list[float]:
     return [layer[state]["sqnr_db"] for layer in found["layers"] for state in ("alone", "all_but")]
 
 
-@pytest.mark.parametrize("cpus", [1, 4])
-def test_every_layer_is_measured(cpus: int, whole_run: WholeRun) -> None:
-    found = record(whole_run(cpus)[0])
+def test_every_layer_is_measured(whole_run: WholeRun) -> None:
+    found = record(whole_run(1)[0])
     assert (len(found["layers"]), found["n_clips"], found["split"]) == (29, 6, "VAL")
     assert None not in figures(found)
-
-
-def test_the_figures_depend_neither_on_the_number_of_cpus_nor_on_that_of_tasks(whole_run: WholeRun) -> None:
-    assert figures(record(whole_run(1)[0])) == pytest.approx(figures(record(whole_run(4)[0])), rel=1e-4)
 
 
 def test_the_command_prints_the_most_sensitive_layers(whole_run: WholeRun) -> None:
@@ -80,7 +75,9 @@ def test_the_same_command_again_does_no_work(whole_run: WholeRun, tiny_dataset: 
 
 
 @pytest.mark.slow
-def test_a_killed_analysis_goes_on_and_ends_the_same(whole_run: WholeRun, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_killed_analysis_goes_on_and_ends_the_same_with_more_tasks_on_more_cpus(
+    whole_run: WholeRun, tiny_dataset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     copy_trained(whole_run(1)[0], out)
     # Of four tasks three run at once on two CPUs, so that one at least is left when the first has ended.

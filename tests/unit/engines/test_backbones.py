@@ -110,6 +110,7 @@ def test_wider_ranges_leave_less_outside_in_openvino(tmp_path: Path) -> None:
     assert remedied.built.notes["outside_share"] < plain.built.notes["outside_share"]
 
 
+@pytest.mark.slow
 def test_convolutions_over_time_run_in_aotinductor_as_they_were_simulated(tmp_path: Path) -> None:
     """Torchao marks and lowers convolutions of two dimensions alone."""
     artifact = _built(in_forms(), tmp_path / "ptq", "inductor")
