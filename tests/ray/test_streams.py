@@ -11,10 +11,12 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import ray
 from ray._private.internal_api import memory_summary
 from ray.data._internal.stats import get_or_create_stats_actor
+from support.faults import with_title
 from support.videos import number_of, numbered_frames, write_video
 
 from qray.data import stream
@@ -144,6 +146,19 @@ def test_all_datasets_of_a_name_are_one_line_of_rays_list(
     listed = ray.get(get_or_create_stats_actor().get_datasets.remote(), timeout=60)
     (only,) = [one for name, one in listed.items() if name.startswith("a-name_")]
     assert only["state"] == "FINISHED"
+
+
+@pytest.mark.parametrize("actor", ["_StatsActor", "_AutoscalingCoordinatorActor"])
+def test_a_stream_outlives_what_ray_data_keeps_beside_it(actor: str, clips: pd.DataFrame, shared_ray: None) -> None:
+    plan = StreamPlan(SPEC, "train", batch_size=4, seed=3, epochs=3)
+    whole = indices(clips, plan)
+    batches = stream_batches(clip_datasets(put_clips(clips), N_VIDEOS, plan), plan, "test")
+    read = [next(batches).index.tolist()]
+    victims = [p for p in psutil.Process().children(recursive=True) if with_title(p, f"ray::{actor}")]
+    assert len(victims) == 1
+    victims[0].kill()
+    assert read + [batch.index.tolist() for batch in batches] == whole
+    assert indices(clips, plan) == whole
 
 
 def test_an_evaluation_delivers_the_frames_it_should(clips: pd.DataFrame, shared_ray: None) -> None:
