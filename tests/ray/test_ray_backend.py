@@ -142,6 +142,20 @@ def test_a_stream_of_items_whose_process_was_killed_begins_again(runner: Runner,
     assert (task.heard_items, value) == ([0, 1, 0, 1, 2], 2)
 
 
+def test_what_lost_work_had_reserved_is_free_again(runner: Runner, tmp_path: Path) -> None:
+    """As Tune reserves slots for trials, which Ray would keep to the end of the run."""
+
+    def reserves() -> str:
+        if not (tmp_path / "begun").exists():
+            (tmp_path / "begun").touch()
+            ray.get(ray.util.placement_group([{"CPU": 1}], name="reserved").ready(), timeout=TIMEOUT_S)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "done"
+
+    assert run(runner, reserves, groups=["none of this name", "reserved"])[1] == "done"
+    wait_until(lambda: ray.available_resources().get("CPU") == 2, "both CPUs", TIMEOUT_S)
+
+
 def test_memory_that_ran_out_is_told_from_work_that_failed() -> None:
     assert lost(OutOfMemoryError("the node runs low")) == "memory"
     assert lost(torch.OutOfMemoryError("CUDA out of memory")) == "memory"

@@ -6,7 +6,7 @@ import inspect
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,9 @@ class LocalBackend:
         if isinstance(item, LocalFailure):
             raise item
         return over, item
+
+    def free(self, groups: Iterable[str]) -> None:
+        """Threads reserve nothing."""
 
     def cancel(self, handle: _Handle, force: bool) -> None:
         """Nothing: a thread cannot be ended from outside, and what it still says is not asked for."""

@@ -31,6 +31,8 @@ class Toy(Task):
     again: Collection[Any] = ()
     #: What each poll says.
     polled: bool = False
+    #: What its work may reserve.
+    groups: Collection[str] = ()
 
     def poll(self, unit: Unit, run: Any) -> bool:
         return self.polled
@@ -40,6 +42,10 @@ class Toy(Task):
 
     def heard(self, unit: Unit, run: Any, item: Any) -> None:
         self.heard_items.append(item)
+
+    def abandoned(self, unit: Unit, run: Any) -> None:
+        if self.groups:
+            run.free(self.groups)
 
     def finish(self, unit: Unit, run: Any, value: Any) -> dict[str, Any] | None:
         if value == "skip":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from qray.graph.unit import Unit
@@ -45,6 +45,9 @@ class Backend(Protocol):
     def take(self, handle: Any) -> tuple[bool, Any]:
         """(whether it has ended, its value) of a handle that `wait` gave: each item of work that yields, then the last
         once more. Raises what the work raised, or one of `failures`."""
+
+    def free(self, groups: Iterable[str]) -> None:
+        """Remove what work has reserved under these names, where it is still there."""
 
     def cancel(self, handle: Any, force: bool) -> None:
         """End the work."""

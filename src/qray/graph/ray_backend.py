@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from typing import Any
@@ -20,6 +21,7 @@ from ray.exceptions import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
+from ray.util import get_placement_group, remove_placement_group
 
 from qray.data.stream import cluster_state
 from qray.errors import Lost
@@ -186,6 +188,13 @@ class RayBackend:
         """End the work; what yields ends with the driver."""
         if not handle.streaming:
             ray.cancel(handle.ref, force=force)
+
+    def free(self, groups: Iterable[str]) -> None:
+        """Remove those of these placement groups, by their names, that there are, and end what runs in them."""
+        for name in groups:
+            # There is none, or Ray is ending.
+            with suppress(ValueError, RayError):
+                remove_placement_group(get_placement_group(name))
 
     def progress(self) -> Mapping[str, object]:
         """The last word of each task, read from the board every few seconds."""

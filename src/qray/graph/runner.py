@@ -255,6 +255,7 @@ class Runner:
                 self._running.remove(running)
                 if running.handle not in ready:
                     self.backend.cancel(running.handle, force=True)
+                unit.task.abandoned(unit, self.context)
                 if not self._start_again(unit, error):
                     self._end(unit, running.key, running.started, _without(error))
 

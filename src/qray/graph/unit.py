@@ -72,6 +72,9 @@ class Task(ABC):
         """Called at every turn of the loop while the work goes on; whether anything was heard of it."""
         return False
 
+    def abandoned(self, unit: Unit, run: Any) -> None:  # noqa: B027
+        """Called when its work was lost, failed, or was given up: what that may hold yet is freed."""
+
     @abstractmethod
     def finish(self, unit: Unit, run: Any, value: Any) -> dict[str, Any] | None:
         """Write the unit's files; returns its record, with "files" (relative to OUT) that it is not finished without.

@@ -18,7 +18,7 @@ from qray.units.clips import Job, SplitClips
 from qray.units.context import RunContext
 from qray.units.halving import Standing, standings
 from qray.units.mailbox import Letters
-from qray.units.trials import best_trials, trial_name, trial_settings
+from qray.units.trials import best_trials, group_name, trial_name, trial_settings
 
 #: Of what a trial is after an epoch; raised when the code changes what comes out.
 TRIAL_VERSION = 2
@@ -83,8 +83,14 @@ class Sweep(Task):
 
         return standings([t["settings"] for t in self.trials], score, self.reduction_factor)
 
+    def abandoned(self, unit: Unit, run: RunContext) -> None:
+        # Ray keeps what Tune reserves to the end of the run, also where Tune's process is gone.
+        run.backend.free(map(group_name, self.trials))
+
     def start(self, unit: Unit, run: RunContext) -> Any:
         self._take_all(run)
+        # What was ended by force may have reserved something with its last breath.
+        self.abandoned(unit, run)
         pairs = zip(self.trials, self.standings(run.store), strict=True)
         due = [trial | {"until": s.epochs} for trial, s in pairs if s.state == "run"]
         if not due:

@@ -49,6 +49,11 @@ def qat_training(training: Training, settings: dict[str, Any]) -> Training:
     )
 
 
+def group_name(trial: dict[str, Any]) -> str:
+    """The name of the placement group in which Tune holds a trial's slot."""
+    return f"slot of {trial_name(trial)}"
+
+
 def trial_name(trial: dict[str, Any]) -> str:
     """The name that a trial ({"key": of the whole trial, "settings"}) has in the table, the log and the dashboard."""
     return f"qat-w{trial['settings']['weight_bits']}-{trial['key'][:6]}"

@@ -20,7 +20,7 @@ from qray.reasons import reason_of
 from qray.units.clips import SplitClips
 from qray.units.sweep import SweepJob
 from qray.units.trial import train_qat
-from qray.units.trials import trial_name
+from qray.units.trials import group_name, trial_name
 
 
 class QatTrial(tune.Trainable):
@@ -72,8 +72,10 @@ def run_trials(
     trainable = tune.with_parameters(
         QatTrial, job=job, weights=weights, train=train, val=val, reached=reached, mailbox=mailbox
     )
-    resources = {"cpu": job.options["num_cpus"], "gpu": job.options.get("num_gpus", 0)}
-    trainable = tune.with_resources(trainable, resources)
+    slot = {"CPU": job.options["num_cpus"], "GPU": job.options.get("num_gpus", 0)}
+    trainable = tune.with_resources(
+        trainable, lambda config: tune.PlacementGroupFactory([slot], name=group_name(config["trial"]))
+    )
     # The dashboard lists actors by their class, which would be one of Tune's, local to a function.
     trainable.__name__ = trainable.__qualname__ = QatTrial.__name__
     tuner = tune.Tuner(
