@@ -9,7 +9,6 @@ import re
 import secrets
 import select
 import shutil
-import signal
 import socket
 import socketserver
 import subprocess
@@ -94,12 +93,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         wait_until(lambda: answers(f"{agent}/api/local_raylet_healthz"), "the agent of `ray start --head`", 120)
         yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", with_token, home)
     finally:
-        # To the command alone: it ends what it started.
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        # Asked to end, it would take half a minute.
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.wait(END_TIMEOUT_S)
+        psutil.wait_procs(family, END_TIMEOUT_S)
 
 
 def test_ray_job_submit_completes(head: Head, tiny_dataset: Path, tmp_path: Path) -> None:

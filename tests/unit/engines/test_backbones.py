@@ -95,6 +95,7 @@ def _as_simulated(artifact: Artifact) -> bool:
     return share is not None and share < 0.5
 
 
+@pytest.mark.slow
 def test_convolutions_over_time_run_in_openvino_as_they_were_simulated(tmp_path: Path) -> None:
     """Where the plugin knew no number of channels, it shifted all by the first one's mean: 0.7 to 10 of what
     quantization cost mc3_18, s3d and r3d_18."""
