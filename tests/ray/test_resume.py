@@ -10,16 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.faults import Ended, end, equals, strike
-from support.runs import (
-    MIXED,
-    Finished,
-    environment,
-    results,
-    start,
-    unit_times,
-    wait_until,
-)
-from support.runs import TINY as STUDY
+from support.runs import MIXED, TINY, Finished, environment, results, start, unit_times, wait_until
 
 from qray.graph.guard import LAST_WORDS
 
@@ -52,7 +43,7 @@ def ended(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     # Short, because Ray's sockets are below it.
     temporary = Path(tempfile.mkdtemp(prefix="q"))
     for moment, reached in MOMENTS.items():
-        process = start("run", "all", "--study", STUDY, "--data", tiny_dataset, "--out", out,
+        process = start("run", "all", "--study", TINY, "--data", tiny_dataset, "--out", out,
                         "--num-cpus", CPUS[moment], *MIXED, env=environment(TMPDIR=str(temporary)))  # fmt: skip
         if moment in VICTIMS:
             after, name = VICTIMS[moment]

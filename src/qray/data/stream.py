@@ -187,7 +187,7 @@ def clip_datasets(
             override_num_blocks=len(sizes) * plan.shards,
         )  # fmt: skip
         dataset = numbers.map_batches(decode, batch_size=None, num_cpus=plan.cpus_per_task, zero_copy_batch=True)
-        call_dataset(dataset, name)
+        _call(dataset, name)
         yield dataset
 
 
@@ -213,7 +213,7 @@ def dashboard_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
 
 
-def call_dataset(dataset: ray.data.Dataset, name: str) -> None:
+def _call(dataset: ray.data.Dataset, name: str) -> None:
     """Give a dataset that is to be executed the name under which the dashboard lists it: a line for all of a run that
     have this name.
 
@@ -254,7 +254,7 @@ def stream_batches(
                 if closed.is_set():
                     return
                 if isinstance(dataset, ray.data.Dataset):
-                    call_dataset(dataset, name)
+                    _call(dataset, name)
                 for row in dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
                     # Ray hands out views of shared memory, which PyTorch may not write to and which pin the block.
                     errors = [str(error) for error in row["error"]]

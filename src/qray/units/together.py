@@ -17,7 +17,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from qray.data.stream import call_dataset, clip_datasets, dashboard_name
+from qray.data.stream import clip_datasets, dashboard_name
 from qray.errors import QrayError
 from qray.graph.placement import whereabouts
 from qray.model.epoch import Checkpoint
@@ -47,8 +47,7 @@ def run_workers(
     # It would change to a folder of its own, and make it.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     plan = job.train_plan(training, first_epoch(resume), training.epochs, training.workers)
-    (dataset,) = clip_datasets(clips.ref, len(clips.clips), plan)
-    call_dataset(dataset, name)
+    (dataset,) = clip_datasets(clips.ref, len(clips.clips), plan, name)
     timeout_s = job.study.evaluation.batch_timeout_s
 
     def work() -> None:
