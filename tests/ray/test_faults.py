@@ -72,6 +72,9 @@ def test_a_driver_that_is_ended_at_a_random_moment_of_a_phase_costs_what_was_in_
     time.sleep(random.Random(seed).uniform(0, DELAY_S))
     struck = end(process, how, out, temporary)
     assert (struck.code, struck.left) == (code, []), f"seed {seed}"
+    if how != "SIGKILL":
+        assert "goes on from what was finished" in log.read_text(), f"seed {seed}"
+    assert "Traceback" not in log.read_text(), f"seed {seed}"
     again = end(begin(tiny_dataset, out, temporary, log), "of itself", out, temporary)
     assert again.code == 0, (seed, log.read_text())
     assert struck.kept.items() <= again.kept.items(), f"seed {seed}: a finished unit was done again"

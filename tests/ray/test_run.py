@@ -23,7 +23,7 @@ CPUS = (1, *(pytest.param(cpus, marks=pytest.mark.slow) for cpus in (2, 4)))
 #: Batch sizes that are measured on each number of CPUs.
 BATCHES = {1: (1,), 2: (1, 2), 4: (1,)}
 #: And variants.
-VARIANTS = {cpus: {"fp32", "ptq-onnxruntime", "finetune"} | ({"mixed"} if cpus == 1 else set()) for cpus in BATCHES}
+VARIANTS = {cpus: {"fp32", "ptq-onnxruntime", "finetune"} | ({"mixed"} if cpus == 4 else set()) for cpus in BATCHES}
 WholeRun = Callable[[int], tuple[Path, Finished]]
 
 
@@ -114,12 +114,13 @@ def test_each_row_is_said_as_it_comes_the_mean_predictors_first(finished: tuple[
     assert log.rindex("on 12 TEST clips") < log.index("start measure")
 
 
+@pytest.mark.slow
 def test_plain_quantization_that_holds_on_val_is_the_mix_and_is_built_once(whole_run: WholeRun) -> None:
-    out, done = whole_run(1)
+    out, done = whole_run(4)
     rows = results(out).set_index("variant")
     assert tuple(rows.loc["mixed", ["kept_layers", "layers", "evaluations"]]) == (0, 20, 1)
     pd.testing.assert_series_equal(predictions(out, "mixed"), predictions(out, "ptq-onnxruntime"))
-    assert len(units(out, "build")) == len(VARIANTS[1])
+    assert len(units(out, "build")) == len(VARIANTS[4])
     assert "mixed: mixed precision: 0 of 20 layers in FP32, 1 evaluation" in done.stdout.replace("\n", " ")
 
 
@@ -142,7 +143,6 @@ def test_the_same_command_again_does_no_work(one: Path, tiny_dataset: Path) -> N
 
 def test_another_margin_changes_verdicts_and_redoes_nothing(one: Path, tiny_dataset: Path) -> None:
     before = unit_times(one)
-    # Of the tiny study's own variants: a mix is found under the verdict.
     done = tiny_here("evaluate", tiny_dataset, one, "--set", "verdict.margin=50")
     assert done.code == 0, done.stderr
     assert unit_times(one) == before

@@ -138,7 +138,7 @@ def test_a_run_goes_on_on_another_machine_from_what_was_in_the_store(moved: Move
 def test_its_predictions_are_those_of_a_run_in_folders_to_the_last_bit(
     moved: Moved, whole_run: Callable[[int], tuple[Path, Finished]], server: Server
 ) -> None:
-    local = whole_run(4)[0]
+    local = whole_run(2)[0]
     pd.testing.assert_series_equal(predictions(moved.copy, "fp32"), predictions(local, "fp32"), check_exact=True)
     for kind in ("train", "build", "evaluate"):
         mine = {name for name in unit_times(moved.copy) if name.startswith(kind)}

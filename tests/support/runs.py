@@ -34,8 +34,8 @@ MIXED = ("--set", "variants=[" + ", ".join((
 #: What whole runs are asked besides the tiny study, by the number of CPUs. What one does need not be done by each: the
 #: layers, a mix, a second batch size.
 WHOLE = {
-    1: ("--set", "sensitivity={clips: 6, observer: minmax, tasks: 1}", *MIXED), 2: ("--set", "measure.batches=[1, 2]"),
-    4: (),
+    1: ("--set", "sensitivity={clips: 6, observer: minmax, tasks: 1}"), 2: ("--set", "measure.batches=[1, 2]"),
+    4: MIXED,
 }  # fmt: skip
 #: The known hang of Ray Data lasts for ever; a busy machine is only slow.
 RUN_TIMEOUT_S = 900.0
