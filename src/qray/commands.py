@@ -48,14 +48,14 @@ STAGES = {
 def _check_ray_address(out: Path) -> None:
     """Say what is wrong with RAY_ADDRESS before minutes go into a data set. Where OUT holds finished units, which may
     be all that is wanted, a cluster that is gone is no fault yet."""
-    from qray.ray_address import check_head, driver_address, listen_on_loopback
+    from qray.ray_address import check_head, driver_address, prepare_environment
     from qray.ray_token import use_token_if_asked
 
     address = driver_address()
     if address is not None and not any((out / "units").glob("[!.]*-*.json")):
         check_head(address)
     use_token_if_asked()
-    listen_on_loopback()
+    prepare_environment()
 
 
 def run_stage(
@@ -273,14 +273,14 @@ def predict_files(
 def run_doctor(as_json: JsonOption = False) -> None:
     """Say what this machine can do: engines, CPU, GPU, video, Ray."""
     from qray.doctor import diagnose, print_findings
-    from qray.ray_address import listen_on_loopback
+    from qray.ray_address import prepare_environment
     from qray.ray_token import use_token_if_asked
     from qray.terminal import open_console
 
     # What is wrong with the address is the Ray check's to say.
     with contextlib.suppress(QrayError):
         use_token_if_asked()
-        listen_on_loopback()
+        prepare_environment()
     findings = diagnose()
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))

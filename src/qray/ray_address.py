@@ -16,6 +16,9 @@ PROBE_TIMEOUT_S = 5.0
 #: A call that every Ray head answers, or refuses for want of a token.
 GCS_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 HEAD_PORT, DASHBOARD_PORT = 6379, 8265
+#: The head declares a machine that fell silent dead within half a minute; who gave it work hears so from gRPC alone,
+#: which asks every five minutes and waits for two. All processes that give work are to have these: see cluster.yaml.
+NOTICED_SOON = {"RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keepalive_timeout_ms": "30000"}
 #: Whether a Ray that is started may have nodes on other machines; on macOS and Windows Ray itself says no. What says no
 #: calls its node 127.0.0.1, where all of its processes then listen; else most listen on every address of the machine.
 OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -57,13 +60,15 @@ def driver_address() -> str | None:
     raise QrayError(f"RAY_ADDRESS is {address!r}; {wanted}; or 'auto', or unset it to let qray start its own Ray")
 
 
-def listen_on_loopback() -> None:
-    """Have a Ray that qray starts for itself be within reach of this machine alone. To be called before ray is
-    imported, which is when Ray reads its environment.
+def prepare_environment() -> None:
+    """Have Ray notice soon that a machine fell silent, and one that qray starts for itself be within reach of this
+    machine alone. To be called before ray is imported, which is when Ray reads its environment.
 
     Raises:
         QrayError: RAY_ADDRESS is no address.
     """
+    for name, value in NOTICED_SOON.items():
+        os.environ.setdefault(name, value)
     if driver_address() is None:
         os.environ.setdefault(OTHER_NODES, "0")
 

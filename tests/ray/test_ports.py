@@ -22,8 +22,8 @@ from qray.ray_address import ask_head
 
 #: As a run does, before and after it imports Ray; its processes are up when a task of it was done.
 SESSION = """
-from qray.ray_address import listen_on_loopback
-listen_on_loopback()
+from qray.ray_address import prepare_environment
+prepare_environment()
 import ray
 from qray.graph.session import ray_session
 with ray_session(1) as url:

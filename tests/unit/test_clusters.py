@@ -16,6 +16,8 @@ from jsonschema import Draft7Validator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from qray.graph.placement import CPUS_ON_DEMAND, GPUS_ON_DEMAND, QUIET, QUIET_ON_DEMAND
+from qray.malloc import ARENAS
+from qray.ray_address import NOTICED_SOON
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "workflows" / "clusters"
@@ -131,7 +133,9 @@ def test_every_ray_asks_for_a_token_and_the_dashboard_is_the_heads_alone(launche
     lines = [*launched["head_start_ray_commands"], *launched["worker_start_ray_commands"]]
     started = [line for line in lines if "ray start" in line]
     assert len(started) == 2
-    assert all("export RAY_AUTH_MODE=token MALLOC_ARENA_MAX=2 &&" in line for line in started)
+    wanted = {"RAY_AUTH_MODE": "token", "MALLOC_ARENA_MAX": str(ARENAS)} | NOTICED_SOON
+    exported = " ".join(["export", *(f"{name}={value}" for name, value in wanted.items()), "&&"])
+    assert all(exported in line for line in started)
     assert "--dashboard-host=127.0.0.1" in started[0]
     assert "~/.ray/auth_token" in launched["file_mounts"].values()
     # Neither is a port opened beside those that the provider's own defaults open.
