@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ STORE_WITHOUT_SHARED_MEMORY_BYTES = 2**30
 #: Ray ends idle workers beyond one a CPU after a second. On a few CPUs, which are cut into slots, it would end those
 #: that the next step has use for, and each that starts anew imports torch for seconds.
 IDLE_WORKERS_AT_LEAST = 6
+
+#: In an error of Ray's that another start may not meet.
+LATE = re.compile(r"timed out|dashboard\b")
 
 
 def _fits(path: str) -> bool:
@@ -75,14 +79,15 @@ def start_local_ray(num_cpus: int, common: dict[str, Any], starts: int = 3) -> A
             with hangup_blocked():
                 return ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options, **common)
         except Exception as error:
-            # Of no class of its own where a process of Ray's is not up in 30 s, which a busy machine may need.
+            # Of no class of its own where a process of Ray's is not up in 30 s, or the dashboard in 60, which a busy
+            # machine may need; of the dashboard it says no more than what that has said last.
             ray.shutdown()
             # Those that did come up would stay.
             for process in psutil.Process().children():
                 if process not in before:
                     process.kill()
             starts -= 1
-            if not starts or "timed out" not in str(error):
+            if not starts or not LATE.search(str(error)):
                 raise QrayError(
                     f"cannot start a local Ray: {reason_of(str(error))}; its logs are in {root}/ray/session_latest/logs"
                 ) from error

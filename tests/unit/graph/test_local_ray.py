@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,23 @@ def test_without_any_folder_the_sentence_names_the_variable_and_a_value(
         ray_root()
 
 
-def test_a_ray_whose_processes_are_late_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("said", "starts"), [
+    ("The current node timed out during startup. This could happen", 3),
+    ("\nThe last 20 lines of /tmp/ray/dashboard.log (it contains the error message from the dashboard):", 3),
+    ("Failed to start a dashboard.", 3), ("The object store may not be larger than the memory.", 1),
+])  # fmt: skip
+def test_a_ray_whose_processes_are_late_is_started_again_and_then_a_sentence(
+    said: str, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
     def late(**options: Any) -> None:
-        # As Ray's node.py raises it, a bare Exception.
-        raise Exception("The current node timed out during startup. This could happen")
+        begun.append(options)
+        # As Ray's node.py and services.py raise it, a bare Exception.
+        raise Exception(said)
 
     monkeypatch.setattr(ray, "init", late)
-    with pytest.raises(QrayError, match=r"cannot start a local Ray: The current node timed out .*; its logs are in "):
+    expected = rf"cannot start a local Ray: {re.escape(said.strip())}.*; its logs are in "
+    with pytest.raises(QrayError, match=expected):
         start_local_ray(2, {})
+    assert len(begun) == starts
