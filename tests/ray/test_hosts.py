@@ -64,7 +64,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
     shutil.rmtree(scratch)
 
 
-@pytest.mark.parametrize("cut", ["", "that trains", "that decodes for it"], ids=lambda cut: f"silent: {cut or None}")
+@pytest.mark.parametrize("cut", ["", "that trains", "that does not train"], ids=lambda cut: f"silent: {cut or None}")
 def test_a_run_on_hosts_of_their_own_ends_as_on_one(
     cut: str, hosts: Hosts, tiny_dataset: Path, whole_run: WholeRun, tmp_path: Path
 ) -> None:

@@ -55,8 +55,8 @@ def twice(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     reach("epoch 1/3")
     for name in VICTIMS:
         strike(process, name)
-    for said in VICTIMS.values():
-        reach(said)
+    for words in VICTIMS.values():
+        reach(words)
     killed, said = end(process, "SIGKILL", out, temporary), log.read_text()
     after = end(begin(4), "of itself", out, temporary)
     yield Twice(out, killed, after, said + log.read_text())

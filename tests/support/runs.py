@@ -26,7 +26,7 @@ TINY = STUDIES / "tiny.yaml"
 FP32_ALONE = ("--set", "variants=[{name: fp32, method: fp32, engine: eager}]", "--set", "sweep=null",
               "--set", "training.epochs=1")  # fmt: skip
 #: The tiny study's variants and a mix.
-MIXED = ("--set", "variants=[" + ", ".join((
+_MIXED = ("--set", "variants=[" + ", ".join((
     "{name: fp32, method: fp32, engine: eager}", "{name: finetune, method: finetune, engine: eager}",
     "{name: ptq-onnxruntime, method: ptq, engine: onnxruntime, observer: minmax}",
     "{name: mixed, method: ptq, engine: onnxruntime, observer: minmax, accuracy: {within: 50}}",
@@ -35,7 +35,7 @@ MIXED = ("--set", "variants=[" + ", ".join((
 #: layers, a mix, a second batch size.
 WHOLE = {
     1: ("--set", "sensitivity={clips: 6, observer: minmax, tasks: 1}"), 2: ("--set", "measure.batches=[1, 2]"),
-    4: MIXED,
+    4: _MIXED,
 }  # fmt: skip
 #: The known hang of Ray Data lasts for ever; a busy machine is only slow.
 RUN_TIMEOUT_S = 900.0
