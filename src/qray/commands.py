@@ -250,6 +250,7 @@ def predict_files(
     ],
     videos: Annotated[list[str], typer.Argument(help="Video files, or their URIs.")],
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the one that it was built for.")] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run an artifact of native code (AOTInductor), whoever built it.")
     ] = False,
@@ -259,7 +260,7 @@ def predict_files(
     from qray.predict import predict_videos
 
     rows, failed = [], 0
-    for video, value, reason in predict_videos(artifact, videos, threads, allow_code):
+    for video, value, reason in predict_videos(artifact, videos, threads, allow_code, device):
         rows.append({"video": str(video), "prediction": value, "reason": reason})
         failed += value is None
         if not as_json:

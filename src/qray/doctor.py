@@ -85,7 +85,7 @@ def _gpu() -> Seen:
     import torch
 
     if not torch.cuda.is_available():
-        return "missing", "no CUDA device: training runs on the CPU"
+        return "missing", "no CUDA device: training runs on the CPU, and variants on cuda are skipped"
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return "ok", "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names)
 

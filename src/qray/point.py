@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-CPU = "cpu"
+CPU, CUDA = "cpu", "cuda"
 
 
 @dataclass(frozen=True, order=True, kw_only=True)

@@ -19,10 +19,10 @@ from qray.storage.place import StorageError
 
 
 def predict_videos(
-    folder: Path, videos: Sequence[Path | str], threads: int = 1, allow_code: bool = False
+    folder: Path, videos: Sequence[Path | str], threads: int = 1, allow_code: bool = False, device: str | None = None
 ) -> Iterator[tuple[Path | str, float | None, str | None]]:
     """Yield (video, prediction in target units, None), or (video, None, reason) for one that cannot be read. Videos are
-    paths or URIs.
+    paths or URIs. device: by default the one that it was built for.
 
     Clips are sampled as the artifact's study evaluated them; windows are averaged.
 
@@ -32,7 +32,7 @@ def predict_videos(
     """
     artifact = read_artifact(folder)
     try:
-        predict = load_artifact(artifact, threads, allow_code=allow_code)
+        predict = load_artifact(artifact, threads, device, allow_code)
     except QrayError:
         raise
     except Exception as error:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from qray.engines.catalog import ENGINES, engines_of
+from qray.point import CPU, CUDA, Point
 from qray.study_data import Data as Data
 from qray.study_model import ClipSpec as ClipSpec
 from qray.study_model import Imported as Imported
 from qray.study_model import Model as Model
 from qray.study_model import Network
-from qray.study_verdict import Accuracy, Fraction, PositiveInt, Section, Seed, Verdict, known
+from qray.study_variant import INT8_METHODS as INT8_METHODS
+from qray.study_variant import Device, Observer
+from qray.study_variant import Variant as Variant
+from qray.study_verdict import Fraction, PositiveInt, Section, Seed, Verdict
 
-Method = Literal["baseline", "fp32", "finetune", "bf16", "dynamic", "ptq", "qat"]
 Split = Literal["TRAIN", "VAL", "TEST"]
-Observer = Literal["minmax", "histogram", "percentile", "entropy", "mse"]
 Isa = Literal["native", "any", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon", "neon-dotprod"]
 
 #: Each is a record of a trial's, and planned with it.
 Epochs = Annotated[int, Field(gt=0, le=100_000)]
+Threads = Annotated[int, Field(gt=0, le=4096)]
 T = TypeVar("T")
 #: Of an empty list nothing could be drawn or measured.
 Some = Annotated[tuple[T, ...], Field(min_length=1)]
-
-INT8_METHODS = ("ptq", "qat")
-#: Settings of a variant on how the ranges of activations are found, which every engine that quantizes has.
-CALIBRATION = ("observer", "range_margin", "calibration_clips")
 
 
 class Augment(Section):
@@ -76,80 +73,6 @@ class Training(Section):
         """What a unit depends on. `workers` is younger than the others, and there only where they are several, so that
         it changes no other key."""
         return self.model_dump(mode="json", exclude={"workers"} if self.workers == 1 else None)
-
-
-class Variant(Section):
-    """One way to make the model deployable: a method on an engine with its settings.
-
-    `weight_bits` of method finetune is the width of the QAT that it is the FP32 control of. With `accuracy`, which ptq
-    takes, layers are kept in FP32 until that holds on VAL; else those that `keep_fp32` names.
-
-    How ptq finds the ranges of activations. observer "minmax": the extremes of all calibration clips; "percentile":
-    what holds 99.99 % of the values; "entropy" and "mse": by what rounding and cutting off lose, as information or
-    squared; "histogram": each engine's own ("mse" on inductor, 99.999 % on onnxruntime, extreme quantiles of each batch
-    on openvino). range_margin: factor by which ranges are then widened. calibration_clips: by default
-    `calibration.clips`. bias_correction: NNCF's, on openvino. rounding: each weight to the nearest code, or up or down
-    as AdaRound learns on the calibration clips, without targets.
-    """
-
-    name: str
-    method: Method
-    # "none" is the mean predictor's, which is refused as a variant for a reason of its own.
-    engine: Annotated[str, known(ENGINES, "none")]
-    weight_bits: Literal[8, 4] = 8
-    observer: Observer = "histogram"
-    range_margin: float = Field(1.0, ge=1)
-    calibration_clips: PositiveInt | None = None
-    bias_correction: bool = False
-    keep_fp32: tuple[str, ...] = ()
-    rounding: Literal["nearest", "adaround"] = "nearest"
-    accuracy: Accuracy | None = None
-
-    @model_validator(mode="after")
-    def _can_exist(self) -> Variant:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
-            raise ValueError(f"variant name {self.name!r}: use lower-case letters, digits, '.', '_' and '-'")
-        if self.method == "baseline":
-            raise ValueError("the mean predictor (baseline) is a row of every table; it is not listed")
-        if self.engine not in (able := engines_of(self.method)):
-            raise ValueError(f"method {self.method} runs on {', '.join(able)}, not on {self.engine}")
-        if self.method not in INT8_METHODS and self.keep_fp32:
-            raise ValueError(f"keep_fp32 belongs to {' and '.join(INT8_METHODS)}")
-        if self.accuracy is not None and self.method != "ptq":
-            raise ValueError("accuracy belongs to ptq: it chooses the layers that are kept in FP32")
-        if self.accuracy is not None and self.keep_fp32:
-            raise ValueError("accuracy chooses the layers that keep_fp32 would name; leave one of the two out")
-        if self.method not in (*INT8_METHODS, "finetune") and self.weight_bits != 8:
-            raise ValueError(f"weight_bits belongs to {' and '.join(INT8_METHODS)}, and to finetune, their control")
-        if self.method in INT8_METHODS and self.weight_bits not in ENGINES[self.engine].weight_bits:
-            offering = [name for name in able if self.weight_bits in ENGINES[name].weight_bits]
-            raise ValueError(f"weight_bits: {self.weight_bits} is offered on engine {', '.join(offering)} only")
-        for name in self.remedies:
-            if self.method != "ptq":
-                raise ValueError(f"{name} belongs to ptq")
-            having = [engine for engine, has in ENGINES.items() if name in (*CALIBRATION, *has.remedies)]
-            if self.engine not in having:
-                raise ValueError(f"{name} is offered on engine {', '.join(having)} only")
-        return self
-
-    @property
-    def remedies(self) -> dict[str, Any]:
-        """Settings by which its quantization differs from the default one of its method, engine and weight width."""
-        names = (*CALIBRATION, *dict.fromkeys(name for engine in ENGINES.values() for name in engine.remedies))
-        given = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value != type(self).model_fields[name].default}
-
-    @property
-    def of_sweep(self) -> bool:
-        """Whether it is made of the best trial of the sweep (qat), or trained with its settings (finetune)."""
-        return self.method in ("qat", "finetune")
-
-    def settings(self) -> dict[str, Any]:
-        """What a build of it depends on: not the name, nor `accuracy`, of which `keep_fp32` comes, nor the number of
-        calibration clips, which its calibration tells; and what is younger than the others only where it is used, so
-        that it changes no other variant's key."""
-        young = {"range_margin", "bias_correction", "rounding"} - self.remedies.keys()
-        return self.model_dump(mode="json", exclude={"name", "accuracy", "calibration_clips", *young})
 
 
 class Sweep(Section):
@@ -207,19 +130,39 @@ class Parity(Section):
     max_kernel_share: float = Field(0.5, gt=0)
 
 
-class Measure(Section):
-    """Every variant at each (threads, batch): latency alone on the node, interleaved in blocks; and memory."""
+class MeasuredAt(Section):
+    """A point at which the variants of its device are measured."""
 
-    threads: Some[Annotated[int, Field(gt=0, le=4096)]] = (1,)
+    device: Device = "cpu"
+    threads: Threads = 1
+    batch: PositiveInt = 1
+
+
+class Measure(Section):
+    """Latency alone on the node, interleaved in blocks, and memory: of every variant at each (threads, batch), or at
+    those of `points` that are on its device."""
+
+    threads: Some[Threads] = (1,)
     batches: Some[PositiveInt] = (1,)
+    points: Some[MeasuredAt] | None = None
     seconds: float = Field(2.0, gt=0, le=86_400, description="per variant, thread count and batch size")
     min_calls: PositiveInt = 30
     blocks: int = Field(10, ge=2, lt=2**31)
     warmup_calls: PositiveInt = 3
 
+    @model_validator(mode="after")
+    def _named_once(self) -> Measure:
+        # What is left out counts as the default, so that a study as resolved, which leaves nothing out, can be read.
+        lists = [
+            name for name in ("threads", "batches") if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.points is not None and lists:
+            raise ValueError(f"points names threads and batches of its own; leave out {' and '.join(lists)}")
+        return self
+
     def of_a_point(self) -> dict[str, Any]:
         """What a measurement at one point depends on."""
-        return self.model_dump(mode="json", exclude={"threads", "batches"})
+        return self.model_dump(mode="json", exclude={"threads", "batches", "points"})
 
 
 class Sensitivity(Section):
@@ -276,8 +219,15 @@ class Study(Section):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"variants named twice: {', '.join(doubled)}")
-        if not any((v.method, v.engine) == ("fp32", "eager") for v in self.variants):
+        devices = {variant.device for variant in self.variants}
+        if self.reference_on(CPU) is None:
             raise ValueError("variants need {name: fp32, method: fp32, engine: eager}: all others are compared to it")
+        if CUDA in devices and self.reference_on(CUDA) is None:
+            wanted = f"{{name: fp32-{CUDA}, method: fp32, engine: eager, device: {CUDA}}}"
+            raise ValueError(f"variants need {wanted}: the speed of all others on {CUDA} is compared to it")
+        for at in self.measure.points or ():
+            if at.device not in devices:
+                raise ValueError(f"measure.points names {at.device}, and no variant is built for it")
         trained = [v.name for v in self.variants if v.of_sweep]
         if trained and self.sweep is None:
             raise ValueError(f"{', '.join(trained)}: QAT and its FP32 control come out of the sweep; add `sweep:`")
@@ -288,8 +238,24 @@ class Study(Section):
 
     @property
     def reference(self) -> Variant:
-        """The FP32 eager variant, which every difference and speed-up refers to."""
-        return next(v for v in self.variants if (v.method, v.engine) == ("fp32", "eager"))
+        """The FP32 eager variant of the CPU, which every difference refers to."""
+        found = self.reference_on(CPU)
+        assert found is not None
+        return found
+
+    def reference_on(self, device: str) -> Variant | None:
+        """The FP32 eager variant of a device, which every speed-up there refers to."""
+        wanted = ("fp32", "eager", device, False)
+        return next((v for v in self.variants if (v.method, v.engine, v.device, v.cuda_graph) == wanted), None)
+
+    def points(self, device: str | None = None) -> list[Point]:
+        """Where variants are measured, or those of a device: what `measure` names, else its lists on each device."""
+        measure = self.measure
+        named = [Point(device=at.device, threads=at.threads, batch=at.batch) for at in measure.points or ()]
+        devices = sorted({variant.device for variant in self.variants})
+        listed = [Point(device=on, threads=threads, batch=batch)
+                  for on in devices for threads in measure.threads for batch in measure.batches]  # fmt: skip
+        return [at for at in dict.fromkeys(named or listed) if device in (None, at.device)]
 
     @property
     def fit(self) -> Training:

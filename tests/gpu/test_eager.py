@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.networks import TARGET_STD, realistic_model, request, smooth_clips
 
+from qray.engines.artifact import Predict
 from qray.engines.registry import build_artifact, load_artifact
 from qray.study import Variant
 
@@ -50,3 +51,36 @@ def test_the_cpu_is_still_there_after_the_gpu(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             load_artifact(artifact)(clips), realistic_model()(torch.from_numpy(clips)).numpy(), rtol=1e-4
         )
+
+
+def on_gpu(method: str, folder: Path, **settings: object) -> Predict:
+    """An artifact that is built for a GPU, loaded there."""
+    given = {"name": "v", "method": method, "engine": "eager", "device": "cuda", **settings}
+    artifact = build_artifact(request(Variant.model_validate(given), realistic_model()), method, folder)
+    return load_artifact(artifact)
+
+
+def test_tf32_rounds_and_fp32_beside_it_does_not(tmp_path: Path) -> None:
+    """Whichever was loaded last."""
+    clips = smooth_clips(8, seed=7).numpy()
+    fp32, tf32 = on_gpu("fp32", tmp_path / "fp32"), on_gpu("tf32", tmp_path / "tf32")
+    exact, rounded, again = fp32(clips), tf32(clips), fp32(clips)
+    np.testing.assert_array_equal(exact, again)
+    assert 1e-6 * TARGET_STD < np.abs(rounded - exact).max() < 0.05 * TARGET_STD
+
+
+def test_fp16_stays_closer_than_bf16_may(tmp_path: Path) -> None:
+    clips = smooth_clips(8, seed=7).numpy()
+    exact, half = on_gpu("fp32", tmp_path / "fp32")(clips), on_gpu("fp16", tmp_path / "fp16")(clips)
+    assert 0 < np.abs(half - exact).max() < 0.1 * TARGET_STD
+
+
+@pytest.mark.parametrize("method", ["fp32", "fp16"])
+def test_a_graph_predicts_what_its_kernels_do_for_every_batch_it_is_given(tmp_path: Path, method: str) -> None:
+    plain, graph = on_gpu(method, tmp_path / "a"), on_gpu(method, tmp_path / "b", cuda_graph=True)
+    kept = []
+    for seed, batch in enumerate((2, 8, 2, 1, 8)):
+        clips = smooth_clips(batch, seed=seed).numpy()
+        kept.append((graph(clips), plain(clips)))
+    for found, wanted in kept:
+        np.testing.assert_allclose(found, wanted, rtol=1e-3)

@@ -195,6 +195,15 @@ def ask(cluster: Cluster, path: str) -> Any:
         return json.load(answer)
 
 
+def test_what_is_for_a_gpu_goes_to_the_node_that_has_one(cluster: Cluster, nodes: dict[str, bool]) -> None:
+    found = placement()
+    where = ray.remote(lambda: (ray.get_runtime_context().get_node_id(), len(ray.get_gpu_ids())))
+    for options in ({"num_cpus": 0.5, "num_gpus": 1} | found.options((), gpu=True), found.alone((), gpu=True)):
+        node, gpus = ray.get(where.options(**options).remote(), timeout=60)
+        assert (nodes[node], gpus) == (True, 1)
+    assert not nodes[measured_on(found, ())]
+
+
 def test_the_cluster_lives_on_after_the_run(on_cluster: Path, nodes: dict[str, bool]) -> None:
     assert sum(node["Alive"] for node in ray.nodes()) == 3
 

@@ -181,6 +181,13 @@ def test_one_alone_has_all_cpus_of_its_node(runner: Runner) -> None:
     assert run(runner, held, resources=Resources(exclusive=True))[1] == 2
 
 
+def test_what_cannot_do_without_a_gpu_says_that_there_is_none(runner: Runner) -> None:
+    reason = run(runner, lambda: "done", resources=Resources(gpu=True, on_gpu=True))[1]
+    assert reason == "no machine of this Ray has an NVIDIA GPU"
+    alone = run(runner, lambda: "done", resources=Resources(gpu=True, on_gpu=True, exclusive=True))[1]
+    assert alone == reason
+
+
 def test_two_runs_leave_the_slot_free_that_decoding_needs(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """On two CPUs, which are four slots, of which three may be held."""
     monkeypatch.setattr("qray.graph.neighbours.LOOK_EVERY_S", 0.0)

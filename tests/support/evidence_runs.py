@@ -77,6 +77,11 @@ RIGHT = {
 }  # fmt: skip
 
 
+def device_of(made: Made) -> str:
+    """The device that a variant is built for."""
+    return str(made.settings.get("device", "cpu"))
+
+
 def key_of(kind: str, name: str) -> str:
     """A key as the store's are, made of a name."""
     return hashlib.blake2b(f"{kind} {name}".encode(), digest_size=8).hexdigest()
@@ -206,7 +211,7 @@ def make_index(study: Study, made: Mapping[str, Made]) -> Index:
     names = [variant.name for variant in study.variants]
     ended = {key_of("build", name): Result(one.status, {}, one.reason) for name, one in made.items()
              if one.status != "ok"}  # fmt: skip
-    memory = {name: key_of("memory", name) for name in names}
+    on = {v.name: v.device for v in study.variants}
     return Index(
         "all", BEGAN, Machine("avx512-vnni", bf16=True),
         {"train": key_of("train", "fp32"), "sweep": key_of("sweep", "qat"), "sensitivity": "abc", "costs": "abc"},
@@ -221,7 +226,11 @@ def make_index(study: Study, made: Mapping[str, Made]) -> Index:
                        key_of("trial", str(bits)))
             for bits in (8, 4)
         ),
-        (PointUnits(1, 1, key_of("measure", "latency"), memory),), ended,
+        tuple(
+            PointUnits(1, 1, key_of("measure", f"latency on {device}"),
+                       {name: key_of("memory", name) for name in names if on[name] == device}, device)
+            for device in sorted(set(on.values()))
+        ), ended,
         study.verdict.model_dump(mode="json"),
     )  # fmt: skip
 
@@ -249,8 +258,10 @@ def _put_units(
         unit("build", name, 130.0 + 8 * at, 5.0, artifact=facts)
         unit("evaluate", name, 136.0 + 8 * at, 10.0, files=files[name], failed_clips={})
         unit("memory", name, 280.0, 2.0, peak_rss_mb=made[name].rss)
-    by_key = {key_of("build", name): asdict(value) for name, value in latency.items()}
-    unit("measure", "latency", 260.0, 20.0, latency=by_key)
+    for device in sorted({device_of(one) for one in made.values()}):
+        by_key = {key_of("build", name): asdict(value) for name, value in latency.items()
+                  if device_of(made[name]) == device}  # fmt: skip
+        unit("measure", f"latency on {device}", 260.0, 20.0, latency=by_key)
     phases = {"check the videos": 8.0, "start Ray": 4.0, "train, build and evaluate": 245.0,
               "measure latency and costs": 30.0, "write the table": 3.0}  # fmt: skip
     write_phases(store.out, phases, sum(phases.values()), BEGAN)

@@ -117,11 +117,11 @@ def pareto_front(evidence: Evidence, at: Point | None = None) -> Front:
     the intervals separated: errors compared clip by clip, latencies round by round. Intervals are per pair, at 95 %.
     One whose mean is non-inferior and that breaks a guardrail is on no front and dominates nothing: its mean hides what
     is wrong with it.
-    at: by default the first point that the run measured.
+    at: by default the first point that the run measured; of the variants that are built for its device.
     """
     at = at or choose_point(evidence)
     pairs, margin = Pairs(evidence, at), evidence.study.verdict.margin
-    names = [variant.name for variant in evidence.variants if variant.status == "ok"]
+    names = [variant.name for variant in pairs.there if variant.status == "ok"]
     missing = {name: lacks for name in names if (lacks := _missing(pairs, name))}
     refused = {v.name: why for v in evidence.variants if v.comparison is not None and (why := v.comparison.refused)}
     placed = [name for name in names if name not in missing and name not in refused]

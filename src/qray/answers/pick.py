@@ -73,10 +73,10 @@ def choose(
 ) -> Choice:  # fmt: skip
     """Name the variant to ship.
 
-    It must have finished, be non-inferior at the margin, break no guardrail, beat the mean predictor, and meet every
-    bound; latency with the upper end of its interval. Of these the one with the lowest median latency leads; among
-    those whose latency does not separate from it the smallest wins, and among these (within 1 %) the one with the
-    lowest MAE.
+    It must be built for the device of the point, have finished, be non-inferior at the margin, break no guardrail, beat
+    the mean predictor, and meet every bound; latency with the upper end of its interval. Of these the one with the
+    lowest median latency leads; among those whose latency does not separate from it the smallest wins, and among these
+    (within 1 %) the one with the lowest MAE.
 
     Raises:
         UsageError: nothing was measured at the threads, batch and device asked for.
@@ -85,13 +85,14 @@ def choose(
     at = choose_point(evidence, threads, batch, device)
     pairs = Pairs(evidence, at)
     margin = bounds.margin if bounds.margin is not None else evidence.study.verdict.margin
-    timed = any(pairs.p50(v.name) for v in evidence.variants)
-    candidates = [_candidate(evidence, variant, pairs, bounds, margin, timed) for variant in evidence.variants]
+    timed = any(pairs.p50(v.name) for v in pairs.there)
+    candidates = [_candidate(evidence, variant, pairs, bounds, margin, timed) for variant in pairs.there]
     qualified = [c for c in candidates if c.out is None]
     notes = [*evidence.notes, *_notes(evidence, bounds, at, timed)]
     if not qualified:
-        return Choice(evidence.out, at, bounds, margin, None, _nothing(candidates, evidence, margin), None, None,
-                      tuple(candidates), {}, tuple(notes))  # fmt: skip
+        why = _nothing(candidates, evidence, margin, pairs.reference)
+        return Choice(evidence.out, at, bounds, margin, None, why,
+                      None, None, tuple(candidates), {}, tuple(notes))  # fmt: skip
     picked, why = _best(qualified, pairs)
     if picked.artifact is not None and not picked.artifact.is_dir():
         notes.append(
@@ -138,23 +139,25 @@ def _candidate(
     own = Candidate(
         name=variant.name, verdict=compared.verdict_at(bounds.margin) if compared else None,
         mae=variant.accuracy.mae if variant.accuracy else None, delta=compared.difference if compared else None,
-        latency_ms=pairs.p50(variant.name), faster=pairs.latency(evidence.reference.name, variant.name),
+        latency_ms=pairs.p50(variant.name), faster=pairs.latency(pairs.reference.name, variant.name),
         size_bytes=row.size_bytes, size_ratio=row.size_ratio, rss_mb=row.peak_rss_mb,
         artifact=evidence.out / row.artifact if row.artifact else None,
         guardrails=compared.guardrails if compared is not None else (),
     )  # fmt: skip
     return replace(
-        own, unfit=_unfit(variant, own, evidence, margin, timed),
+        own, unfit=_unfit(variant, own, evidence, margin, timed, pairs.reference.name),
         failures=failures(bounds, own.latency_ms, own.size_bytes, own.rss_mb),
     )  # fmt: skip
 
 
-def _unfit(variant: VariantEvidence, own: Candidate, evidence: Evidence, margin: float, timed: bool) -> str | None:
+def _unfit(
+    variant: VariantEvidence, own: Candidate, evidence: Evidence, margin: float, timed: bool, reference: str
+) -> str | None:
     """Why a variant is out whatever the bounds, or None."""
     row = variant.row
     if variant.status != "ok":
         return f"{variant.status}: {row.reason or 'no reason was recorded'}"
-    if variant.name == evidence.reference.name:
+    if variant.name in (reference, evidence.reference.name):
         return "FP32 itself, which the others are compared to"
     if row.method == "finetune":
         return "a control: FP32 trained for as long as QAT, to tell what training gives from what quantization costs"
@@ -229,8 +232,8 @@ def _delta(own: Candidate) -> str:
     return f"MAE {own.delta:+.2f} to FP32" if known else "MAE not compared to FP32"
 
 
-def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float) -> str:
-    """Why nothing qualifies: the nearest miss if bounds are what fails, else the verdicts."""
+def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float, reference: VariantEvidence) -> str:
+    """Why nothing qualifies: the nearest miss if bounds are what fails, else the verdicts. reference: FP32 there."""
     missed = [c for c in candidates if c.unfit is None]
     if missed:
         nearest = min(missed, key=_distance)
@@ -238,7 +241,9 @@ def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float)
     elif not candidates:
         words = "the run holds no variant"
     elif not any(c.verdict for c in candidates):
-        words = "no variant has a verdict" + (f": {evidence.notes[0]}" if evidence.notes else "")
+        shared = {c.unfit for c in candidates}
+        why = [*(shared if len(shared) == 1 else ()), *evidence.notes[:1]]
+        words = "no variant has a verdict" + (f": {why[0]}" if why else "")
     elif any(c.verdict == "non-inferior" for c in candidates):
         good = next(c for c in candidates if c.verdict == "non-inferior")
         words = f"no variant qualifies; nearest is {good.name}: {good.out}"
@@ -248,7 +253,7 @@ def _nothing(candidates: Sequence[Candidate], evidence: Evidence, margin: float)
             f"no variant is non-inferior at a margin of {margin:g}; nearest is {nearest.name}, {_delta(nearest)}, "
             f"whose upper bound is {_upper(nearest) - margin:.2f} over it"
         )
-    fp32 = next((c for c in candidates if c.name == evidence.reference.name), None)
+    fp32 = next((c for c in candidates if c.name == reference.name and reference.status == "ok"), None)
     if fp32 is not None and fp32.artifact is not None and not fp32.failures:
         words += f". {fp32.name} itself, unquantized, meets the bounds: {fp32.artifact}"
     return words
@@ -274,4 +279,6 @@ def _notes(evidence: Evidence, bounds: Bounds, at: Point | None, timed: bool) ->
         )
     if not timed:
         notes.append("latency was not measured" + (f" at {at}" if at else " in this run"))
+    if at is not None and (others := [device for device in evidence.devices if device != at.device]):
+        notes.append(f"on {at.device}; for {' or '.join(others)} ask with --device")
     return notes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qray.measure.host import has_native_bf16
+from qray.point import CPU, CUDA
 
 COMPILERS = ("g++", "clang++", "c++")
 
@@ -19,9 +20,13 @@ class Engine:
     #: the engine does not execute what the method says, and `load(folder, built, threads, device) -> Predict`, device
     #: being one of `devices`.
     module: str
-    #: What it offers, and what each method needs of packages that are not qray's own. A method that is not here is a
-    #: bad study, not a skipped row.
+    #: What it offers on the CPU, and what each method needs of packages that are not qray's own. A method that is not
+    #: here is a bad study, not a skipped row.
     methods: dict[str, tuple[str, ...]]
+    #: The same on a GPU.
+    gpu_methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Methods whose kernels it can capture as a CUDA graph, and replay.
+    graphs: bool = False
     #: The extra that brings those packages.
     extra: str | None = None
     #: Why this machine cannot do a method, packages aside.
@@ -38,8 +43,15 @@ class Engine:
     remedies: tuple[str, ...] = ()
     #: Whether it can keep additions and pools in FP32, not layers with weights alone.
     keeps_unweighted: bool = False
-    #: Where what it built can run, in torch's words.
-    devices: tuple[str, ...] = ("cpu",)
+
+    def on(self, device: str) -> dict[str, tuple[str, ...]]:
+        """What it offers on a device ("cpu" or "cuda"), as `methods`."""
+        return {CPU: self.methods, CUDA: self.gpu_methods}[device]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where what it built can run, in torch's words."""
+        return tuple(device for device in (CPU, CUDA) if self.on(device))
 
 
 def _no_compiler(method: str) -> str | None:
@@ -58,7 +70,8 @@ _ONNX = ("onnx", "onnxscript", "onnxruntime")
 #: In the order in which they are listed to people.
 ENGINES = {
     "eager": Engine(
-        "qray.engines.torch_export", dict.fromkeys(("fp32", "finetune", "bf16", "dynamic"), ()), devices=("cpu", "cuda")
+        "qray.engines.torch_export", dict.fromkeys(("fp32", "finetune", "bf16", "dynamic"), ()),
+        gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ()), graphs=True,
     ),
     "inductor": Engine(
         "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
@@ -77,6 +90,6 @@ ENGINES = {
 }  # fmt: skip
 
 
-def engines_of(method: str) -> tuple[str, ...]:
-    """Engines that offer a method."""
-    return tuple(name for name, engine in ENGINES.items() if method in engine.methods)
+def engines_of(method: str, device: str = CPU) -> tuple[str, ...]:
+    """Engines that offer a method on a device."""
+    return tuple(name for name, engine in ENGINES.items() if method in engine.on(device))

@@ -17,7 +17,7 @@ from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import LAYERS, export, read_layers, total_macs
 from qray.engines.packed import narrow, pack, unpack
 from qray.engines.proof import prove
-from qray.engines.torch_export import runner, tensor_bytes, to_bf16
+from qray.engines.torch_export import runner, tensor_bytes, to_half
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags
 from qray.measure.isa import ISA_FLAGS
@@ -41,7 +41,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
         QrayError: an INT8 variant whose compiled code runs convolutions or residual adds in FP32.
     """
     method = request.variant.method
-    module: nn.Module = to_bf16(request.model) if method == "bf16" else request.model
+    module: nn.Module = to_half(request.model, method)
     if method in INT8_METHODS:
         from qray.engines.conv3d import int8_adds, teach_inductor
         from qray.engines.pt2e import quantized, quantized_in_tail, simulate

@@ -27,7 +27,7 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     if lacking:
         return f"target.isa is {isa}, and this machine lacks {', '.join(lacking)}: what is built cannot be tried here"
     engine = ENGINES[variant.engine]
-    missing = [name for name in engine.methods[variant.method] if find_spec(name) is None]
+    missing = [name for name in engine.on(variant.device)[variant.method] if find_spec(name) is None]
     if missing:
         return f"{', '.join(missing)} not installed: pip install 'qray[{engine.extra}]'"
     return engine.lacks(variant.method)
@@ -65,12 +65,13 @@ def build_artifact(request: BuildRequest, key: str, folder: Path) -> Artifact:
 
 
 def load_artifact(
-    artifact: Path | Artifact, threads: int = 1, device: str = "cpu", allow_code: bool = False
+    artifact: Path | Artifact, threads: int = 1, device: str | None = None, allow_code: bool = False
 ) -> Predict:
     """Load a finished artifact to run on a device: uint8 (B, T, H, W, 3) -> float32 (B,), target units.
 
     Nothing of an artifact is run but its graph, whoever made it, except where the engine's artifacts are native code.
-    allow_code: whether that may run, because whoever built it is trusted.
+    device: by default the one that it was built for. allow_code: whether that may run, because whoever built it is
+    trusted.
 
     Raises:
         QrayError: the engine does not run on this device, or there is none; this CPU lacks what the artifact was built
@@ -79,9 +80,10 @@ def load_artifact(
     """
     if isinstance(artifact, Path):
         artifact = read_artifact(artifact)
-    engine = artifact.variant.engine
-    if device not in (offered := ENGINES[engine].devices):
-        raise QrayError(f"{artifact.folder}: engine {engine} runs on {', '.join(offered)}, not on {device}")
+    engine, method = artifact.variant.engine, artifact.variant.method
+    device = device or artifact.variant.device
+    if device not in (offered := tuple(d for d in ENGINES[engine].devices if method in ENGINES[engine].on(d))):
+        raise QrayError(f"{artifact.folder}: {method} of engine {engine} runs on {', '.join(offered)}, not on {device}")
     if threads > 1 and artifact.built.notes.get("one_thread"):
         raise QrayError(
             f"{artifact.folder}: on several threads the INT8 kernels of {engine} give other "

@@ -1,4 +1,4 @@
-"""FP32, bf16 and dynamic (Linear-only) artifacts as exported programs, run eagerly."""
+"""Artifacts in floats, and dynamic (Linear-only) ones, as exported programs, run eagerly on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -15,29 +15,38 @@ from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import export, read_layers, total_macs
 from qray.engines.programs import read_program
 from qray.errors import QrayError
+from qray.point import CPU, CUDA
 
 if TYPE_CHECKING:
     # An artifact loads without the code that trained it.
     from qray.model.regressor import VideoRegressor
 
 MODEL_FILE = "model.pt2"
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class _Bf16Backbone(nn.Module):
-    """The backbone in bf16; normalisation, pooling over time and head stay FP32."""
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+#: Calls before a capture, in which libraries choose kernels and allocate what a graph must not.
+WARM_UP_CALLS = 3
 
-    def __init__(self, backbone: nn.Module) -> None:
+
+class _HalfBackbone(nn.Module):
+    """The backbone in 16 bits; normalisation, pooling over time and head stay FP32."""
+
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.inner = backbone.to(torch.bfloat16)
+        self.inner, self.dtype = backbone.to(dtype), dtype
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.inner(frames.to(torch.bfloat16)).float()
+        return self.inner(frames.to(self.dtype)).float()
 
 
-def to_bf16(model: VideoRegressor) -> VideoRegressor:
-    """A copy whose backbone holds and computes bf16."""
+def to_half(model: VideoRegressor, method: str) -> VideoRegressor:
+    """A copy whose backbone holds and computes the floats of a method of `HALVES`; the same model for any other."""
+    if method not in HALVES:
+        return model
     model = copy.deepcopy(model)
-    model.backbone = _Bf16Backbone(model.backbone)
+    model.backbone = _HalfBackbone(model.backbone, HALVES[method])
     return model
 
 
@@ -66,7 +75,7 @@ def _stored(tensor: torch.Tensor) -> int:
 def build(request: BuildRequest, folder: Path) -> Built:
     """Write `model.pt2`."""
     method = request.variant.method
-    model: nn.Module = to_bf16(request.model) if method == "bf16" else request.model
+    model: nn.Module = to_half(request.model, method)
     if method == "dynamic":
         from torchao.utils import unwrap_tensor_subclass
 
@@ -76,7 +85,9 @@ def build(request: BuildRequest, folder: Path) -> Built:
     int8 = sum(layer.macs for layer in layers if any("_int_mm" in node for node in layer.nodes))
     torch.export.save(program, folder / MODEL_FILE)
     # torchao's operators must be registered before a program that calls them is read.
-    notes = {"imports": "torchao"} if method == "dynamic" else {}
+    notes: dict[str, Any] = {"imports": "torchao"} if method == "dynamic" else {}
+    if request.variant.device == CUDA:
+        notes |= {"tf32": method == "tf32", "cuda_graph": request.variant.cuda_graph}
     macs = total_macs(layers)
     return Built(MODEL_FILE, tensor_bytes(program), int8 / macs, macs, (), notes)
 
@@ -96,18 +107,64 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the exported program eagerly.
 
     Raises:
-        QrayError: torch finds no such device, dynamic INT8 is to run elsewhere than on the CPU, or the file holds more
-            than numbers and a graph of known operators.
+        QrayError: torch finds no such device, or the file holds more than numbers and a graph of known operators.
     """
     if built.notes.get("imports") == "torchao":
-        if device != "cpu":
-            raise QrayError(f"{folder}: dynamic INT8 of engine eager runs on cpu, not on {device}")
         import torchao.quantization  # noqa: F401
-    if device == "cuda" and not torch.cuda.is_available():
-        raise QrayError(f"{folder}: torch finds no GPU to run it on; load it with device='cpu'")
+    if device == CUDA and not torch.cuda.is_available():
+        raise QrayError(f"{folder}: torch finds no GPU to run it on")
     program = read_program((folder / built.model_file).read_bytes(), str(folder / built.model_file))
-    if device != "cpu":
-        # By default a GPU rounds what convolutions multiply to TF32, and an FP32 variant is what its name says.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        program = move_to_device_pass(program, device)
-    return runner(program.module(), threads, device)
+    if device == CPU:
+        return runner(program.module(), threads)
+    module = channels_last(move_to_device_pass(program, device).module())
+    call = with_tf32(module, bool(built.notes.get("tf32")))
+    return runner(captured(call, device) if built.notes.get("cuda_graph") else call, threads, device)
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Weights of convolutions as tensor cores read them; clips come in that order already (T, H, W, 3)."""
+    for parameter in (*module.parameters(), *module.buffers()):
+        if parameter.dim() in CHANNELS_LAST and parameter.is_floating_point():
+            parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.dim()])
+    return module
+
+
+def with_tf32(module: Any, allowed: bool) -> Any:
+    """A module whose every call rounds what convolutions and products multiply to TF32 or does not, whatever others in
+    this process do. By default PyTorch does in convolutions, and an FP32 variant is what its name says."""
+
+    def call(clips: torch.Tensor) -> torch.Tensor:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+        return module(clips)
+
+    return call
+
+
+def captured(call: Any, device: str) -> Any:
+    """What a call launches on a GPU, captured at the first batch of each size and replayed for the next; the result is
+    overwritten by the next call.
+
+    As https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs asks: warmed up on a stream of its own, with
+    inputs and outputs that stay where they are.
+    """
+    graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+
+    def replay(clips: torch.Tensor) -> torch.Tensor:
+        if len(clips) not in graphs:
+            given = clips.to(device, copy=True)
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP_CALLS):
+                    call(given)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = call(given)
+            graphs[len(clips)] = graph, given, result
+        graph, given, result = graphs[len(clips)]
+        given.copy_(clips)
+        graph.replay()
+        return result
+
+    return replay

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qray.errors import NotYet, QrayError, Unavailable
-from qray.measure.host import provenance_here
+from qray.measure.host import gpu_name, provenance_here
 from qray.measure.isa import Machine, capabilities, least_of
 
 #: A node that is busy takes long to start a process.
@@ -31,6 +31,10 @@ QUIET_ON_DEMAND = "qray_quiet_on_demand"
 CPUS_ON_DEMAND, GPUS_ON_DEMAND = "qray_cpus_on_demand", "qray_gpus_on_demand"
 
 
+#: Begins what says in a node's capabilities which GPU it has.
+GPU = "the GPU "
+
+
 def whereabouts() -> dict[str, Any]:
     """The node that this task runs on, its host, and the versions there, for the record of what ran where."""
     return {"node": ray.get_runtime_context().get_node_id(), **provenance_here()}
@@ -38,7 +42,8 @@ def whereabouts() -> dict[str, Any]:
 
 @ray.remote(num_cpus=0)
 def _capabilities() -> frozenset[str]:
-    return capabilities()
+    gpu = gpu_name()
+    return capabilities() | ({f"{GPU}{gpu}"} if gpu else set())
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -128,48 +133,68 @@ class Placement:
         """
         having = _alive()
         plain = [has for node, has in self.nodes.items() if not having.get(node, {}).get("GPU")]
-        return least_of(plain or self.nodes.values(), gpu=self.gpus() >= 1)
+        return least_of(plain or self.nodes.values(), self.gpus() >= 1, self.gpu_name())
 
     def gpus(self) -> float:
         """GPUs that the cluster has, or may have."""
         return max(ray.cluster_resources().get("GPU", 0.0), self.gpus_on_demand)
 
-    def able(self, needs: Collection[str]) -> list[str]:
-        """Nodes whose CPU has all of `needs`, by id.
+    def gpu_name(self) -> str | None:
+        """Which GPU rows on one are of: the first by name, where nodes have different ones; None where none says."""
+        names = {word.removeprefix(GPU) for has in self.nodes.values() for word in has if word.startswith(GPU)}
+        return min(names, default=None)
+
+    def able(self, needs: Collection[str], gpu: bool = False) -> list[str]:
+        """Nodes whose CPU has all of `needs`, by id; with `gpu`, of those that have one, the one of `gpu_name`.
 
         Raises:
             Unavailable: there is none. NotYet: nor is it known that none will come.
         """
-        able = [node for node, has in self.nodes.items() if has.issuperset(needs)]
+        if gpu and self.gpus() < 1:
+            raise Unavailable("no machine of this Ray has an NVIDIA GPU")
+        having, name = _alive() if gpu else {}, self.gpu_name() if gpu else None
+        needs = {*needs, f"{GPU}{name}"} if name else needs
+        able = [node for node, has in self.nodes.items()
+                if has.issuperset(needs) and (not gpu or having.get(node, {}).get("GPU"))]  # fmt: skip
         if not able:
             wanted = f"has {' and '.join(sorted(needs))}" if needs else "that runs work is there"
             reason = f"no node of this cluster {wanted}"
             raise NotYet(reason) if self.grows or self.asking else Unavailable(reason)
         return able
 
-    def options(self, needs: Collection[str]) -> dict[str, Any]:
-        """Options of a task that wants a CPU with all of `needs`: none where every node will do, else a node that will,
-        each in its turn.
+    def options(self, needs: Collection[str], gpu: bool = False) -> dict[str, Any]:
+        """Options of a task that wants a CPU with all of `needs`, and with `gpu` a GPU: none where every node will do,
+        else a node that will, each in its turn.
 
         Raises:
             Unavailable: no node will. NotYet: none that is there will.
         """
-        if not needs:
+        if not needs and not gpu:
             return {}
-        able = self.able(needs)
+        if gpu and self.gpus_on_demand and not ray.cluster_resources().get("GPU"):
+            # The task itself is what has the cluster start one.
+            return {}
+        able = self.able(needs, gpu)
         if len(able) == len(self.nodes) and not self.asking:
             return {}
         node = able[next(self._turn) % len(able)]
         return {"scheduling_strategy": on_node(node)}
 
-    def alone(self, needs: Collection[str]) -> dict[str, Any]:
+    def alone(self, needs: Collection[str], gpu: bool = False) -> dict[str, Any]:
         """Options of a task that measures with all of `needs`, alone on its node: a quiet node, one that the cluster
-        starts, or all of another; of these a CPU node before a GPU node, then the one with the most CPUs.
+        starts, or all of another; of these a CPU node before a GPU node, then the one with the most CPUs. With `gpu`: a
+        GPU and all CPUs of the node that has it.
 
         Raises:
             Unavailable: no node that is alive has. NotYet: one that is yet to come may have.
         """
         alive = _alive()
+        if gpu:
+            able = [node for node in self.able(needs, gpu) if node in alive]
+            if not able:
+                raise NotYet("no node with a GPU is there") if self.gpus_on_demand else Unavailable("its GPU has gone")
+            best = max(able, key=lambda node: (alive[node]["CPU"], node))
+            return {"num_cpus": alive[best]["CPU"], "num_gpus": 1, "scheduling_strategy": on_node(best)}
         quiet = sorted(node for node, has in self.quiet.items() if has.issuperset(needs))
         if here := [node for node in quiet if node in alive]:
             return {"num_cpus": 0, "resources": {QUIET: 1}, "scheduling_strategy": on_node(here[0])}

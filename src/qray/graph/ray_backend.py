@@ -131,13 +131,14 @@ class RayBackend:
 
     @property
     def gpus(self) -> int:
-        """GPUs of the cluster as it is now."""
-        return int(cluster_slots().gpus)
+        """GPUs that the cluster has, or may have."""
+        return int(self.nodes.gpus())
 
     def submit(self, unit: Unit, work: Callable[..., Any], *arguments: Any, needs: Collection[str] = ()) -> _Handle:
         """Start work of a unit: a function, or one that yields.
 
-        It goes to a node whose CPU has `needs`. References among the arguments arrive as what they refer to.
+        It goes to a node whose CPU has `needs`, and with a GPU if it cannot do without. References among the arguments
+        arrive as what they refer to.
 
         Raises:
             Unavailable: no node has. NotYet: one that is yet to come may have.
@@ -148,9 +149,9 @@ class RayBackend:
             node = ray.get_runtime_context().get_node_id()
             options = {"num_cpus": 0, "scheduling_strategy": on_node(node)}
         elif resources.exclusive:
-            options = self.nodes.alone(needs)
+            options = self.nodes.alone(needs, resources.on_gpu)
         else:
-            options = self.slots.options(resources.gpu) | self.nodes.options(needs)
+            options = self.slots.options(resources.gpu) | self.nodes.options(needs, resources.on_gpu)
         if resources.processes:
             # Ray gives a worker to tasks of one environment alone.
             options["runtime_env"] = {"env_vars": {PROCESSES: resources.processes}}

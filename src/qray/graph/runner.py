@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from qray.errors import NotYet, QrayError
+from qray.errors import NotYet, QrayError, Unavailable
 from qray.graph.backend import Backend
 from qray.graph.queue import Queue, Waiting
 from qray.graph.store import Store
@@ -168,9 +168,13 @@ class Runner:
         return max(1, min(resources.slots, holders - 1))
 
     def _gpus(self, unit: Unit) -> int:
-        """Those of a unit that holds several; one that holds one waits for it where it is done."""
-        resources = unit.task.resources
-        return resources.slots if resources.whole and resources.gpu and self.backend.gpus else 0
+        """Those that a unit holds; where there are none, it does without, or is refused when it starts."""
+        resources, there = unit.task.resources, self.backend.gpus
+        if not there:
+            return 0
+        if resources.inner_gpus:
+            return min(self._slots(unit), there)
+        return resources.slots if resources.whole and resources.gpu else int(resources.gpu)
 
     def _start_ready(self) -> None:
         free = self.backend.holders - sum(running.slots for running in self._running)
@@ -307,7 +311,7 @@ class Runner:
 
 
 def _without(error: Exception) -> Result:
-    return Result("skipped" if isinstance(error, Skipped) else "failed", reason=plain_reason(error))
+    return Result("skipped" if isinstance(error, Skipped | Unavailable) else "failed", reason=plain_reason(error))
 
 
 def plain_reason(error: BaseException) -> str:

@@ -35,6 +35,10 @@ class Resources:
     whole: bool = False
     #: A GPU, where the cluster has one; with `whole`, one a slot.
     gpu: bool = False
+    #: A GPU or nothing: it cannot do without.
+    on_gpu: bool = False
+    #: What it starts takes a GPU a slot, where the cluster has any; it takes none itself.
+    inner_gpus: bool = False
     #: A node to itself, and only while nothing else runs.
     exclusive: bool = False
     #: Its process is used again only by work that names the same: what it leaves changed would change what others do.

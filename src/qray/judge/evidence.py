@@ -19,7 +19,7 @@ from qray.judge.row import Row
 from qray.judge.statistics import Accuracy, VerdictWord
 from qray.judge.timing import Timing
 from qray.measure.latency import Latency
-from qray.point import Point
+from qray.point import CPU, Point
 from qray.study import Study
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ class VariantEvidence:
     def name(self) -> str:
         """Its name in the study."""
         return self.outcome.variant
+
+    @property
+    def device(self) -> str:
+        """What it is built for, evaluated and measured on."""
+        return self.outcome.device or CPU
 
     @property
     def clips(self) -> pd.DataFrame | None:
@@ -132,6 +137,16 @@ class Evidence:
     def reference(self) -> VariantEvidence:
         """FP32 eager, to which the others are compared."""
         return self.variants[0]
+
+    def reference_on(self, device: str) -> VariantEvidence | None:
+        """FP32 eager of a device, to which the speed of the others there is compared."""
+        fp32 = self.study.reference_on(device)
+        return next((v for v in self.variants if fp32 is not None and v.name == fp32.name), None)
+
+    @property
+    def devices(self) -> list[str]:
+        """Those that variants are built for, the CPU first."""
+        return sorted({variant.device for variant in self.variants})
 
     @property
     def rejected(self) -> pd.DataFrame:

@@ -44,8 +44,8 @@ class TrialState:
 
 @dataclass(frozen=True)
 class PointUnits:
-    """What was or is to be measured at one point: the key of the latency of all artifacts together, and of the memory
-    of each variant's."""
+    """What was or is to be measured at one point: the key of the latency of all artifacts of its device together, and
+    of the memory of each variant's."""
 
     threads: Number
     batch: Number
@@ -114,7 +114,7 @@ def _check(index: Index) -> None:
     """What must be there for an index to be whole, beside the types of what is there. Raises ValueError."""
     Verdict.model_validate(index.verdict)
     for name, keys in index.variants.items():
-        if not {"build", "evaluate"} <= keys.keys() or any(name not in at.memory for at in index.points):
+        if not {"build", "evaluate"} <= keys.keys():
             raise ValueError(f"a unit of {name!r} is missing")
     for trial in index.trials:
         if not all(isinstance(trial.settings.get(name), int) for name in ("epochs", "weight_bits")):

@@ -117,9 +117,10 @@ class _Judge:
     def _speeds(self, outcome: Outcome) -> dict[Point, Speed]:
         found = {}
         for at in outcome.latency:
-            timed = [Timed(o.variant, o.method, o.engine, o.latency[at]) for o in self.variants if at in o.latency]
-            own = next(t for t in timed if t.name == outcome.variant)
-            found[at] = speed_of(own, timed, self.fp32.variant)
+            timed = [Timed(o.variant, o.method, (o.engine, o.cuda_graph), o.latency[at])
+                     for o in self.variants if at in o.latency]  # fmt: skip
+            own, fp32 = next(t for t in timed if t.name == outcome.variant), self.study.reference_on(at.device)
+            found[at] = speed_of(own, timed, fp32.name if fp32 is not None else self.fp32.variant)
         return found
 
 

@@ -54,6 +54,8 @@ class Outcome:
     status: str = "ok"
     reason: str | None = None
     stage: str = "variant"
+    device: str | None = None
+    cuda_graph: bool = False
     weight_bits: int | None = None
     settings: Mapping[str, Any] | None = None
     predictions: np.ndarray | None = None
@@ -89,7 +91,8 @@ def _understood(run: Run, variant: Variant) -> Outcome:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"its records in units/ cannot be understood ({type(error).__name__}: {error}); run again with --fresh"
         key = run.index.variants[variant.name]["build"]
-        return Outcome(variant.name, key, variant.method, variant.engine, status="failed", reason=reason)
+        return Outcome(variant.name, key, variant.method, variant.engine, status="failed", reason=reason,
+                       device=variant.device, cuda_graph=variant.cuda_graph)  # fmt: skip
 
 
 def _variant(run: Run, variant: Variant) -> Outcome:
@@ -102,6 +105,7 @@ def _variant(run: Run, variant: Variant) -> Outcome:
     found = Outcome(
         variant.name, keys["build"], variant.method, variant.engine,
         weight_bits=variant.weight_bits if variant.method in ("ptq", "qat") else None,
+        device=variant.device, cuda_graph=variant.cuda_graph,
         settings=trial["settings"] if trial else None, train_s=trained["train_s"] if trained else None,
         made={what: provenance_of(record) for what, record in units.items() if record is not None},
     )  # fmt: skip
@@ -114,7 +118,7 @@ def _variant(run: Run, variant: Variant) -> Outcome:
     assert built is not None
     artifact = built["artifact"]
     found = replace(
-        found, **_measured(run, variant.name, keys["build"]), artifact=f"artifacts/{keys['build']}",
+        found, **_measured(run, variant.name, variant.device, keys["build"]), artifact=f"artifacts/{keys['build']}",
         size_bytes=artifact["size_bytes"], weights_bytes=artifact["weights_bytes"],
         int8_mac_share=artifact["int8_mac_share"], isa=artifact["isa"], notes=artifact["notes"],
         val_mae=trial["val_mae"] if trial and variant.method == "qat" else None,
@@ -135,11 +139,12 @@ def _with_predictions(run: Run, outcome: Outcome, evaluated: Mapping[str, Any]) 
         return replace(outcome, status="failed", reason=f"no accuracy: {error}", predictions_path=path)
 
 
-def _measured(run: Run, variant: str, build_key: str) -> dict[str, Any]:
-    """What was measured of an artifact, at each point; where that failed, the reason, until it succeeds."""
+def _measured(run: Run, variant: str, device: str, build_key: str) -> dict[str, Any]:
+    """What was measured of an artifact, at each point of its device; where that failed, the reason, until it
+    succeeds."""
     latency, peak, errors = {}, {}, {}
     made: dict[Point, dict[str, Provenance]] = {}
-    for units in run.index.points:
+    for units in (units for units in run.index.points if units.device == device):
         at, ended = units.point, run.index.ended
         memory, timed = run.unit("memory", units.memory[variant]), run.attempt("measure", units.latency)
         made[at] = {what: provenance_of(record) for what, record in (("memory", memory), ("latency", timed)) if record}

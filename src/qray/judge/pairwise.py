@@ -56,6 +56,17 @@ class Pairs:
         calls = {name: variant.latency(at) for name, variant in self.variants.items()}
         self._calls = {name: latency for name, latency in calls.items() if latency is not None}
 
+    @property
+    def reference(self) -> VariantEvidence:
+        """FP32 eager of the point's device, else of the CPU: what speed is compared to."""
+        found = self.evidence.reference_on(self.at.device) if self.at is not None else None
+        return found or self.evidence.reference
+
+    @property
+    def there(self) -> list[VariantEvidence]:
+        """The variants that are built for the point's device; without a point, all."""
+        return [v for v in self.evidence.variants if self.at is None or v.device == self.at.device]
+
     def row(self, name: str) -> Row:
         """The variant's row at this point, or its first where it has none there, without latency."""
         variant = self.variants[name]

@@ -13,7 +13,7 @@ from qray.judge.statistics import LEVEL, Estimate, mean_interval
 from qray.measure.latency import Latency
 
 #: Methods that compute in fewer bits, by the word for what they do; only of them can be said whether it pays.
-REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16"}
+REDUCED = {"ptq": "INT8", "qat": "INT8", "dynamic": "INT8", "bf16": "bf16", "fp16": "fp16", "tf32": "TF32"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Timed:
 
     name: str
     method: str
-    engine: str
+    #: And whether as a CUDA graph: of two ways to execute the same, the one is not the other's FP32.
+    engine: tuple[str, bool]
     latency: Latency
 
 
@@ -86,7 +87,7 @@ def over_rounds(values: np.ndarray, comparisons: int = 1) -> Estimate:
 def speed_of(own: Timed, measured: Sequence[Timed], reference: str) -> Speed:
     """The speed of one variant among all that were measured with it, at the same point.
 
-    reference: name of the FP32 eager variant.
+    reference: name of the FP32 eager variant of that device.
     """
     base = next((t for t in measured if t.name == reference), None)
     fp32 = [t for t in measured if t.method == "fp32"]

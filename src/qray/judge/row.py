@@ -54,11 +54,14 @@ class Row:
     variant: Annotated[str, Column("name of the variant in the study", title="variant", rank=0, report=True,
                                    names_row=True)]  # fmt: skip
     key: Annotated[str, _names("of the build; of the evaluation of the mean predictor; of a trial")]
-    method: Annotated[str, _names("fp32, bf16, dynamic, ptq, qat, finetune (FP32 trained as long as QAT) or baseline")]
+    method: Annotated[str, _names("fp32, tf32, fp16, bf16, dynamic, ptq, qat, finetune (FP32 trained as long as QAT), "
+                                  "baseline")]  # fmt: skip
     engine: Annotated[str, _names("what executes it")]
     backbone: Annotated[_S, _names("network applied to each frame, or to whole clips")] = None
     seed: Annotated[_I, _names("of the study")] = None
-    device: Annotated[_S, _names("what it was measured on")] = None
+    device: Annotated[_S, _names("what it is built for, evaluated and measured on: cpu, or cuda (an NVIDIA GPU)")] = (
+        None
+    )
     threads: Annotated[_I, _names("CPU threads of the measurement")] = None
     batch: Annotated[_I, _names("clips per call in the measurement")] = None
     frames: Annotated[_I, _names("frames of a clip")] = None
@@ -88,7 +91,7 @@ class Row:
     latency_p90_ms: Annotated[_F, Column("90th percentile; null where the sample cannot carry it", "ms")] = None
     latency_p99_ms: Annotated[_F, Column("99th percentile; null where the sample cannot carry it", "ms")] = None
     latency_n: Annotated[_I, Column("calls that were timed")] = None
-    speedup: Annotated[_F, Column("latency of FP32 eager over its own, interleaved", None, "speed-up", 0,
+    speedup: Annotated[_F, Column("latency of FP32 eager at that point over its own, interleaved", None, "speed-up", 0,
                                   report=True, form="fold")] = None  # fmt: skip
     speedup_engine: Annotated[_F, Column("of which the engine gives so much in FP32", None, "engine × precision",
                                          7, form="causes")] = None  # fmt: skip
@@ -104,6 +107,7 @@ class Row:
     versions: Annotated[_S, Column("packages it was built with, JSON")] = None
     created_at: Annotated[datetime | None, Column("when the last unit of the run had ended, UTC")] = None
     stage: Annotated[str, _names("variant, baseline, or trial of the QAT sweep")] = "variant"
+    cuda_graph: Annotated[_B, _names("on cuda: whether its kernels are captured once and replayed")] = None
     weight_bits: Annotated[_I, _names("of INT8 variants: bits of a weight")] = None
     settings: Annotated[_S, Column("of a QAT trial, or of what came of it, JSON")] = None
     ratio_to_baseline: Annotated[_F, Column("MAE over that of the mean predictor")] = None

@@ -17,7 +17,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import columns
 from qray.judge.outcome import FIELDS, Outcome, Provenance
 from qray.judge.row import Row, to_table
-from qray.point import Point
+from qray.point import CUDA, Point
 from qray.study import Study
 
 #: Columns by name.
@@ -51,7 +51,7 @@ def variant_rows(variant: VariantEvidence, study: Study, reference: VariantEvide
     rows = []
     for at in measured or (None,):
         own, why, provenance = _measured(variant, at)
-        said = "; ".join([*_reasons(variant), *why]) or None
+        said = "; ".join(dict.fromkeys([*_reasons(variant), *why])) or None
         rows.append(_row(common | own | {"reason": said} | _provenance(provenance)))
     return tuple(rows)
 
@@ -68,7 +68,8 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "backbone": study.model.backbone, "seed": study.seed, "frames": study.clip.frames,
         "image_size": study.clip.image_size, "size_bytes": outcome.size_bytes, "weights_bytes": outcome.weights_bytes,
         "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact, "created_at": made,
-        "stage": outcome.stage, "weight_bits": outcome.weight_bits,
+        "stage": outcome.stage, "weight_bits": outcome.weight_bits, "device": outcome.device,
+        "cuda_graph": outcome.cuda_graph if outcome.device == CUDA else None,
         "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
         "predictions": outcome.predictions_path, "val_mae": outcome.val_mae, "isa": outcome.isa,
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
@@ -141,12 +142,12 @@ def _measured(variant: VariantEvidence, at: Point | None) -> tuple[Columns, list
             "latency_p99_ms": latency.percentile(99), "latency_n": latency.n or None,
             "load_average": latency.load_average,
         } | variant.speeds[at].columns()  # fmt: skip
-        if latency.error:
+        if latency.error and latency.error != variant.reason:
             why.append(f"latency not measured: {latency.error}")
         if latency.host:
             versions = made.get("latency", Provenance()).versions
             made["latency"] = Provenance(versions, latency.host, latency.cpu_flags)
-    if at in outcome.memory_error:
+    if outcome.memory_error.get(at, variant.reason) != variant.reason:
         why.append(f"memory not measured: {outcome.memory_error[at]}")
     return row, why, made
 

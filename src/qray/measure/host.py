@@ -6,7 +6,9 @@ import math
 import os
 import platform
 import re
+import shutil
 import socket
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ INFERENCE_FLAGS = (
     "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+#: A driver that has fallen asleep takes seconds to wake.
+GPU_TOOL_S = 30.0
 PACKAGES = ("torch", "torchvision", "torchao", "ray", "av", "numpy", "onnx", "onnxruntime", "openvino", "nncf")
 #: What oneDNN, under PyTorch and OpenVINO, leaves unused when the variable ONEDNN_MAX_CPU_ISA names a lesser set.
 ONEDNN_LIMITS = {
@@ -111,6 +115,26 @@ def usable_cpus() -> int:
     """
     quota = cpu_quota()
     return len(usable_cores()) if quota is None else min(len(usable_cores()), max(1, math.ceil(quota)))
+
+
+def gpu_name() -> str | None:
+    """Name, compute capability and driver of this machine's NVIDIA GPU, the first by name of several; None without one.
+
+    What a latency on a GPU depends on, as the driver's own tool tells it, which takes neither torch nor CUDA.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=GPU_TOOL_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = [[word.strip() for word in line.split(",")] for line in told.splitlines()]
+    names = [
+        f"{name}, compute capability {cap}, driver {driver}" for name, cap, driver in (f for f in found if len(f) == 3)
+    ]
+    return min(names, default=None)
 
 
 def host_name() -> str:

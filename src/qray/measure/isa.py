@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qray.measure.host import cpu_flags, has_int8_dot_product, has_native_bf16
+from qray.measure.host import cpu_flags, gpu_name, has_int8_dot_product, has_native_bf16
 
 #: Instruction sets that an artifact can be made for, from the least to the most, and the CPU flags that each needs.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {
@@ -51,23 +51,25 @@ def capabilities() -> frozenset[str]:
 class Machine:
     """What a run's outcome depends on of its machine, or of the least of a cluster's nodes.
 
-    isa: one of `ISA_FLAGS`. bf16: whether the CPU computes in it. gpu: whether training gets one.
+    isa: one of `ISA_FLAGS`. bf16: whether the CPU computes in it. gpu: whether training gets one. gpu_name: which one
+    it is (`host.gpu_name`), where that is known.
     """
 
     isa: str
     bf16: bool
     gpu: bool = False
+    gpu_name: str | None = None
 
 
-def least_of(nodes: Iterable[frozenset[str]], gpu: bool = False) -> Machine:
+def least_of(nodes: Iterable[frozenset[str]], gpu: bool = False, gpu_name: str | None = None) -> Machine:
     """The machine that every node is at least, by their `capabilities`."""
     shared = frozenset.intersection(*nodes)
-    return Machine(native_isa(shared), BF16 in shared, gpu)
+    return Machine(native_isa(shared), BF16 in shared, gpu, gpu_name)
 
 
 def this_machine() -> Machine:
     """This machine."""
-    return least_of([capabilities()], _has_gpu())
+    return least_of([capabilities()], gpu := _has_gpu(), gpu_name() if gpu else None)
 
 
 #: What a driver for torch's GPUs leaves on Linux: NVIDIA's, that of WSL, AMD's.

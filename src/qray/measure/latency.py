@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from qray.errors import Lost, QrayError
-from qray.measure.host import cpu_flags, host_name, load_average, usable_cores, usable_cpus
-from qray.point import Point
+from qray.measure.host import cpu_flags, gpu_name, host_name, load_average, usable_cores, usable_cpus
+from qray.point import CPU, Point
 from qray.reasons import reason_of
 from qray.scratch import scratch_folder
 from qray.study import Measure
@@ -192,7 +192,10 @@ def measure_latency(
         run_subprocess(["qray.measure.latency", str(request), str(response)], point.threads, timeout_s, what)
         measured = json.loads(response.read_text(encoding="utf-8"))
     # The measuring process is pinned, and would count only the cores that it was left.
-    common = {name: measured[name] for name in ("load_average", "cpu_flags")} | {"host": host_name()}
+    host = (
+        host_name() if point.device == CPU else f"{host_name()} with {gpu_name() or 'a GPU that does not say its name'}"
+    )
+    common = {name: measured[name] for name in ("load_average", "cpu_flags")} | {"host": host}
     return {
         key: Latency(measured["blocks_ms"].get(key, []), error=measured["errors"].get(key), **common)
         for key in artifacts

@@ -21,9 +21,10 @@ def remedies(evidence: Evidence) -> list[Block]:
     """A table for each method, engine and weight width of which there is a plain variant and others; else nothing."""
     groups: dict[Any, list[Variant]] = defaultdict(list)
     for variant in evidence.study.variants:
-        groups[variant.method, variant.engine, variant.weight_bits, variant.keep_fp32].append(variant)
+        on = variant.device, variant.cuda_graph
+        groups[variant.method, variant.engine, variant.weight_bits, variant.keep_fp32, on].append(variant)
     pairs, blocks = Pairs(evidence, None), list[Block]()
-    for (method, engine, bits, _), variants in groups.items():
+    for (method, engine, bits, *_), variants in groups.items():
         plain = next((variant for variant in variants if not (variant.remedies or variant.accuracy)), None)
         if plain is None or len(variants) == 1:
             continue

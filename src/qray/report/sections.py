@@ -8,6 +8,7 @@ from qray.answers.changes import hosts_of, versions_of
 from qray.answers.pick import Choice
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.report.causes import layers, parity, sweep
+from qray.report.devices import devices
 from qray.report.headline import choice_of, headline, own_paths
 from qray.report.predictions import classes, decisions, predictions
 from qray.report.remedies import remedies
@@ -32,6 +33,7 @@ def compose(evidence: Evidence, data: Path | Place | None = None) -> Document:
     parts = (
         ("table", "The table", table(evidence, picked)),
         ("guardrails", "Guardrails beside the mean", guardrails(evidence)),
+        ("devices", "Which form where", devices(evidence)),
         ("front", "Accuracy against latency", tradeoff(evidence, picked)),
         ("predictions", "Predictions, clip by clip", predictions(evidence, leaders)),
         ("classes", f"Error by {evidence.study.data.target_column} class", classes(evidence, leaders)),

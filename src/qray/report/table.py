@@ -11,7 +11,7 @@ from qray.report.headline import how_to_read, verdict_key
 from qray.words.document import Block, Bullets, Cell, Fold, Grid, Paragraph, Tone, figures_grid
 from qray.words.figures import NOT_MEASURED, cell, number, percent, spread
 from qray.words.phrases import remarks, tone_of, verdict_word
-from qray.words.show import legend, several_points
+from qray.words.show import at_words, legend, several_points
 
 GUARDRAILS = {
     "worst_class": "worst class (95 %)", "class_shift": "shift of a class", "local_move": "move in one place",
@@ -51,7 +51,7 @@ def _row(variant: VariantEvidence, row: Row, shown: Sequence[str], several: bool
         cells.append(Cell(cell(row, name), tone, order))
     cells[shown.index("verdict")] = Cell(verdict_word(variant), tone_of(variant))
     if several:
-        cells.insert(1, Cell(f"{row.threads}/{row.batch}" if row.threads else NOT_MEASURED))
+        cells.insert(1, Cell(at_words(row) or NOT_MEASURED))
     return tuple(cells)
 
 

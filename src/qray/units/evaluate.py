@@ -11,10 +11,12 @@ import numpy as np
 from qray.errors import Diverged
 from qray.graph.store import Files, unpack_folder
 from qray.graph.unit import Resources, Task, Unit
+from qray.point import CPU
 from qray.scratch import scratch_folder
 from qray.study import Study, Variant
 from qray.units.clips import Job, SplitClips, named_failures
 from qray.units.context import RunContext
+from qray.units.devices import device_of, on_gpu
 
 if TYPE_CHECKING:
     from qray.data.stream_plan import Batch, StreamPlan
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 BASELINE = "mean-predictor"
 
 
-def evaluate_unit(study: Study, variant: Variant, build: Unit, digests: Mapping[str, str]) -> Unit:
-    """One finished artifact on TEST."""
-    return Unit(
-        "evaluate", variant.name, Evaluate(build), {"build": build, "clip": study.clip, "test": digests["TEST"]}
-    )
+def evaluate_unit(
+    study: Study, variant: Variant, build: Unit, digests: Mapping[str, str], gpu: str | None = None
+) -> Unit:
+    """One finished artifact on TEST, on the device that it was built for. gpu: of the run (`Machine.gpu_name`)."""
+    depends = {"build": build, "clip": study.clip, "test": digests["TEST"]} | on_gpu(variant.device, gpu)
+    return Unit("evaluate", variant.name, Evaluate(build, device=variant.device), depends)
 
 
 def predict_unit(study: Study, build: Unit, digests: Mapping[str, str]) -> Unit:
@@ -46,6 +49,10 @@ class Evaluate(Task):
 
     build: Unit
     split: str = "TEST"
+    device: str = CPU
+
+    def __post_init__(self) -> None:
+        self.resources = Resources(**device_of(self.device))
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         files, needs = run.artifact(self.build)

@@ -13,19 +13,15 @@ from qray.point import Point
 from qray.scratch import scratch_folder
 from qray.study import Measure
 from qray.units.context import RunContext
+from qray.units.devices import device_of, on_gpu
 
 #: Loading an artifact and its first calls take some seconds; a busy or slow machine gets many times that.
 SECONDS_PER_ARTIFACT = 60.0
 
 
-def points(measure: Measure) -> list[Point]:
-    """Every point that a study names."""
-    return [Point(threads=threads, batch=batch) for threads in measure.threads for batch in measure.batches]
-
-
-def latency_unit(measure: Measure, at: Point, builds: Sequence[Unit]) -> Unit:
-    """All artifacts that there are, at one point."""
-    depends = at.depends() | {"measure": measure.of_a_point()}
+def latency_unit(measure: Measure, at: Point, builds: Sequence[Unit], gpu: str | None = None) -> Unit:
+    """All artifacts of a device that there are, at one point. gpu: of the run (`Machine.gpu_name`)."""
+    depends = at.depends() | on_gpu(at.device, gpu) | {"measure": measure.of_a_point()}
     return Unit("measure", str(at), Latencies(at, tuple(builds)), depends, settled=tuple(builds),
                 title=f"measure latency, {at}")  # fmt: skip
 
@@ -36,7 +32,9 @@ class Latencies(Task):
 
     at: Point
     builds: tuple[Unit, ...]
-    resources = Resources(exclusive=True)
+
+    def __post_init__(self) -> None:
+        self.resources = Resources(exclusive=True, **device_of(self.at.device))
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         artifacts = {build.key: run.artifact(build) for build in self.builds if run.store.finished(build)}

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from qray.graph.store import Files, unpack_folder
-from qray.graph.unit import Task, Unit
+from qray.graph.unit import Resources, Task, Unit
 from qray.measure.memory import measure_memory
 from qray.point import Point
 from qray.scratch import scratch_folder
 from qray.units.context import RunContext
+from qray.units.devices import device_of, on_gpu
 from qray.units.latency import SECONDS_PER_ARTIFACT
 
 
-def memory_unit(at: Point, build: Unit) -> Unit:
-    """One artifact at one point."""
-    depends = {"artifact": build} | at.depends()
+def memory_unit(at: Point, build: Unit, gpu: str | None = None) -> Unit:
+    """One artifact at one point. gpu: of the run (`Machine.gpu_name`)."""
+    depends = {"artifact": build} | at.depends() | on_gpu(at.device, gpu)
     return Unit("memory", f"{build.name}, {at}", Memory(at, build), depends,
                 title=f"memory of {build.name}, {at}")  # fmt: skip
 
@@ -27,6 +28,9 @@ class Memory(Task):
 
     at: Point
     build: Unit
+
+    def __post_init__(self) -> None:
+        self.resources = Resources(**device_of(self.at.device))
 
     def start(self, unit: Unit, run: RunContext) -> Any:
         files, needs = run.artifact(self.build)

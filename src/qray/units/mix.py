@@ -16,9 +16,10 @@ from qray.graph.unit import Resources, Skipped, Task, Unit
 from qray.judge.clips import read_predictions
 from qray.judge.mixed import judge_mix
 from qray.measure.latency import Latency
+from qray.point import CPU, Point
 from qray.study import Sensitivity, Study, Variant
 from qray.units.context import RunContext
-from qray.units.latency import latency_unit, points
+from qray.units.latency import latency_unit
 from qray.units.prefixes import Kept, Tried, next_round, ranking
 
 #: What a mix is tried by: its build, and its predictions of VAL.
@@ -29,6 +30,11 @@ def sensitivity_of(study: Study, variant: Variant) -> Sensitivity:
     """The analysis that orders the layers of a variant: the study's, or the default one, as the variant quantizes."""
     settings = study.sensitivity or Sensitivity()
     return settings.model_copy(update={"weight_bits": variant.weight_bits, "observer": variant.observer})
+
+
+def _measured_at(study: Study) -> Point:
+    """Where mixes that hold are timed: the first point on the CPU that the study names."""
+    return next(iter(study.points(CPU)), Point(threads=1, batch=1))
 
 
 def mix_unit(
@@ -45,7 +51,7 @@ def mix_unit(
 
     assert variant.accuracy is not None
     within = study.verdict.margin if variant.accuracy.within == "margin" else variant.accuracy.within
-    at = points(study.measure)[0]
+    at = _measured_at(study)
     depends = {
         # Its key says all that candidates are built of.
         "plain": candidate(())[1].key, "sensitivity": sensitivity, "reference": reference, "within": within,
@@ -134,7 +140,7 @@ class Mix(Task):
         if len(holding) == 1:
             return holding[0]
         builds = [self.candidate(tuple(one["keep_fp32"]))[0] for one in holding]
-        measure = latency_unit(run.study.measure, points(run.study.measure)[0], builds)
+        measure = latency_unit(run.study.measure, _measured_at(run.study), builds)
         name = f"mixes of {self.variant.name}"
         measure = replace(measure, name=name, title=f"measure latency of {len(builds)} {name}")
         if self._ask([measure], run):

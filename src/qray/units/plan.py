@@ -11,7 +11,7 @@ from qray.study import Imported, Sensitivity, Study, Training, Variant
 from qray.units.build import build_unit
 from qray.units.costs import costs_unit
 from qray.units.evaluate import BASELINE, baseline_unit, evaluate_unit, predict_unit
-from qray.units.latency import latency_unit, points
+from qray.units.latency import latency_unit
 from qray.units.memory import memory_unit
 from qray.units.mix import mix_unit, mixed_build_unit, sensitivity_of
 from qray.units.sensitivity import sensitivity_units
@@ -66,7 +66,7 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
     shared = layers(study.sensitivity) if study.sensitivity is not None else []
     reference = build_of(study.reference)
     on_val = predict_of(reference)
-    builds = []
+    builds: dict[str, list[Unit]] = {}
     for variant in study.variants:
         if variant.accuracy is not None:
             own = layers(sensitivity_of(study, variant))
@@ -76,11 +76,13 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
             build = mixed_build_unit(variant, isa, mix)
         else:
             build = reference if variant == study.reference else build_of(variant)
-        builds.append(build)
-        units += [build, evaluate_unit(study, variant, build, digests)]
+        builds.setdefault(variant.device, []).append(build)
+        units += [build, evaluate_unit(study, variant, build, digests, machine.gpu_name)]
     units += [baseline_unit(digests), *shared]
-    for at in points(study.measure):
-        units += [*(memory_unit(at, build) for build in builds), latency_unit(study.measure, at, builds)]
+    for at in study.points():
+        there = builds[at.device]
+        units += [*(memory_unit(at, build, machine.gpu_name) for build in there),
+                  latency_unit(study.measure, at, there, machine.gpu_name)]  # fmt: skip
     return Graph([*units, costs_unit(study, train, digests)])
 
 

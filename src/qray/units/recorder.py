@@ -14,7 +14,6 @@ from qray.measure.host import provenance_here
 from qray.measure.isa import Machine
 from qray.study import Study, Variant
 from qray.units.evaluate import BASELINE
-from qray.units.latency import points
 from qray.units.sweep import Sweep, trial_record
 from qray.units.trials import trial_name
 
@@ -107,9 +106,10 @@ class Recorder:
         return [
             PointUnits(
                 at.threads, at.batch, self.store.key(latencies[str(at)]),
-                {variant.name: memories[f"{variant.name}, {at}"].key for variant in self.study.variants}, at.device,
+                {variant.name: memories[f"{variant.name}, {at}"].key
+                 for variant in self.study.variants if variant.device == at.device}, at.device,
             )
-            for at in points(self.study.measure)
+            for at in self.study.points()
         ]  # fmt: skip
 
     def _ended(self) -> dict[str, Result]:

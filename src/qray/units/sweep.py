@@ -70,7 +70,7 @@ class Sweep(Task):
     _restarts: int = 0
 
     def __post_init__(self) -> None:
-        self.resources = Resources(slots=self.max_concurrent, here=True)
+        self.resources = Resources(slots=self.max_concurrent, here=True, inner_gpus=True)
 
     def standings(self, store: Store) -> list[Standing]:
         """Where each trial stands, by what OUT holds."""

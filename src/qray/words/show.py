@@ -68,17 +68,17 @@ def read_results(out: Path) -> pa.Table:
     return table
 
 
-def _order(row: Row) -> tuple[int, float, str]:
-    reference = (row.method, row.engine) == ("fp32", "eager")
-    group = 0 if reference else {"variant": 1, "baseline": 2}.get(row.stage, 3)
+def _order(row: Row) -> tuple[int, str, bool, float, str]:
+    reference = (row.method, row.engine, bool(row.cuda_graph)) == ("fp32", "eager", False)
+    group = {"variant": 0, "baseline": 1}.get(row.stage, 2)
     if row.status != "ok":
-        group = max(group, 2)
+        group = max(group, 1)
     key = row.mae if row.stage == "trial" else row.latency_p50_ms
-    return group, key if key is not None else float("inf"), row.variant
+    return group, row.device or "", not reference, key if key is not None else float("inf"), row.variant
 
 
 def sorted_rows(table: pa.Table) -> list[Row]:
-    """FP32 eager, then by latency, the baseline, trials by VAL MAE."""
+    """Of each device FP32 eager, then by latency; the baseline; trials by VAL MAE."""
     return sorted(from_table(table), key=_order)
 
 
@@ -105,7 +105,7 @@ def render(table: pa.Table, width: int) -> Table:
         for name, column in COLUMNS.items() if column.rank is not None
     ]  # fmt: skip
     if several_points(rows):
-        columns.insert(1, _Column("", "thr/b", 0, [_at(row) for row in rows]))
+        columns.insert(1, _Column("", "thr/b", 0, [at_words(row) for row in rows]))
     while sum(column.width + GAP for column in columns) - GAP > width and any(column.rank for column in columns):
         columns.remove(max(columns, key=lambda column: column.rank))
     cells = [
@@ -119,7 +119,8 @@ def render(table: pa.Table, width: int) -> Table:
     return grid
 
 
-def _at(row: Row) -> str:
+def at_words(row: Row) -> str:
+    """Where a row was measured, as briefly as a table's cell has room for."""
     if row.point is None:
         return ""
     return f"{'' if row.device == CPU else f'{row.device} '}{row.threads}/{row.batch}"
@@ -142,7 +143,7 @@ def print_results(table: pa.Table, console: Console) -> None:
     """The variants, what is missing and why, the sweep, and in red a baseline that was not beaten."""
     console.print(render(table, console.width))
     rows = sorted_rows(table)
-    several = several_points(rows)
+    several = several_points(row for row in rows if row.status == "ok")
     variants = [row for row in rows if row.stage == "variant"]
     ok = next((row for row in variants if row.mae is not None), None)
     if ok is not None:

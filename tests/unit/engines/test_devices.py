@@ -17,12 +17,12 @@ from qray.errors import QrayError
 
 @pytest.mark.parametrize("name", ["fp32-inductor", "fp32-onnxruntime", "fp32-openvino"])
 def test_an_engine_of_the_cpu_is_refused_on_a_gpu(shelf: Shelf, name: str) -> None:
-    with pytest.raises(QrayError, match=f"engine {VARIANTS[name].engine} runs on cpu, not on cuda"):
+    with pytest.raises(QrayError, match=f"fp32 of engine {VARIANTS[name].engine} runs on cpu, not on cuda"):
         load_artifact(replace(shelf["fp32"], variant=VARIANTS[name]), device="cuda")
 
 
 def test_dynamic_int8_is_refused_on_a_gpu(shelf: Shelf) -> None:
-    with pytest.raises(QrayError, match="dynamic INT8 of engine eager runs on cpu, not on cuda"):
+    with pytest.raises(QrayError, match="dynamic of engine eager runs on cpu, not on cuda"):
         load_artifact(shelf["dynamic"], device="cuda")
 
 

@@ -11,6 +11,7 @@ from support.shelf import VARIANTS, Shelf
 
 from qray.engines import torch_export
 from qray.engines.layers import export
+from qray.measure.isa import BF16
 from qray.study import Variant
 
 
@@ -19,7 +20,7 @@ def openvino_precisions(shelf: Shelf, name: str) -> set[str]:
     from qray.engines import openvino
 
     artifact = shelf[name]
-    method = "bf16" if artifact.built.notes.get("bf16") else "fp32"
+    method = "bf16" if BF16 in artifact.built.needs else "fp32"
     compiled: Any = openvino.compile_for_cpu(str(artifact.folder / artifact.built.model_file), method, 1)
     infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     return {str(i["runtimePrecision"].value) for i in infos if str(i["layerType"].value) == "Convolution"}
@@ -48,7 +49,7 @@ def test_the_eager_bf16_artifact_holds_bf16(shelf: Shelf) -> None:
 
 def test_the_program_that_is_compiled_as_bf16_computes_bf16(shelf: Shelf) -> None:
     build = request(Variant(name="bf16-inductor", method="bf16", engine="inductor"), shelf.model)
-    program = export(torch_export.to_bf16(shelf.model), build.example())
+    program = export(torch_export.to_half(shelf.model, "bf16"), build.example())
     outputs = {n.meta["val"].dtype for n in program.graph.nodes if "conv2d" in str(n.target)}
     assert outputs == {torch.bfloat16}
 

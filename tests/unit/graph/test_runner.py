@@ -228,6 +228,26 @@ def test_two_that_take_all_gpus_take_them_in_turn(tmp_path: Path) -> None:
     assert max(most) == 1
 
 
+@pytest.mark.parametrize(
+    "resources", [Resources(gpu=True), Resources(gpu=True, on_gpu=True), Resources(slots=4, inner_gpus=True)],
+    ids=["training", "evaluation", "sweep"],
+)  # fmt: skip
+def test_who_takes_a_gpu_waits_until_one_is_free(tmp_path: Path, resources: Resources) -> None:
+    running, most, lock = Counter[str](), list[int](), threading.Lock()
+
+    def work() -> None:
+        with lock:
+            running["now"] += 1
+            most.append(running["now"])
+        threading.Event().wait(0.1)
+        with lock:
+            running["now"] -= 1
+
+    units = [toy("one", work, resources=resources), toy("other", work, resources=Resources(gpu=True, on_gpu=True))]
+    assert set(run_toys(tmp_path / "1", *units, holders=8, gpus=1).status.values()) == {"ok"}
+    assert max(most) == 1
+
+
 def test_what_is_heard_when_it_is_polled_is_no_silence(tmp_path: Path) -> None:
     ran = run_toys(tmp_path, toy("polled", partial(threading.Event().wait, 2), silence_s=0.6, polled=True))
     assert ran.status == {"polled": "ok"}

@@ -97,6 +97,7 @@ FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
     "evaluation.batch_timeout_s": (POSITIVE, set()),
     # Points of a measurement are units of their own; keys of latencies hold what was built.
     **{f"measure.{name}": (st.tuples(COUNTS), set()) for name in ("threads", "batches")},
+    "measure.points": (st.just([{"batch": 8}]), set()),
     "measure.seconds": (POSITIVE, {COSTS}),
     **{f"measure.{name}": (st.integers(2, 99), {COSTS}) for name in ("min_calls", "blocks", "warmup_calls")},
     "sensitivity.clips": (COUNTS, {LAYERS}),
