@@ -27,7 +27,7 @@ os.fsync = lambda descriptor: None
 
 #: Tests that share what is made once in a process: whole runs, a Ray, artifacts, the full report.
 ROOMS = (
-    ("tests/ray/test_resume.py", "tests/ray/test_run.py", "tests/ray/test_sensitivity.py"), ("tests/ray/",),
+    tuple(f"tests/ray/test_{name}.py" for name in ("kit", "resume", "run", "sensitivity")), ("tests/ray/",),
     ("tests/unit/engines/", "tests/unit/measure/"), ("tests/unit/report/", "tests/browser/"),
 )  # fmt: skip
 TINY_COUNTS = {"TRAIN": 24, "VAL": 10, "TEST": 12}

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "diff": questions.diff_outs,
     "seeds": questions.show_seeds,
     "predict": commands.predict_files,
+    "kit": questions.make_kit_of,
     "card": questions.write_model_cards,
     "track": questions.track_run,
     "doctor": commands.run_doctor,

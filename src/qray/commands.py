@@ -157,9 +157,13 @@ def write_table_anew(
         Path | None, typer.Argument(metavar="OUT", help="Output folder of a run, or its URI.", parser=proof_here)
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The same.", parser=proof_here)] = None,
+    measured: Annotated[
+        list[Path] | None, typer.Option(help="A measured.json that came back from a device with a kit (`qray kit`).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write results.parquet anew from what OUT holds, by the study that it holds; needs no data set."""
+    """Write results.parquet anew from what OUT holds, by the study that it holds; needs no data set. With --measured it
+    takes in what a device measured, whose rows are there from then on."""
     # The margin is that study's: one given now would not be declared beforehand (`qray pick --margin` says so).
     named = folder or out
     if named is None or (folder is not None and out is not None and folder != out):
@@ -172,9 +176,13 @@ def write_table_anew(
     from qray.words.show_run import print_times
     from qray.words.terminal import results_console
 
-    evidence = read_evidence(named)
     make_writable(named)
     with held(named):
+        if measured:
+            from qray.kits.measured import take
+
+            take(named, measured)
+        evidence = read_evidence(named)
         table = write_table(evidence)
     if as_json:
         print(results_json(table))

@@ -130,6 +130,42 @@ def pick_variant(
         raise NothingQualifies(choice.why)
 
 
+def make_kit_of(
+    out: WrittenOut,
+    variants: Annotated[
+        list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Default: all that can be.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")] = Path("kit"),
+    clips: Annotated[int | None, typer.Option(min=1, help="VAL clips; default: the study's parity.clips.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data set's folder or URI; default: the study's.")] = None,
+) -> None:
+    """Write a folder to carry to a device: artifacts, clips, what must come out, and the program that measures there.
+
+    The device needs Python, numpy and the engines; `qray run table OUT --measured measured.json` takes what it brings.
+    """
+    from qray.judge.judge import read_evidence
+    from qray.kits.clips import decode_clips, kit_clips
+    from qray.kits.make import kit_variants, make_kit
+    from qray.storage.out import held
+    from qray.storage.place import place_of
+
+    evidence = read_evidence(out)
+    chosen, left = kit_variants(evidence, variants or [])
+    if to.exists():
+        raise UsageError(f"--to {to} is there already; name a folder that is not")
+    named = kit_clips(evidence.study, None if data is None else place_of(data, "--data"), clips)
+    frames = decode_clips(named, evidence.study)
+    with held(out):
+        identity = make_kit(evidence, chosen, named, frames, to)
+    for name, why in left.items():
+        print(visible(f"left out: {name}: {why}"))
+    print(
+        visible(
+            f"Kit {identity[:12]}: {len(chosen)} variants and {len(named)} clips in {to}; {to / 'README.txt'} says how"
+        )
+    )
+
+
 def diff_outs(
     a: Annotated[Path, typer.Argument(help="Output folder (or URI) of the run to compare with.", parser=proof_here)],
     b: Annotated[Path, typer.Argument(help="Output folder (or URI) of the newer run.", parser=proof_here)],

@@ -36,8 +36,8 @@ EVERY_S = 5.0
 MOST = {"uss_mb": 16.0, "threads": 2.0, "files": 4.0}
 STORE_BYTES = 200 * 2**20
 SPEC = ClipSpec(frames=8, image_size=64, stride=2, eval_windows=2)
-#: As many as TEST has in EchoNet-Dynamic. Each stream is a data set or more, and of each Ray Data keeps 24 KB to the end
-#: of a run, in every process that decodes: it calls its task by another name for each (`_labels` of
+#: As many as TEST has in EchoNet-Dynamic. Each stream is a data set or more, and of each Ray Data keeps 24 KB to the
+#: end of a run, in every process that decodes: its task is another function for each (`_labels` of
 #: `TaskPoolMapOperator`). Of evaluations of 200 clips, a thousand in half an hour, that made 24 MiB.
 CLIPS, BATCH = 1277, 16
 #: A training's epochs; an evaluation passes over the clips once.

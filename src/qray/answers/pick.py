@@ -50,12 +50,14 @@ class Candidate:
 class Choice:
     """What to ship. picked is None where nothing qualifies, and `why` then says which bound fails by how much.
 
+    reference: what speed is compared with, FP32 eager of that device.
     runner_up: second by the same rules. others: the rest, those that qualify first, each with `out` or,
     if it qualifies, the reason in `passed_over` by name. notes: what limits this choice.
     """
 
     out: Path
     at: Point | None
+    reference: str
     bounds: Bounds
     margin: float
     picked: Candidate | None
@@ -81,7 +83,7 @@ def choose(
     Raises:
         UsageError: nothing was measured at the threads, batch and device asked for.
     """
-    bounds = bounds or Bounds()
+    bounds, evidence = bounds or Bounds(), evidence.on(device)
     at = choose_point(evidence, threads, batch, device)
     pairs = Pairs(evidence, at)
     margin = bounds.margin if bounds.margin is not None else evidence.study.verdict.margin
@@ -91,7 +93,7 @@ def choose(
     notes = [*evidence.notes, *_notes(evidence, bounds, at, timed)]
     if not qualified:
         why = _nothing(candidates, evidence, margin, pairs.reference)
-        return Choice(evidence.out, at, bounds, margin, None, why,
+        return Choice(evidence.out, at, pairs.reference.name, bounds, margin, None, why,
                       None, None, tuple(candidates), {}, tuple(notes))  # fmt: skip
     picked, why = _best(qualified, pairs)
     if picked.artifact is not None and not picked.artifact.is_dir():
@@ -107,7 +109,7 @@ def choose(
     notes += _multiplicity(evidence, picked, bounds)
     notes += [f"guardrail not settled: {g.words}" for g in picked.guardrails if g.ok is None]
     return Choice(
-        evidence.out, at, bounds, margin, picked, why, runner_up, runner_up_why,
+        evidence.out, at, pairs.reference.name, bounds, margin, picked, why, runner_up, runner_up_why,
         tuple(sorted((c for c in candidates if c not in (picked, runner_up)), key=_by_latency)),
         passed_over, tuple(notes),
     )  # fmt: skip

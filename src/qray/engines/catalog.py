@@ -25,7 +25,9 @@ class Engine:
     methods: dict[str, tuple[str, ...]]
     #: The same on a GPU.
     gpu_methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Methods whose kernels it can capture as a CUDA graph, and replay.
+    #: Whether what it builds runs on other machines by the engine alone, without PyTorch: what a kit may hold.
+    carried: bool = False
+    #: Whether it can capture the kernels of a call as a CUDA graph, and replay them.
     graphs: bool = False
     #: The extra that brings those packages.
     extra: str | None = None
@@ -80,10 +82,10 @@ ENGINES = {
         weight_bits=(8, 4),
         remedies=("rounding",),
     ),
-    "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx"),
+    "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried=True),
     "openvino": Engine(
         "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
-        extra="openvino", lacks=_no_bf16,
+        extra="openvino", lacks=_no_bf16, carried=True,
         # NNCF, which quantizes, may replace functions of torch.
         changes_process=("ptq",), remedies=("bias_correction",), keeps_unweighted=True,
     ),

@@ -20,11 +20,13 @@ from qray.storage.mirror import Mirror
 
 #: Folders and files of OUT; whatever else lies there is not ours.
 CONTENTS = ("units", "artifacts", "predictions", "checkpoints", "sweep", "study.yaml", "results.parquet",
-            "rejected.parquet", "run.json", "report.html", "report.md", "report", "cards")  # fmt: skip
+            "rejected.parquet", "run.json", "report.html", "report.md", "report", "cards", "kits",
+            "measured")  # fmt: skip
 #: Ray Tune's own storage is scheduler memory: it stays on the machine of the run.
 COPIED = tuple(name for name in CONTENTS if name != "sweep")
 #: What of OUT the table and the report are made of, and they themselves; run.json apart.
-SHOWN = ("study.yaml", "*.parquet", "report.*", "report/*", "units/*-*.json", "units/phases.json", "predictions/*/*")
+SHOWN = ("study.yaml", "*.parquet", "report.*", "report/*", "units/*-*.json", "units/phases.json", "predictions/*/*",
+         "kits/*.json", "measured/*.json")  # fmt: skip
 
 
 class Store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,11 @@ class VariantEvidence:
         """What it is built for, evaluated and measured on."""
         return self.outcome.device or CPU
 
+    def seen(self, there: VariantEvidence) -> VariantEvidence:
+        """This variant with the speed and memory that it has elsewhere."""
+        rows = tuple(replace(row, beats_baseline=self.row.beats_baseline) for row in there.rows)
+        return replace(self, outcome=there.outcome, speeds=there.speeds, rows=rows)
+
     @property
     def clips(self) -> pd.DataFrame | None:
         """`predicted` as a frame."""
@@ -132,6 +137,8 @@ class Evidence:
     costs: Mapping[str, Any] | None
     #: Sentences on what the run as a whole cannot carry (no FP32 row, one clip).
     notes: tuple[str, ...] = ()
+    #: Variants as devices ran them to which a kit was carried, each compared with FP32 on the kit's VAL clips.
+    elsewhere: tuple[VariantEvidence, ...] = ()
 
     @property
     def reference(self) -> VariantEvidence:
@@ -145,8 +152,20 @@ class Evidence:
 
     @property
     def devices(self) -> list[str]:
-        """Those that variants are built for, the CPU first."""
-        return sorted({variant.device for variant in self.variants})
+        """Those that variants are built for, the CPU first; then those to which a kit was carried."""
+        own = sorted({variant.device for variant in self.variants})
+        return [*own, *sorted({variant.device for variant in self.elsewhere})]
+
+    def on(self, device: str | None) -> Evidence:
+        """This run where the device is one of its own; else with the variants of a device that a kit was carried to, in
+        the place of all but FP32: speed and memory are theirs, and errors those on TEST, since the artifact is the same
+        and predicted there what it must."""
+        home = {variant.name: variant for variant in self.variants}
+        there = [variant for variant in self.elsewhere if variant.device == device]
+        if not there:
+            return self
+        found = [home[v.name].seen(v) if v.status == home[v.name].status == "ok" else v for v in there]
+        return replace(self, variants=(self.reference, *found))
 
     @property
     def rejected(self) -> pd.DataFrame:
@@ -157,4 +176,5 @@ class Evidence:
     @property
     def rows(self) -> list[Row]:
         """Every row of results.parquet."""
-        return [row for one in (*self.variants, self.baseline) for row in one.rows] + list(self.trials)
+        judged = (*self.variants, self.baseline, *self.elsewhere)
+        return [row for one in judged for row in one.rows] + list(self.trials)

@@ -12,6 +12,7 @@ import numpy as np
 from qray.judge.agreement import bland_altman, reclassify
 from qray.judge.clips import errors, pair, rows_of
 from qray.judge.comparison import MIN_CLIPS, ONE_SIDED, adjust, compare
+from qray.judge.elsewhere import outcomes_of_kits
 from qray.judge.evidence import AgainstMean, Evidence, VariantEvidence
 from qray.judge.outcome import Outcome, outcomes_of
 from qray.judge.ratio import Speed, Timed, speed_of
@@ -34,12 +35,16 @@ def read_evidence(out: Path) -> Evidence:
 
 def judge(run: Run) -> Evidence:
     """All that the run proves."""
-    variants, baseline, trials = judge_outcomes(outcomes_of(run), run.study, run.ended_at)
+    outcomes = outcomes_of(run)
+    variants, baseline, trials = judge_outcomes(outcomes, run.study, run.ended_at)
+    carried, notes = outcomes_of_kits(run.out, outcomes)
+    elsewhere = [judge_outcomes(each, run.study, run.ended_at)[0][1:] for each in carried]
     return Evidence(
         out=run.out, study=run.study, variants=variants, baseline=baseline, trials=trials,
+        elsewhere=tuple(variant for each in elsewhere for variant in each),
         left_out=run.rejected, units=tuple(run.units.values()), timing=run.timing,
         sensitivity=run.shared("sensitivity"), costs=run.shared("costs"),
-        notes=(*run.notes, *_run_notes(run.study, variants)),
+        notes=(*run.notes, *_run_notes(run.study, variants), *notes),
     )  # fmt: skip
 
 

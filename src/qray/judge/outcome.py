@@ -40,7 +40,7 @@ def provenance_of(record: Mapping[str, Any] | None) -> Provenance:
 class Outcome:
     """What became of one variant (or trial, or the baseline).
 
-    key: of what it is (the build; the evaluation of the baseline). predictions: of the split (CLIP), or
+    key: of what it is (the build; the evaluation of the baseline). predictions: of `split` (CLIP), or
     None; predictions_path: where it is, relative to OUT. isa and notes: of the artifact. latency,
     peak_rss_mb and measured: by point. made: who did what, by what was done ("build", ...), in the order of
     the work; measured: who measured, likewise ("memory", "latency"). Everything not known is None; a measurement that
@@ -75,6 +75,12 @@ class Outcome:
     train_s: float | None = None
     build_s: float | None = None
     evaluate_s: float | None = None
+    split: str = "TEST"
+    #: Of a device that a kit was carried to: RMS of its predictions less those of where the artifact was built; seconds
+    #: to the first prediction of a fresh process; and the last median of sustained work over the first.
+    device_rms: float | None = None
+    cold_start_s: float | None = None
+    sustained_ratio: float | None = None
 
 
 def outcomes_of(run: Run) -> list[Outcome]:

@@ -59,7 +59,7 @@ class Row:
     engine: Annotated[str, _names("what executes it")]
     backbone: Annotated[_S, _names("network applied to each frame, or to whole clips")] = None
     seed: Annotated[_I, _names("of the study")] = None
-    device: Annotated[_S, _names("what it is built for, evaluated and measured on: cpu, or cuda (an NVIDIA GPU)")] = (
+    device: Annotated[_S, _names("where it is evaluated and measured: cpu, cuda (an NVIDIA GPU), or that of a kit")] = (
         None
     )
     threads: Annotated[_I, _names("CPU threads of the measurement")] = None
@@ -68,7 +68,7 @@ class Row:
     image_size: Annotated[_I, Column("height and width of a frame", "pixels", names_row=True)] = None
     status: Annotated[str, Column("ok, skipped (this machine cannot) or failed")] = "ok"
     reason: Annotated[_S, Column("why it is not ok, or what of it is not known and why", clears=True)] = None
-    split: Annotated[_S, _names("whose clips were predicted: TEST, of a trial VAL")] = None
+    split: Annotated[_S, _names("whose clips were predicted: TEST; of a trial, and by a kit, VAL")] = None
     n_clips: Annotated[_I, Column("clips that it and FP32 both predicted")] = None
     mae: Annotated[_F, Column("mean absolute error", "target", "MAE", 0, report=True)] = None
     mae_low: Annotated[_F, Column(f"lower end {_95}, bootstrap over clips", "target")] = None
@@ -121,6 +121,9 @@ class Row:
     speedup_best_fp32_low: Annotated[_F, Column(f"lower end {_95}, which allows for the choice")] = None
     speedup_best_fp32_high: Annotated[_F, Column(f"upper end {_95}")] = None
     pays: Annotated[_B, Column("whether fewer bits are faster than that; null where not settled, and for FP32")] = None
+    device_rms: Annotated[_F, Column("RMS of a device's predictions less those of where it was built", "target")] = None
+    cold_start_s: Annotated[_F, Column("from the start of a process to its first prediction", "s")] = None
+    sustained_ratio: Annotated[_F, Column("median latency at the end of minutes of work over that at its start")] = None
     parity_max_abs: Annotated[_F, Column("largest difference that the engine's kernels make, on VAL", "target")] = None
     kernel_rms: Annotated[_F, Column("RMS of deployed - simulated predictions on VAL", "target")] = None
     quantization_rms: Annotated[_F, Column("RMS of simulated - FP32 predictions on VAL", "target")] = None

@@ -40,7 +40,7 @@ def variant_rows(variant: VariantEvidence, study: Study, reference: VariantEvide
     made: when the last unit of the run had ended; UTC.
     """
     outcome = variant.outcome
-    common = _common(outcome, study, made) | {"status": variant.status, "split": "TEST"}
+    common = _common(outcome, study, made) | {"status": variant.status, "split": outcome.split}
     if outcome.stage == "variant":
         common["margin"] = study.verdict.margin
         if outcome.size_bytes and reference.outcome.size_bytes:
@@ -75,6 +75,7 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
         "fp32_layers": len(outcome.notes.get("fp32_layers", ())) or None, **_mixed(outcome.notes.get("mixed")),
         **{name: outcome.notes.get(name) for name in PARITY},
+        **{name: getattr(outcome, name) for name in ("device_rms", "cold_start_s", "sustained_ratio")},
     }  # fmt: skip
 
 

@@ -97,14 +97,17 @@ def legend() -> Grid:
     return Grid(("column", "unit", "meaning"), tuple(rows), "Columns of results.parquet")
 
 
-def render(table: pa.Table, width: int) -> Table:
-    """The variants as a rich table of at most `width` columns: what does not fit is left to results.parquet."""
-    rows = [row for row in sorted_rows(table) if row.stage != "trial" and row.status == "ok"]
+def render(table: pa.Table, width: int, split: str = "TEST") -> Table | None:
+    """The variants as a rich table of at most `width` columns: what does not fit is left to results.parquet. split: of
+    those that predicted it; VAL are those that a kit was carried elsewhere with. None where there is none."""
+    rows = [row for row in sorted_rows(table) if row.stage != "trial" and row.status == "ok" and row.split == split]
+    if not rows:
+        return None
     columns = [
         _Column(name, column.title or name, column.rank, [cell(row, name) for row in rows])
         for name, column in COLUMNS.items() if column.rank is not None
     ]  # fmt: skip
-    if several_points(rows):
+    if several_points(rows) or split != "TEST":
         columns.insert(1, _Column("", "thr/b", 0, [at_words(row) for row in rows]))
     while sum(column.width + GAP for column in columns) - GAP > width and any(column.rank for column in columns):
         columns.remove(max(columns, key=lambda column: column.rank))
@@ -141,16 +144,21 @@ def several_points(rows: Iterable[Row]) -> bool:
 
 def print_results(table: pa.Table, console: Console) -> None:
     """The variants, what is missing and why, the sweep, and in red a baseline that was not beaten."""
-    console.print(render(table, console.width))
+    if (grid := render(table, console.width)) is not None:
+        console.print(grid)
     rows = sorted_rows(table)
     several = several_points(row for row in rows if row.status == "ok")
     variants = [row for row in rows if row.stage == "variant"]
-    ok = next((row for row in variants if row.mae is not None), None)
+    ok = next((row for row in variants if row.mae is not None and row.split == "TEST"), None)
     if ok is not None:
         points = "; thr/b: threads and batch" if several else ""
-        hosts = dict.fromkeys(row.host for row in rows if row.latency_p50_ms is not None)
+        hosts = dict.fromkeys(row.host for row in rows if row.latency_p50_ms is not None and row.split == "TEST")
         latency = f"; latency per call on {' and '.join(map(str, hosts))}{points}" if hosts else ""
         say(console, f"MAE on {ok.split}, {ok.n_clips} clips; margin {ok.margin:g}{latency}", "dim")
+    carried = next((row for row in variants if row.mae is not None and row.split == "VAL"), None)
+    if carried is not None and (grid := render(table, console.width, "VAL")) is not None:
+        say(console, f"\nOn devices that kits were carried to, MAE on {carried.n_clips} VAL clips:")
+        console.print(grid)
     lines: dict[str, str] = {}
     for row in variants:
         if row.reason:

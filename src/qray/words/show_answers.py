@@ -19,11 +19,11 @@ from qray.words.phrases import TONES, guardrail_words, not_to_ship, state_words
 from qray.words.terminal import say, table_of, to_json
 
 
-def _figures(candidate: Candidate, reference: str) -> str:
+def _figures(candidate: Candidate, reference: str, choice: Choice) -> str:
     """What one variant gives and costs, in words; what is not known is left out."""
     words = []
     if candidate.faster is not None:
-        words.append(f"{candidate.faster:.2f} times as fast as {reference}")
+        words.append(f"{candidate.faster:.2f} times as fast as {choice.reference}")
     if candidate.latency_ms is not None:
         words.append(f"p50 {candidate.latency_ms:.2f} ms")
     if candidate.size_bytes is not None:
@@ -52,7 +52,7 @@ def print_choice(choice: Choice, reference: str, console: Console) -> None:
         lines = [("Nothing to ship.", "bold red"), (f"Why: {choice.why}.", "")]
     else:
         told = (
-            _figures(picked, reference), _verdict(picked, choice),
+            _figures(picked, reference, choice), _verdict(picked, choice),
             f"guardrails hold: {guardrail_words(picked.guardrails)}", f"why: {choice.why}",
             f"artifact: {picked.artifact or 'not recorded'}",
         )  # fmt: skip
@@ -60,7 +60,7 @@ def print_choice(choice: Choice, reference: str, console: Console) -> None:
     if runner_up is not None:
         lines += [
             (f"\nRunner-up: {runner_up.name} ({choice.passed_over[runner_up.name]})", "bold"),
-            (f"  {_figures(runner_up, reference)}", ""),
+            (f"  {_figures(runner_up, reference, choice)}", ""),
             (f"  artifact: {runner_up.artifact or 'not recorded'}", ""),
         ]
     lines += [("\nNot these:", "")] * bool(choice.others)
