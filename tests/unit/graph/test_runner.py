@@ -212,7 +212,15 @@ def test_who_takes_all_of_its_slots_or_none_waits_for_them_and_runs_alone_in_the
     assert max(most) == 3
 
 
-def test_two_that_take_all_gpus_take_them_in_turn(tmp_path: Path) -> None:
+#: Training, or evaluation of what needs one; the sweep, whose trials take one each; and workers of one training.
+ON_A_GPU = {
+    "training": Resources(gpu=True), "evaluation": Resources(gpu=True, on_gpu=True),
+    "sweep": Resources(slots=4, inner_gpus=True), "workers": Resources(slots=2, whole=True, gpu=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "gpus"), [("training", 1), ("evaluation", 1), ("sweep", 1), ("workers", 2)])
+def test_who_takes_the_last_gpu_has_others_wait_for_it(tmp_path: Path, one: str, gpus: int) -> None:
     running, most, lock = Counter[str](), list[int](), threading.Lock()
 
     def work() -> None:
@@ -223,28 +231,9 @@ def test_two_that_take_all_gpus_take_them_in_turn(tmp_path: Path) -> None:
         with lock:
             running["now"] -= 1
 
-    both = [toy(name, work, resources=Resources(slots=2, whole=True, gpu=True)) for name in ("one", "other")]
-    assert set(run_toys(tmp_path, *both, holders=8, gpus=2).status.values()) == {"ok"}
-    assert max(most) == 1
-
-
-@pytest.mark.parametrize(
-    "resources", [Resources(gpu=True), Resources(gpu=True, on_gpu=True), Resources(slots=4, inner_gpus=True)],
-    ids=["training", "evaluation", "sweep"],
-)  # fmt: skip
-def test_who_takes_a_gpu_waits_until_one_is_free(tmp_path: Path, resources: Resources) -> None:
-    running, most, lock = Counter[str](), list[int](), threading.Lock()
-
-    def work() -> None:
-        with lock:
-            running["now"] += 1
-            most.append(running["now"])
-        threading.Event().wait(0.1)
-        with lock:
-            running["now"] -= 1
-
-    units = [toy("one", work, resources=resources), toy("other", work, resources=Resources(gpu=True, on_gpu=True))]
-    assert set(run_toys(tmp_path / "1", *units, holders=8, gpus=1).status.values()) == {"ok"}
+    other = "workers" if one == "workers" else "evaluation"
+    units = [toy(name, work, resources=ON_A_GPU[kind]) for name, kind in (("one", one), ("other", other))]
+    assert set(run_toys(tmp_path, *units, holders=8, gpus=gpus).status.values()) == {"ok"}
     assert max(most) == 1
 
 
