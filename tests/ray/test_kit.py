@@ -124,6 +124,7 @@ def test_a_kit_that_is_not_as_it_was_is_refused(python: Path, kit: Path, tmp_pat
         ("clips.npy", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x07"), "is not as it was written"),
         (f"artifacts/{VARIANT}/model.onnx", lambda path: path.unlink(), "is missing: the kit was not copied whole"),
         ("kit.json", lambda path: path.unlink(), "this is no kit, or not all of one"),
+        ("SHA256SUMS", lambda path: (path.parent / "kit.json").write_text("{"), "is not as it was written"),
     ):
         copy = Path(shutil.copytree(kit, tmp_path / name.replace("/", "-")))
         spoil(copy / name)

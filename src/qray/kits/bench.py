@@ -59,7 +59,10 @@ def read_kit(folder: Path) -> dict[str, Any]:
     path = folder / "kit.json"
     if not path.is_file():
         raise Refused(f"{path} is missing: this is no kit, or not all of one")
-    kit = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kit = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise Refused(f"{path} is not as it was written ({error}): copy the kit again") from None
     if kit.get("format") != FORMAT:
         raise Refused(f"{path}: format {kit.get('format')}, this bench.py reads format {FORMAT}; make the kit again")
     for name, digest in sorted(kit["files"].items()):
@@ -343,7 +346,9 @@ def main() -> None:
         "engines": versions(sorted({variant["engine"] for variant in kit["variants"]})), "load_average": load_average,
         "started": started, "seconds": time.time() - started, "variants": results, "latency": latency,
     }  # fmt: skip
-    given.to.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    unfinished = given.to.with_name(f".{given.to.name}")
+    unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    unfinished.replace(given.to)
     print(f"{given.to.resolve()}: carry it back, and `qray run table OUT --measured {given.to.name}`")
     if not right:
         raise Refused("no variant of the kit ran here; measured.json says why")
