@@ -105,6 +105,9 @@ def test_a_device_gets_rows_with_its_own_speed_and_the_verdict_on_the_kits_clips
     assert row["sustained_ratio"] > 0
     assert 10 < row["peak_rss_mb"] < rows[(rows["variant"] == "fp32")]["peak_rss_mb"].max()
     assert row["host"].startswith(f"{DEVICE} (")
+    # Nobody has read there what the engine executes.
+    assert pd.isna(row["int8_mac_share"])
+    assert row["cpu_flags"] == rows[rows["variant"] == "fp32"]["cpu_flags"].iloc[0]
     assert row["verdict"] in ("non-inferior", "inferior", "inconclusive")
     (build,) = (unit for unit in units(mine, "build") if unit["label"] == f"build {VARIANT}")
     assert row["size_bytes"] == build["artifact"]["size_bytes"]

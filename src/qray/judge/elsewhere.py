@@ -12,7 +12,7 @@ import numpy as np
 from qray.errors import QrayError
 from qray.judge.clips import clips_of
 from qray.judge.outcome import Outcome, provenance_of
-from qray.kits.measured import Entry, Kit, Measured, host_of, kept, provenance_of_device
+from qray.kits.measured import Entry, Kit, Measured, flags_of, host_of, kept, provenance_of_device
 from qray.measure.latency import Latency
 from qray.point import Point
 
@@ -57,7 +57,7 @@ def _there(measured: Measured, kit: Kit, entry: Entry, own: Outcome) -> Outcome:
     common: dict[str, Any] = {
         "load_average": measured.load_average,
         "host": host_of(measured),
-        "cpu_flags": " ".join(measured.machine.flags),
+        "cpu_flags": flags_of(measured),
     }
     latency = {
         at: Latency(there.blocks_ms.get(entry.name, []), error=there.errors.get(entry.name) or there.error, **common)
@@ -65,6 +65,8 @@ def _there(measured: Measured, kit: Kit, entry: Entry, own: Outcome) -> Outcome:
     }  # fmt: skip
     return replace(
         own, device=measured.device, status=found.status, reason=found.reason, split="VAL",
+        # What an engine executes in INT8 is known where its graph was read, which is at home.
+        int8_mac_share=None,
         predictions=_clips(kit, found.predictions) if found.status == "ok" else None, predictions_path=None,
         latency=latency, memory_error={},
         peak_rss_mb={points[0]: found.peak_rss_mb} if points and found.peak_rss_mb is not None else {},

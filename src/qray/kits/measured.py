@@ -13,6 +13,7 @@ from qray.atomic import write_json
 from qray.errors import QrayError
 from qray.json_text import read_json
 from qray.kits.bench import FORMAT, NAME
+from qray.measure.host import INFERENCE_FLAGS
 from qray.yaml_text import dotted, short
 
 #: Folders of OUT: of what each kit holds, by its id; of what was measured, by the device's name.
@@ -196,10 +197,15 @@ def host_of(measured: Measured) -> str:
     """The device as a row names its host."""
     machine = measured.machine
     board = f"{machine.board}: " if machine.board else ""
-    return f"{measured.device} ({board}{machine.cpu}, {machine.cores} cores)"
+    return f"{measured.device} ({board}{machine.cpu}, {machine.machine}, {machine.cores} cores)"
+
+
+def flags_of(measured: Measured) -> str:
+    """Those of its CPU's flags that matter to inference."""
+    return " ".join(sorted(set(measured.machine.flags) & set(INFERENCE_FLAGS)))
 
 
 def provenance_of_device(measured: Measured) -> Mapping[str, Any]:
     """Who made its figures, as a unit's record says it."""
     versions = {"python": measured.machine.python, "numpy": measured.machine.numpy, **measured.engines}
-    return {"host": host_of(measured), "cpu_flags": " ".join(measured.machine.flags), "versions": versions}
+    return {"host": host_of(measured), "cpu_flags": flags_of(measured), "versions": versions}
