@@ -158,6 +158,7 @@ class Placement:
                 if has.issuperset(needs) and (not gpu or having.get(node, {}).get("GPU"))]  # fmt: skip
         if not able:
             wanted = f"has {' and '.join(sorted(needs))}" if needs else "that runs work is there"
+            wanted = "with a GPU is there" if gpu and not needs else wanted
             reason = f"no node of this cluster {wanted}"
             raise NotYet(reason) if self.grows or self.asking else Unavailable(reason)
         return able
