@@ -44,7 +44,8 @@ def folder_here(text: str) -> Path:
 
 
 proof_here = _out_here("is_proof")
-#: What is read of OUT: the table alone, also what it is made of, what is written into it besides, or all results.
+#: What is read of OUT: the table alone, also what it is made of, what is written into it besides, or all results, the
+#: artifacts' own files among them.
 ShownOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_figures"))]
 OutArgument = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=proof_here)]
 WrittenOut = Annotated[Path, typer.Argument(help="Output folder of a run, or its URI.", parser=_out_here("is_needed"))]

@@ -131,7 +131,7 @@ def pick_variant(
 
 
 def make_kit_of(
-    out: WrittenOut,
+    out: TrackedOut,
     variants: Annotated[
         list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Default: all that can be.")
     ] = None,

@@ -203,7 +203,7 @@ def is_proof(name: str) -> bool:
 
 def is_figures(name: str) -> bool:
     """Whether it is the table, or what stands below it: no clip's own prediction."""
-    return is_proof(name) and not name.startswith(("predictions/", "artifacts/"))
+    return is_proof(name) and not name.startswith(("predictions/", "artifacts/", "kits/", "measured/"))
 
 
 #: A folder's files by relative path, uint8 (bytes,): arrays, because Ray hands them on without a copy.

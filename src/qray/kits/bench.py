@@ -179,11 +179,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         return {"cold_start_s": seconds, "peak_rss_mb": peak_rss_mb()}
     if what == "sustain":
         (variant,) = variants.values()
-        predict, clips, until = (
-            load(variant, threads),
-            clips_of(request["batch"]),
-            time.time() + 60 * request["minutes"],
-        )
+        predict, clips = load(variant, threads), clips_of(request["batch"])
+        until = time.time() + 60 * request["minutes"]
         windows: list[float] = []
         while time.time() < until:
             window: list[float] = []
@@ -250,7 +247,7 @@ def check(variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_itself(variant: dict[str, Any], point: dict[str, int], minutes: float) -> dict[str, Any]:
-    """Cold start, memory, and sustained speed of a variant, at the kit's first point."""
+    """Cold start, memory, and sustained speed of a variant, at the first point that was measured."""
     at: dict[str, Any] = {"variants": [variant], "batch": point["batch"]}
     starts = [ask("cold", point["threads"], **at) for _ in range(COLD_STARTS)]
     told = [start for start in starts if "error" not in start]
@@ -340,7 +337,7 @@ def main() -> None:
             print(f"  {name}: {np.median(np.concatenate(blocks)):.2f} ms", flush=True)
     for variant in right:
         print(f"cold start and memory of {variant['name']}", flush=True)
-        results[variant["name"]].update(by_itself(variant, kit["points"][0], given.minutes))
+        results[variant["name"]].update(by_itself(variant, (latency or kit["points"])[0], given.minutes))
     record = {
         "format": FORMAT, "kit": kit["id"], "device": given.name, "machine": machine(),
         "engines": versions(sorted({variant["engine"] for variant in kit["variants"]})), "load_average": load_average,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,23 +14,25 @@ from qray.errors import QrayError
 from qray.json_text import read_json
 from qray.kits.bench import FORMAT, NAME
 from qray.measure.host import INFERENCE_FLAGS
+from qray.point import CPU, CUDA
 from qray.yaml_text import dotted, short
 
 #: Folders of OUT: of what each kit holds, by its id; of what was measured, by the device's name.
 KITS, MEASURED = "kits", "measured"
+M = TypeVar("M", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Identity = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Read(BaseModel):
+class _Brought(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", frozen=True)
 
 
-class OfVariant(_Read):
+class OfVariant(_Brought):
     """Of one variant on the device."""
 
-    status: Annotated[str, Field(pattern="^(ok|skipped|failed)$")]
+    status: Literal["ok", "skipped", "failed"]
     reason: str | None = None
     #: Of the kit's clips, in their order; target units.
     predictions: list[float] = []
@@ -43,7 +45,7 @@ class OfVariant(_Read):
     sustained_ms: list[Positive] = []
 
 
-class AtPoint(_Read):
+class AtPoint(_Brought):
     """Latency of all variants together, interleaved."""
 
     threads: Annotated[int, Field(gt=0, le=4096)]
@@ -53,7 +55,7 @@ class AtPoint(_Read):
     errors: dict[str, str] = {}
 
 
-class Machine(_Read):
+class Machine(_Brought):
     """What the device is."""
 
     system: str
@@ -66,7 +68,7 @@ class Machine(_Read):
     numpy: str
 
 
-class Measured(_Read):
+class Measured(_Brought):
     """measured.json, as bench.py writes it."""
 
     format: int
@@ -111,26 +113,27 @@ def read_measured(path: Path) -> Measured:
     Raises:
         QrayError: it is none, or holds what bench.py would not write.
     """
-    try:
-        found = Measured.model_validate(read_json(path))
-    except FileNotFoundError:
-        raise QrayError(f"{path}: no such file; `python bench.py` in a kit writes it") from None
-    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
-        raise QrayError(f"{path}: not a measured.json as a kit's bench.py writes it ({_why(error)})") from None
+    if not path.is_file():
+        raise QrayError(f"{path}: no such file; `python bench.py` in a kit writes it")
+    found = _read(path, Measured, "not a measured.json as a kit's bench.py writes it")
     if found.format != FORMAT:
         raise QrayError(f"{path}: format {found.format}, this qray reads format {FORMAT}; make the kit again")
-    if found.device in ("cpu", "cuda"):
+    if found.device in (CPU, CUDA):
         raise QrayError(
             f"{path}: a device called {found.device!r} would be taken for this run's own; name it otherwise"
         )
     return found
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, ValidationError):
+def _read(path: Path, kind: type[M], otherwise: str) -> M:
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
         first = error.errors()[0]
-        return f"{short(dotted(first['loc']))}: {first['msg']}"
-    return short(str(error) or type(error).__name__)
+        why = f"{short(dotted(first['loc']))}: {first['msg']}"
+    except (ValueError, TypeError, OSError, RecursionError) as error:
+        why = short(str(error) or type(error).__name__)
+    raise QrayError(f"{path}: {otherwise} ({why})")
 
 
 def kit_of(out: Path, measured: Measured, where: str) -> Kit:
@@ -143,10 +146,7 @@ def kit_of(out: Path, measured: Measured, where: str) -> Kit:
     if not path.is_file():
         raise QrayError(f"{where}: measured with a kit of another run, or one that was changed: none that was made of "
                         f"{out} has the id {measured.kit[:12]}…")  # fmt: skip
-    try:
-        kit = Kit.model_validate(read_json(path))
-    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
-        raise QrayError(f"{path}: not readable as a kit ({_why(error)}); make the kit again") from None
+    kit = _read(path, Kit, "not readable as a kit, which must be made again")
     entries = {entry.name: entry for entry in kit.variants}
     if missing := sorted(entries.keys() ^ measured.variants.keys()):
         raise QrayError(f"{where}: its variants are not those of the kit ({missing[0]})")
