@@ -19,6 +19,7 @@ from rich.text import Text
 from qray.engines.catalog import ENGINES
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags, cpu_model, has_int8_dot_product, has_native_bf16, usable_cpus, versions
+from qray.point import CPU
 from qray.ray_token import dashboard_words
 from qray.reasons import reason_of
 from qray.scratch import scratch_folder
@@ -163,12 +164,14 @@ def _variants(engine: str) -> Seen:
 
     good: list[str] = []
     reasons: dict[str, list[str]] = {}
-    for method in ENGINES[engine].methods:
-        reason = missing_requirement(Variant.model_validate({"name": "doctor", "method": method, "engine": engine}))
-        if reason is None:
-            good.append(method)
+    offered = [(device, method) for device in ENGINES[engine].devices for method in ENGINES[engine].on(device)]
+    for device, method in offered:
+        variant = {"name": "doctor", "method": method, "engine": engine, "device": device}
+        name = method if device == CPU else f"{method} on {device}"
+        if reason := missing_requirement(Variant.model_validate(variant)):
+            reasons.setdefault(reason, []).append(name)
         else:
-            reasons.setdefault(reason, []).append(method)
+            good.append(name)
     lacking = "; ".join(f"not {', '.join(methods)}: {reason}" for reason, methods in reasons.items())
     detail = "; ".join(part for part in (", ".join(good), lacking) if part)
     return "ok" if not reasons else "partly" if good else "missing", detail

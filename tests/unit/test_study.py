@@ -57,7 +57,7 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
         ({"variants": [FP32, MIXED | {"accuracy": {"within": "half"}}]}, "should be 'margin'"),
         (
             {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "rounding": "adaround"}]},
-            "rounding is offered on engine inductor only",
+            "rounding is offered on engine inductor, triton only",
         ),
         (
             {

@@ -83,6 +83,11 @@ ENGINES = {
         remedies=("rounding",),
     ),
     "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried=True),
+    "triton": Engine(
+        "qray.engines.triton", {}, gpu_methods=dict.fromkeys(("ptq", "qat"), ("triton",)), graphs=True,
+        # Triton compiles, beside its kernels, what launches them.
+        lacks=_no_compiler, remedies=("rounding",),
+    ),
     "openvino": Engine(
         "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
         extra="openvino", lacks=_no_bf16, carried=True,

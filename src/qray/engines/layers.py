@@ -33,6 +33,8 @@ LEFT_AT_MOST = 0.1
 GRAPH = "graph."
 #: Where `pt2e` leaves the layers of the network in the `meta` of what it makes of it.
 LAYERS = "qray_layers"
+#: And in that of a node, the name of its layer.
+LAYER = "qray_layer"
 
 Kind = Literal["convolution", "linear", "matmul", "add", "pool"]
 

@@ -17,11 +17,11 @@ from qray.errors import QrayError
 from qray.reasons import reason_of
 
 aten = torch.ops.aten
-#: What a graph may call: PyTorch's own operators, torchao's of quantization, arithmetic on sizes, and nothing that
-#: opens files.
+#: What a graph may call: PyTorch's own operators, torchao's of quantization, qray's, arithmetic on sizes, and nothing
+#: that opens files.
 CALLS = re.compile(
     r"torch\.ops\.(aten|torchvision|quantized_decomposed)\.(?!from_file)\w+(\.\w+)?|torch\.sym_\w+|math\.(ceil|floor|trunc)"
-    r"|torch\.ops\.torchao\.(choose_qparams|quantize|dequantize)_affine(\.\w+)?"
+    r"|torch\.ops\.torchao\.(choose_qparams|quantize|dequantize)_affine(\.\w+)?|torch\.ops\.qray\.int8_conv2d(\.default)?"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
 )
 #: Symbols and names in an expression of sizes, which SymPy would evaluate as Python.

@@ -10,6 +10,7 @@ from qray.engines.parity import Simulated, parity_notes
 from qray.engines.tail import check_tail
 from qray.engines.torch_export import runner
 from qray.measure.isa import INT8_DOT_PRODUCT
+from qray.point import CPU
 
 
 def prove(
@@ -37,6 +38,6 @@ def prove(
         notes["fp32_layers"] = sorted(left)
     if onednn and races(layers):
         notes["one_thread"] = True
-    if request.variant.weight_bits == 8 and not request.reduce_range:
+    if request.variant.device == CPU and request.variant.weight_bits == 8 and not request.reduce_range:
         needs = (*needs, INT8_DOT_PRODUCT)
     return Built(file, weights_bytes, share, total_macs(layers), needs, notes)

@@ -33,7 +33,7 @@ from qray.engines import conv3d
 from qray.engines.adaround import round_adaptively
 from qray.engines.artifact import BuildRequest, Predict
 from qray.engines.fake_quantize import FakeQuantizeActivation
-from qray.engines.layers import LAYERS, Layers, export, operator_of, read_layers, resolve_keep_fp32
+from qray.engines.layers import LAYER, LAYERS, Layers, export, operator_of, read_layers, resolve_keep_fp32
 from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.ranges import OBSERVERS
@@ -117,12 +117,21 @@ def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
     )
     program = export(request.model, request.example())
     layers = read_layers(program)
-    prepared = _quietly(prepare_pt2e, with_sources(program.module()), _quantizer(layers, config, variant.keep_fp32))
+    prepared = _quietly(prepare_pt2e, _named(program, layers), _quantizer(layers, config, variant.keep_fp32))
     prepared.meta[LAYERS] = layers
     with torch.no_grad():
         for clips in request.calibration:
             prepared(clips)
     return prepared
+
+
+def _named(program: torch.export.ExportedProgram, layers: Layers) -> torch.fx.GraphModule:
+    """A program's module, whose nodes say to what layer they belong: conversion gives them other names."""
+    module, of = with_sources(program.module()), {node: layer.name for layer in layers for node in layer.nodes}
+    for node in module.graph.nodes:
+        if node.name in of:
+            node.meta[LAYER] = of[node.name]
+    return module
 
 
 def quantize_static(request: BuildRequest) -> nn.Module:
@@ -175,7 +184,7 @@ def prepare_qat(model: VideoRegressor, example: torch.Tensor, settings: QatSetti
         program = export(model.eval(), example)
     layers = read_layers(program)
     quantizer = _quantizer(layers, config, settings.keep_fp32)
-    exported = with_sources(program.module())
+    exported = _named(program, layers)
     if folds:
         # Torchao has batch-norm learn on beside convolutions of one and two dimensions alone.
         _fuse_conv_bn_(exported)

@@ -124,7 +124,7 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
 def channels_last(module: nn.Module) -> nn.Module:
     """Weights of convolutions as tensor cores read them; clips come in that order already (T, H, W, 3)."""
     for parameter in (*module.parameters(), *module.buffers()):
-        if parameter.dim() in CHANNELS_LAST and parameter.is_floating_point():
+        if parameter.dim() in CHANNELS_LAST:
             parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.dim()])
     return module
 

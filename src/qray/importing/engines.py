@@ -31,10 +31,11 @@ def try_engines(
     """ "yes", or why not in a sentence, by engine and method. `say` hears of each as it is found."""
     found: dict[str, dict[str, str]] = {}
     for name, engine in ENGINES.items():
-        for method in (method for method in METHODS if method in engine.methods):
+        device = engine.devices[0]
+        for method in (method for method in METHODS if method in engine.on(device)):
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 try:
-                    answer = pool.submit(_try, name, method, model, clip, checkpoint).result(LIMIT_S)
+                    answer = pool.submit(_try, name, method, device, model, clip, checkpoint).result(LIMIT_S)
                 except Exception as error:
                     answer = f"no: its process ended ({type(error).__name__})"
             found.setdefault(name, {})[method] = answer
@@ -42,7 +43,7 @@ def try_engines(
     return found
 
 
-def _try(engine: str, method: str, model: Imported, clip: ClipSpec, checkpoint: Checkpoint) -> str:
+def _try(engine: str, method: str, device: str, model: Imported, clip: ClipSpec, checkpoint: Checkpoint) -> str:
     # Libraries warn as they are imported; what matters is told by what they raise.
     logging.disable(logging.WARNING)
     import torch
@@ -51,7 +52,8 @@ def _try(engine: str, method: str, model: Imported, clip: ClipSpec, checkpoint: 
     from qray.model.regressor import model_from_state
 
     observer = {"observer": "minmax"} if method == "ptq" else {}
-    variant = Variant.model_validate({"name": method, "method": method, "engine": engine} | observer)
+    given = {"name": method, "method": method, "engine": engine, "device": device}
+    variant = Variant.model_validate(given | observer)
     if reason := missing_requirement(variant):
         return f"no: {reason}"
     torch.manual_seed(0)

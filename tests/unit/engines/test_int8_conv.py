@@ -1,0 +1,127 @@
+"""`qray::int8_conv2d` is, to the last bit, what integers say it is: by its reference on the CPU, and by its kernel, in
+Triton's interpreter and in what Triton compiles."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as drawing
+from hypothesis import settings
+from hypothesis import strategies as st
+from support.int8_convolutions import CASES, Case, arguments, drawn, wanted
+
+from qray.engines.int8_conv import int8_conv2d
+from qray.engines.int8_conv_triton import TILES, Tile, depthwise, product, tile_of
+
+
+def check(case: Case, seed: int = 0) -> None:
+    given = arguments(case, seed)
+    found = int8_conv2d(**given)
+    np.testing.assert_array_equal(found.numpy(), wanted(case, given))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reference_is_exact(name: str) -> None:
+    check(CASES[name])
+
+
+@settings(max_examples=60, deadline=None)
+@drawing(st.integers(0, 2**31), st.integers(0, 2**31))
+def test_the_reference_is_exact_whatever_the_shape(shape: int, codes: int) -> None:
+    check(drawn(torch.Generator().manual_seed(shape)), codes)
+
+
+def test_results_reach_both_ends_of_their_range_and_much_between() -> None:
+    """Or else equality would say little."""
+    found = np.unique(int8_conv2d(**arguments(CASES["depthwise, 5 x 5 of every second"])).numpy())
+    assert (found.min(), found.max()) == (-128, 127)
+    assert len(found) > 200
+
+
+@pytest.mark.parametrize("name", ["3 x 3 and a residual", "in float", "depthwise"])
+def test_it_is_an_operator_as_pytorch_wants_them(name: str) -> None:
+    given = arguments(CASES[name])
+    torch.library.opcheck(int8_conv2d, (), given)
+
+
+def test_the_kernel_is_exact_in_the_interpreter() -> None:
+    """In a process of its own: what is interpreted is settled when Triton is imported, and nothing exports there."""
+    seeds = [str(seed) for seed in range(12)]
+    done = subprocess.run(
+        [sys.executable, "-m", "support.int8_convolutions", *seeds], capture_output=True, text=True, timeout=600,
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(": equal, ") == len(CASES) + len(seeds)
+
+
+POINTERS = {"x": "*i8", "weight": "*i8", "scale": "*fp32", "bias": "*fp32", "correction": "*i32", "residual": "*i8",
+            "out": "*i8"}  # fmt: skip
+NUMBERS = dict.fromkeys(("residual_scale", "low", "high", "inverse"), "fp32") | dict.fromkeys(
+    ("residual_zero", "out_zero", "positions", "height", "width", "out_height", "out_width"), "i32"
+)
+#: Of a 3 x 3 convolution with all that can follow it.
+SIZES = {"kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "cut": 1}
+GEOMETRY = {f"{what}_{axis}": size for what, size in SIZES.items() for axis in "hw"} | dict.fromkeys(
+    ("has_residual", "has_low", "has_high", "quantizes"), True
+)
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+
+
+def compiled(kernel: object, capability: int, tile: Tile, **constants: int) -> str:
+    """PTX, without a GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names  # type: ignore[attr-defined]
+    constants = {**constants, **GEOMETRY, "tile_m": tile.m, "tile_n": tile.n, "tile_k": tile.k}
+    constants = {name: value for name, value in constants.items() if name in names}
+    source = ASTSource(
+        fn=kernel, signature=POINTERS | NUMBERS | dict.fromkeys(constants, "constexpr"),
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in POINTERS},
+    )  # fmt: skip
+    return str(triton.compile(source, target=GPUTarget("cuda", capability, 32), options=tile.options).asm["ptx"])
+
+
+@pytest.mark.parametrize("tile", [tile for _, tile in TILES], ids=str)
+@pytest.mark.parametrize(
+    ("capability", "instruction"),
+    [(80, r"mma\.sync\.aligned\.m16n8k32\.row\.col\.satfinite\.s32\.s8\.s8\.s32"),
+     (90, r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8")],
+)  # fmt: skip
+def test_tensor_cores_multiply_int8(capability: int, instruction: str, tile: Tile) -> None:
+    ptx = compiled(product, capability, tile, in_channels=64, out_channels=64, groups=1)
+    products = set(re.findall(r"\b(?:wg)?mma\.(?:sync|mma_async)\S*", ptx))
+    assert products
+    assert all(re.fullmatch(instruction, each) for each in products), products
+    # Both operands reach shared memory while the ones before are multiplied.
+    assert "cp.async" in ptx
+    # A product and a sum that are one would be rounded once.
+    assert "fma.rn.f32" not in ptx
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_depthwise_convolutions_compile_to_integers_too(capability: int) -> None:
+    ptx = compiled(depthwise, capability, Tile(32, 64, 1, 4), channels=96)
+    assert re.search(r"\bmad\.lo\.s32|\bmul\.lo\.s32|\bdp4a|\bmul\.wide\.s16|\bmul\.lo\.s16", ptx)
+    assert "fma.rn.f32" not in ptx
+
+
+def test_a_tile_is_no_larger_than_what_there_is_and_no_smaller_than_can_be_multiplied() -> None:
+    assert tile_of(100_000, 512, 4608) == TILES[0][1]
+    assert (tile_of(3, 1, 9).m, tile_of(3, 1, 9).n, tile_of(3, 1, 9).k) == (16, 16, 32)
+    assert tile_of(5000, 20, 147).n == 32
