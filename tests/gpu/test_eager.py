@@ -75,6 +75,17 @@ def test_fp16_stays_closer_than_bf16_may(tmp_path: Path) -> None:
     assert 0 < np.abs(half - exact).max() < 0.1 * TARGET_STD
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("method", ["fp32", "tf32", "fp16", "bf16"])
+def test_what_is_compiled_predicts_what_is_not(tmp_path: Path, method: str, cuda_graph: bool) -> None:
+    plain = on_gpu(method, tmp_path / "a")
+    compiled = on_gpu(method, tmp_path / "b", engine="compile", cuda_graph=cuda_graph)
+    for seed, batch in enumerate((2, 8, 1)):
+        clips = smooth_clips(batch, seed=seed).numpy()
+        apart = np.abs(compiled(clips) - plain(clips)).max()
+        assert apart < {"fp32": 1e-4, "tf32": 0.05, "fp16": 0.1, "bf16": 0.3}[method] * TARGET_STD
+
+
 @pytest.mark.parametrize("method", ["fp32", "fp16"])
 def test_a_graph_predicts_what_its_kernels_do_for_every_batch_it_is_given(tmp_path: Path, method: str) -> None:
     plain, graph = on_gpu(method, tmp_path / "a"), on_gpu(method, tmp_path / "b", cuda_graph=True)

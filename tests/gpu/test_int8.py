@@ -1,5 +1,5 @@
-"""`qray::int8_conv2d` on a CUDA device is its reference to the last bit, so that engine triton predicts there what it does
-on the CPU: `pytest -m gpu tests/gpu`."""
+"""`qray::int8_conv2d` on a CUDA device is its reference to the last bit, and engine triton predicts there what it
+does on the CPU: `pytest -m gpu tests/gpu`."""
 
 from __future__ import annotations
 

@@ -83,6 +83,11 @@ ENGINES = {
         remedies=("rounding",),
     ),
     "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried=True),
+    "compile": Engine(
+        "qray.engines.torch_compile", {},
+        gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ("triton",)), graphs=True,
+        lacks=_no_compiler,
+    ),
     "triton": Engine(
         "qray.engines.triton", {}, gpu_methods=dict.fromkeys(("ptq", "qat"), ("triton",)), graphs=True,
         # Triton compiles, beside its kernels, what launches them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,10 @@ def runner(module: Any, threads: int, device: str = "cpu") -> Predict:
     return predict
 
 
-def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
-    """Run the exported program eagerly.
+def load(
+    folder: Path, built: Built, threads: int, device: str, prepared: Callable[[Any], Any] = lambda module: module
+) -> Predict:
+    """Run the exported program, eagerly unless its module is `prepared` otherwise.
 
     Raises:
         QrayError: torch finds no such device, or the file holds more than numbers and a graph of known operators.
@@ -115,9 +118,9 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
         raise QrayError(f"{folder}: torch finds no GPU to run it on")
     program = read_program((folder / built.model_file).read_bytes(), str(folder / built.model_file))
     if device == CPU:
-        return runner(program.module(), threads)
+        return runner(prepared(program.module()), threads)
     module = channels_last(move_to_device_pass(program, device).module())
-    call = with_tf32(module, bool(built.notes.get("tf32")))
+    call = with_tf32(prepared(module), bool(built.notes.get("tf32")))
     return runner(captured(call, device) if built.notes.get("cuda_graph") else call, threads, device)
 
 

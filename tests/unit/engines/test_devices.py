@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.networks import realistic_model, request
 from support.shelf import VARIANTS, Shelf
 from torch.export.passes import move_to_device_pass
 
+from qray.engines import torch_compile
 from qray.engines.catalog import ENGINES
-from qray.engines.registry import load_artifact
+from qray.engines.registry import build_artifact, load_artifact
 from qray.errors import QrayError
 
 
@@ -34,9 +37,19 @@ def test_a_gpu_that_is_not_there_is_said(shelf: Shelf, monkeypatch: pytest.Monke
 
 def test_every_engine_runs_somewhere_and_most_on_the_cpu_when_asked(shelf: Shelf) -> None:
     assert all(engine.devices for engine in ENGINES.values())
-    assert [name for name, engine in ENGINES.items() if "cpu" not in engine.devices] == ["triton"]
+    assert [name for name, engine in ENGINES.items() if "cpu" not in engine.devices] == ["compile", "triton"]
     predicted = load_artifact(shelf["fp32"], device="cpu")(shelf.clips)
     np.testing.assert_allclose(predicted, shelf.expected, rtol=1e-4)
+
+
+def test_what_is_compiled_as_it_loads_predicts_the_same(shelf: Shelf, tmp_path: Path) -> None:
+    """By the compiler of the CPU, a network of one stage; tests/gpu has a GPU's."""
+    model = realistic_model(stages=1)
+    artifact = build_artifact(request(VARIANTS["fp32"], model), "fp32", tmp_path / "fp32")
+    predict = torch_compile.load(artifact.folder, artifact.built, 1, "cpu")
+    with torch.no_grad():
+        expected = model(torch.from_numpy(shelf.clips)).numpy()
+    np.testing.assert_allclose(predict(shelf.clips), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
