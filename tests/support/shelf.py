@@ -51,6 +51,8 @@ VARIANTS = {
         _variant("ptq-inductor", "ptq", "inductor"),
         _variant("ptq-onnxruntime", "ptq", "onnxruntime"),
         _variant("ptq-openvino", "ptq", "openvino"),
+        _variant("fp32-executorch", "fp32", "executorch"),
+        _variant("ptq-executorch", "ptq", "executorch"),
         _variant("qat-inductor", "qat", "inductor"),
         _variant(
             "ptq-inductor-w4",
@@ -63,11 +65,15 @@ VARIANTS = {
         ),
         _variant("ptq-onnxruntime-minmax", "ptq", "onnxruntime", observer="minmax", keep_fp32=[KEPT]),
         _variant("ptq-openvino-minmax", "ptq", "openvino", observer="minmax", keep_fp32=[KEPT]),
+        _variant("ptq-executorch-minmax", "ptq", "executorch", observer="minmax", keep_fp32=[KEPT]),
     )
 }
 STATIC = tuple(v.name for v in VARIANTS.values() if v.method in ("ptq", "qat"))
-#: NNCF's, which takes long to import: built together.
-BY_NNCF = tuple(name for name in STATIC if VARIANTS[name].engine == "openvino")
+#: By what takes long to import: built together.
+TOGETHER = (
+    tuple(name for name in STATIC if VARIANTS[name].engine == "openvino"),
+    tuple(name for name in VARIANTS if VARIANTS[name].engine == "executorch"),
+)
 WHOLE = tuple(name for name in STATIC if not VARIANTS[name].keep_fp32)
 
 
@@ -95,7 +101,7 @@ def train_qat(model: VideoRegressor, steps: int = QAT_STEPS, **settings: Any) ->
 
 
 def build_in_own_process(*builds: tuple[BuildRequest, Path]) -> None:
-    """Build where NNCF may patch torch without the other tests noticing, as a run does."""
+    """Build where NNCF and ExecuTorch may patch torch without the other tests noticing, as a run does."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for build, folder in builds:
             pool.submit(build_artifact, build, folder.name, folder).result()
@@ -150,9 +156,9 @@ class Shelf:
         from qray.engines.artifact import read_artifact
 
         if name not in self._built:
-            if name in BY_NNCF:
-                build_in_own_process(*((self.request(each), self.root / each) for each in BY_NNCF))
-                self._built |= {each: read_artifact(self.root / each) for each in BY_NNCF}
+            if names := next((group for group in TOGETHER if name in group), ()):
+                build_in_own_process(*((self.request(each), self.root / each) for each in names))
+                self._built |= {each: read_artifact(self.root / each) for each in names}
             else:
                 self._built[name] = build_artifact(self.request(name), name, self.root / name)
         return self._built[name]

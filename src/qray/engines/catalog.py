@@ -83,6 +83,11 @@ ENGINES = {
         remedies=("rounding",),
     ),
     "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried=True),
+    "executorch": Engine(
+        "qray.engines.executorch", dict.fromkeys(("fp32", "ptq"), ("executorch",)), extra="executorch",
+        # Its compiler registers operators and passes of its own.
+        changes_process=("fp32", "ptq"),
+    ),
     "compile": Engine(
         "qray.engines.torch_compile", {},
         gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ("triton",)), graphs=True,

@@ -10,19 +10,18 @@ from qray.engines.parity import Simulated, parity_notes
 from qray.engines.tail import check_tail
 from qray.engines.torch_export import runner
 from qray.measure.isa import INT8_DOT_PRODUCT
-from qray.point import CPU
 
 
 def prove(
     request: BuildRequest, file: str, weights_bytes: int, layers: Layers, executed: tuple[set[str], int],
     tail: Sequence[str] | None, simulated: Simulated, deployed: Predict, *, onednn: bool, needs: tuple[str, ...] = (),
-    left: Collection[str] = (),
+    left: Collection[str] = (), saturates: bool = True,
 ) -> Built:  # fmt: skip
     """Describe an artifact, all of whose layers but the tail's and those to be kept run in INT8.
 
     executed: layers, and number of residual adds, that the engine runs in INT8. tail: as `check_tail` takes it. onednn:
     whether it is that library's convolutions that run. needs: of CPU flags, whatever the weights' range. left: as
-    `check_coverage` takes it.
+    `check_coverage` takes it. saturates: whether kernels add products in 16 bits where a CPU has no dot product.
 
     Raises:
         QrayError: convolutions or residual adds run in FP32, something of the tail is quantized, or a prediction is not
@@ -38,6 +37,6 @@ def prove(
         notes["fp32_layers"] = sorted(left)
     if onednn and races(layers):
         notes["one_thread"] = True
-    if request.variant.device == CPU and request.variant.weight_bits == 8 and not request.reduce_range:
+    if saturates and request.variant.weight_bits == 8 and not request.reduce_range:
         needs = (*needs, INT8_DOT_PRODUCT)
     return Built(file, weights_bytes, share, total_macs(layers), needs, notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from torchao.quantization.pt2e import (
 )
 from torchao.quantization.pt2e.fake_quantize import FakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
-from torchao.quantization.pt2e.quantizer import QuantizationSpec
+from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     QUANT_ANNOTATION_KEY,
     QuantizationConfig,
@@ -42,6 +42,7 @@ from qray.engines.torch_export import runner
 from qray.errors import QrayError
 from qray.model.graph_network import switch_training, with_sources
 from qray.model.regressor import VideoRegressor
+from qray.study import Variant
 from qray.study_verdict import Section
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
@@ -103,21 +104,28 @@ def _quietly(function: Any, *arguments: Any, **named: Any) -> Any:
         return function(*arguments, **named)
 
 
-def observe_static(request: BuildRequest) -> torch.fx.GraphModule:
+def observers_of(variant: Variant) -> tuple[Any, Any]:
+    """What finds the ranges of activations and of weights where nothing is trained."""
+    observer = OBSERVERS["mse" if variant.observer == "histogram" else variant.observer]
+    activation = observer.with_args(eps=SCALE_EPSILON, margin=variant.range_margin)
+    return activation, PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON)
+
+
+def x86_quantizer(request: BuildRequest, layers: Layers) -> X86InductorQuantizer:
+    """For AOTInductor, and whatever has its scales."""
+    variant = request.variant
+    config = _config(variant.weight_bits, request.reduce_range, *observers_of(variant), qat=False)
+    return _quantizer(layers, config, variant.keep_fp32)
+
+
+def observe_static(
+    request: BuildRequest, quantizer: Callable[[BuildRequest, Layers], Quantizer] = x86_quantizer
+) -> torch.fx.GraphModule:
     """The network with batch-norm folded and observers in place, which have seen the calibration clips; its FP32
     `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
-    variant = request.variant
-    observer = OBSERVERS["mse" if variant.observer == "histogram" else variant.observer]
-    config = _config(
-        variant.weight_bits,
-        request.reduce_range,
-        observer.with_args(eps=SCALE_EPSILON, margin=variant.range_margin),
-        PerChannelMinMaxObserver.with_args(eps=SCALE_EPSILON),
-        qat=False,
-    )
     program = export(request.model, request.example())
     layers = read_layers(program)
-    prepared = _quietly(prepare_pt2e, _named(program, layers), _quantizer(layers, config, variant.keep_fp32))
+    prepared = _quietly(prepare_pt2e, _named(program, layers), quantizer(request, layers))
     prepared.meta[LAYERS] = layers
     with torch.no_grad():
         for clips in request.calibration:
@@ -134,10 +142,12 @@ def _named(program: torch.export.ExportedProgram, layers: Layers) -> torch.fx.Gr
     return module
 
 
-def quantize_static(request: BuildRequest) -> nn.Module:
+def quantize_static(
+    request: BuildRequest, quantizer: Callable[[BuildRequest, Layers], Quantizer] = x86_quantizer
+) -> torch.fx.GraphModule:
     """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators; learn how to
     round if so asked."""
-    observed = observe_static(request)
+    observed = observe_static(request, quantizer)
     if request.variant.rounding == "nearest":
         return strip_unused(_quietly(convert_pt2e, observed))
     reference = unobserved(copy.deepcopy(observed))

@@ -37,7 +37,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
     deployed = load(folder, Built(MODEL_FILE, 0, 0.0, 0), 1, "cpu")
     built = prove(
         request, MODEL_FILE, torch_export.tensor_bytes(program), module.meta[LAYERS], int8_layers(program),
-        quantized_in_tail(module), simulate(module, 1), deployed, onednn=False,
+        quantized_in_tail(module), simulate(module, 1), deployed, onednn=False, saturates=False,
     )  # fmt: skip
     return replace(built, notes=built.notes | {"cuda_graph": request.variant.cuda_graph})
 
