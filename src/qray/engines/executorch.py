@@ -106,7 +106,7 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the program on each clip of a batch in turn, with `threads` threads.
 
     Raises:
-        QrayError: it is no such program.
+        QrayError: it is no such program; from predictions, it cannot be run.
     """
     return _runner(folder / built.model_file, threads)
 
@@ -117,12 +117,16 @@ def _runner(path: Path, threads: int) -> Predict:
 
         try:
             module = portable_lib._load_for_executorch(str(path))
+            module.method_meta("forward")
         except RuntimeError as error:
             raise QrayError(f"{path}: ExecuTorch cannot read this program ({error})") from None
         portable_lib._unsafe_reset_threadpool(threads)
 
     def one(clip: np.ndarray) -> np.ndarray:
-        return np.array(module.forward((torch.from_numpy(np.ascontiguousarray(clip)),))[0])
+        try:
+            return np.array(module.forward((torch.from_numpy(np.ascontiguousarray(clip)),))[0])
+        except RuntimeError as error:
+            raise QrayError(f"{path}: ExecuTorch cannot run this program on such a clip ({error})") from None
 
     def predict(clips: np.ndarray) -> np.ndarray:
         # The threads are those of the process, whichever artifact was loaded last.
