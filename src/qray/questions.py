@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -138,10 +138,15 @@ def make_kit_of(
     to: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")] = Path("kit"),
     clips: Annotated[int | None, typer.Option(min=1, help="VAL clips; default: the study's parity.clips.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set's folder or URI; default: the study's.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(help="Of variants for a CPU or for an NVIDIA GPU; default: as the first that is named, else cpu."),
+    ] = None,
 ) -> None:
     """Write a folder to carry to a device: artifacts, clips, what must come out, and the program that measures there.
 
-    The device needs Python, numpy and the engines; `qray run table OUT --measured measured.json` takes what it brings.
+    The device needs Python, numpy and the engines, or torch for an NVIDIA GPU; `qray run table OUT --measured
+    measured.json` takes what it brings.
     """
     from qray.judge.judge import read_evidence
     from qray.kits.clips import decode_clips, kit_clips
@@ -150,7 +155,7 @@ def make_kit_of(
     from qray.storage.place import place_of
 
     evidence = read_evidence(out)
-    chosen, left = kit_variants(evidence, variants or [])
+    chosen, left = kit_variants(evidence, variants or [], device)
     if to.exists():
         raise UsageError(f"--to {to} is there already; name a folder that is not")
     named = kit_clips(evidence.study, None if data is None else place_of(data, "--data"), clips)

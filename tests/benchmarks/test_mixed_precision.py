@@ -28,7 +28,7 @@ from qray.engines import nncf_quantize, openvino
 from qray.engines.artifact import BuildRequest
 from qray.engines.sensitivity import layered, measure_layers
 from qray.engines.tail import PREFIX
-from qray.engines.torch_export import runner as eager
+from qray.engines.torch_program import runner as eager
 from qray.judge.clips import clips_of
 from qray.judge.comparison import MIN_CLIPS
 from qray.judge.mixed import judge_mix

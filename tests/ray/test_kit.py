@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import venv
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,10 +15,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support.runs import Finished, here, main_here, results, units
+import torch
+from support.runs import Finished, here, main_here, results, run_tiny, units
 
 WholeRun = Callable[[int], tuple[Path, Finished]]
 VARIANT, DEVICE = "ptq-onnxruntime", "pi-5"
+FOR_A_GPU = """variants=[{name: fp32, method: fp32, engine: eager}, {name: fp32-cuda, method: fp32, engine: eager,
+    device: cuda}, {name: ptq-cuda, method: ptq, engine: triton, device: cuda, observer: minmax}]"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,9 @@ def kit(out: Path, tiny_dataset: Path) -> Path:
     folder = out.parent / "kit"
     done = main_here("kit", out, "--to", folder, "--data", tiny_dataset)
     assert done.code == 0, done.stderr
-    assert "left out: fp32: engine eager does not run without PyTorch" in done.stdout
+    assert (
+        "left out: fp32: a kit for cpu has artifacts of onnxruntime, openvino, executorch, not of eager" in done.stdout
+    )
     return folder
 
 
@@ -122,6 +128,37 @@ def test_a_device_gets_rows_with_its_own_speed_and_the_verdict_on_the_kits_clips
     pd.testing.assert_frame_equal(results(mine), rows)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU does")
+def test_what_is_for_a_gpu_is_built_without_one_and_carried_to_one(
+    whole_run: WholeRun, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """Its programs are tried on this CPU, by a kit that says they are for one."""
+    out, kit, back = Path(shutil.copytree(whole_run(1)[0], tmp_path / "out")), tmp_path / "kit", tmp_path / "back.json"
+    done = run_tiny("all", tiny_dataset, out, "--set", FOR_A_GPU, "--set", "sweep=null")
+    assert done.code == 0, done.stderr
+    done = main_here("kit", out, "--device", "cuda", "--to", kit, "--data", tiny_dataset)
+    assert done.code == 0, done.stderr
+    assert "left out: fp32: it was built for cpu, and this kit is for cuda" in done.stdout
+    identity = hashlib.sha256((kit / "kit.json").read_bytes()).hexdigest()
+    done = bench(Path(sys.executable), kit, to=back)
+    assert (done.returncode, done.stdout.count("skipped torch finds no NVIDIA GPU here")) == (1, 2), done.stderr
+    record = json.loads((kit / "kit.json").read_text())
+    for variant in record["variants"]:
+        variant["device"] = "cpu"
+    (kit / "kit.json").write_text(json.dumps(record))
+    done = bench(Path(sys.executable), kit, to=back)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert here("run", "table", out, "--measured", change(back, back, lambda one: one.update(kit=identity))).code == 0
+    rows = results(out)
+    assert set(rows[rows["device"] == "cuda"]["reason"]) == {"no machine of this Ray has an NVIDIA GPU"}
+    fp32, ptq = rows[rows["device"] == DEVICE].sort_values("variant").to_dict("records")
+    assert (fp32["variant"], ptq["variant"], fp32["status"], ptq["status"]) == ("fp32-cuda", "ptq-cuda", "ok", "ok")
+    assert fp32["device_rms"] == pytest.approx(0, abs=1e-4)
+    assert ptq["device_rms"] == pytest.approx(0, abs=1e-3)
+    assert fp32["speedup"] == 1
+    assert ptq["speedup"] == pytest.approx(fp32["latency_p50_ms"] / ptq["latency_p50_ms"], rel=0.5)
+
+
 def test_a_kit_that_is_not_as_it_was_is_refused(python: Path, kit: Path, tmp_path: Path) -> None:
     for name, spoil, words in (
         ("clips.npy", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x07"), "is not as it was written"),
@@ -205,7 +242,7 @@ def test_what_comes_back_must_be_of_a_kit_of_this_run_and_hold_what_bench_writes
     ("arguments", "code", "words"),
     [
         (("nobody",), 2, "no variant 'nobody'; those of the study: fp32, ptq-onnxruntime, finetune"),
-        (("fp32",), 2, "fp32: engine eager does not run without PyTorch; a kit has artifacts of onnxruntime, openvino"),
+        (("fp32",), 2, "fp32: a kit for cpu has artifacts of onnxruntime, openvino, executorch, not of eager"),
         ((VARIANT, "--clips", "0"), 2, "--clips"),
     ],
 )

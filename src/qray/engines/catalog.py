@@ -25,8 +25,9 @@ class Engine:
     methods: dict[str, tuple[str, ...]]
     #: The same on a GPU.
     gpu_methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Whether what it builds runs on other machines by the engine alone, without PyTorch: what a kit may hold.
-    carried: bool = False
+    #: What a machine must have to run what a kit holds of it there, by device: a package. On no other device is it
+    #: carried.
+    carried: dict[str, str] = field(default_factory=dict)
     #: Whether it can capture the kernels of a call as a CUDA graph, and replay them.
     graphs: bool = False
     #: The extra that brings those packages.
@@ -74,6 +75,8 @@ ENGINES = {
     "eager": Engine(
         "qray.engines.torch_export", dict.fromkeys(("fp32", "finetune", "bf16", "dynamic"), ()),
         gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ()), graphs=True,
+        # On a CPU there are engines for what is shipped; on a GPU it is PyTorch's own kernels that are compared.
+        carried={CUDA: "torch"},
     ),
     "inductor": Engine(
         "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
@@ -82,27 +85,29 @@ ENGINES = {
         weight_bits=(8, 4),
         remedies=("rounding",),
     ),
-    "onnxruntime": Engine("qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried=True),
+    "onnxruntime": Engine(
+        "qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried={CPU: "onnxruntime"},
+    ),
+    "openvino": Engine(
+        "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
+        extra="openvino", lacks=_no_bf16, carried={CPU: "openvino"},
+        # NNCF, which quantizes, may replace functions of torch.
+        changes_process=("ptq",), remedies=("bias_correction",), keeps_unweighted=True,
+    ),
     "executorch": Engine(
         "qray.engines.executorch", dict.fromkeys(("fp32", "ptq"), ("executorch",)), extra="executorch",
         # Its compiler registers operators and passes of its own.
-        changes_process=("fp32", "ptq"),
+        changes_process=("fp32", "ptq"), carried={CPU: "executorch"},
     ),
     "compile": Engine(
         "qray.engines.torch_compile", {},
         gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ("triton",)), graphs=True,
-        lacks=_no_compiler,
+        lacks=_no_compiler, carried={CUDA: "torch"},
     ),
     "triton": Engine(
         "qray.engines.triton", {}, gpu_methods=dict.fromkeys(("ptq", "qat"), ("triton",)), graphs=True,
         # Triton compiles, beside its kernels, what launches them.
-        lacks=_no_compiler, remedies=("rounding",),
-    ),
-    "openvino": Engine(
-        "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},
-        extra="openvino", lacks=_no_bf16, carried=True,
-        # NNCF, which quantizes, may replace functions of torch.
-        changes_process=("ptq",), remedies=("bias_correction",), keeps_unweighted=True,
+        lacks=_no_compiler, remedies=("rounding",), carried={CUDA: "torch"},
     ),
 }  # fmt: skip
 

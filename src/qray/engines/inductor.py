@@ -17,7 +17,8 @@ from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import LAYERS, export, read_layers, total_macs
 from qray.engines.packed import narrow, pack, unpack
 from qray.engines.proof import prove
-from qray.engines.torch_export import runner, tensor_bytes, to_half
+from qray.engines.torch_export import tensor_bytes, to_half
+from qray.engines.torch_program import runner
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags
 from qray.measure.isa import ISA_FLAGS

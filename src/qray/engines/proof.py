@@ -8,7 +8,7 @@ from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import Layers, check_coverage, races, resolve_keep_fp32, total_macs
 from qray.engines.parity import Simulated, parity_notes
 from qray.engines.tail import check_tail
-from qray.engines.torch_export import runner
+from qray.engines.torch_program import runner
 from qray.measure.isa import INT8_DOT_PRODUCT
 
 

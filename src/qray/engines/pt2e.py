@@ -38,7 +38,7 @@ from qray.engines.parity import Outside, Simulated
 from qray.engines.qat_patterns import check_folded, few_patterns
 from qray.engines.ranges import OBSERVERS
 from qray.engines.tail import tail_nodes
-from qray.engines.torch_export import runner
+from qray.engines.torch_program import runner
 from qray.errors import QrayError
 from qray.model.graph_network import switch_training, with_sources
 from qray.model.regressor import VideoRegressor

@@ -4,6 +4,7 @@ torch, since a driver asks it too."""
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from qray.engines.catalog import ENGINES
 from qray.errors import QrayError
 from qray.measure.host import cpu_flags, versions
 from qray.measure.isa import ISA_FLAGS, capabilities
+from qray.point import CPU
 from qray.study import INT8_METHODS, Variant
 
 
@@ -103,6 +105,21 @@ def load_artifact(
             "whoever built it, allow that with --allow-code (in Python: allow_code=True)"
         )
     return module.load(artifact.folder, artifact.built, threads, device)
+
+
+def on_this_cpu(artifact: Artifact) -> Predict:
+    """What an artifact computes, built for a CPU or a GPU: of the latter what its operators say, by their references.
+
+    Raises:
+        QrayError: as `load_artifact`.
+    """
+    if artifact.variant.device == CPU:
+        return load_artifact(artifact)
+    from qray.engines import torch_export
+
+    module = _module(artifact.variant.engine)
+    _check_files(artifact, module.MODEL_FILE)
+    return torch_export.load(artifact.folder, replace(artifact.built, notes={}), 1, CPU)
 
 
 def _check_files(artifact: Artifact, model_file: str) -> None:

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.export.passes import move_to_device_pass
 
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import export, read_layers, total_macs
 from qray.engines.programs import read_program
+from qray.engines.torch_program import on_device
 from qray.errors import QrayError
-from qray.point import CPU, CUDA
+from qray.point import CUDA
 
 if TYPE_CHECKING:
     # An artifact loads without the code that trained it.
     from qray.model.regressor import VideoRegressor
 
 MODEL_FILE = "model.pt2"
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-#: Calls before a capture, in which libraries choose kernels and allocate what a graph must not.
-WARM_UP_CALLS = 3
 
 
 class _HalfBackbone(nn.Module):
@@ -93,21 +86,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
     return Built(MODEL_FILE, tensor_bytes(program), int8 / macs, macs, (), notes)
 
 
-def runner(module: Any, threads: int, device: str = "cpu") -> Predict:
-    """Wrap a torch callable that is on a device: uint8 numpy in, float32 numpy out."""
-    torch.set_num_threads(threads)
-
-    def predict(clips: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return module(torch.from_numpy(np.ascontiguousarray(clips)).to(device)).cpu().numpy()
-
-    return predict
-
-
-def load(
-    folder: Path, built: Built, threads: int, device: str, prepared: Callable[[Any], Any] = lambda module: module
-) -> Predict:
-    """Run the exported program, eagerly unless its module is `prepared` otherwise.
+def load(folder: Path, built: Built, threads: int, device: str, compiled: bool = False) -> Predict:
+    """Run the exported program: eagerly, unless it is to be `compiled`.
 
     Raises:
         QrayError: torch finds no such device, or the file holds more than numbers and a graph of known operators.
@@ -117,57 +97,5 @@ def load(
     if device == CUDA and not torch.cuda.is_available():
         raise QrayError(f"{folder}: torch finds no GPU to run it on")
     program = read_program((folder / built.model_file).read_bytes(), str(folder / built.model_file))
-    if device == CPU:
-        return runner(prepared(program.module()), threads)
-    module = channels_last(move_to_device_pass(program, device).module())
-    call = with_tf32(prepared(module), bool(built.notes.get("tf32")))
-    return runner(captured(call, device) if built.notes.get("cuda_graph") else call, threads, device)
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    """Weights of convolutions as tensor cores read them; clips come in that order already (T, H, W, 3)."""
-    for parameter in (*module.parameters(), *module.buffers()):
-        if parameter.dim() in CHANNELS_LAST:
-            parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.dim()])
-    return module
-
-
-def with_tf32(module: Any, allowed: bool) -> Any:
-    """A module whose every call rounds what convolutions and products multiply to TF32 or does not, whatever others in
-    this process do. By default PyTorch does in convolutions, and an FP32 variant is what its name says."""
-
-    def call(clips: torch.Tensor) -> torch.Tensor:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-        return module(clips)
-
-    return call
-
-
-def captured(call: Any, device: str) -> Any:
-    """What a call launches on a GPU, captured at the first batch of each size and replayed for the next; the result is
-    overwritten by the next call.
-
-    As https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs asks: warmed up on a stream of its own, with
-    inputs and outputs that stay where they are.
-    """
-    graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
-
-    def replay(clips: torch.Tensor) -> torch.Tensor:
-        if len(clips) not in graphs:
-            given = clips.to(device, copy=True)
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP_CALLS):
-                    call(given)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                result = call(given)
-            graphs[len(clips)] = graph, given, result
-        graph, given, result = graphs[len(clips)]
-        given.copy_(clips)
-        graph.replay()
-        return result
-
-    return replay
+    notes = {name: bool(built.notes.get(name)) for name in ("tf32", "cuda_graph")}
+    return on_device(program, threads, device, compiled=compiled, **notes)

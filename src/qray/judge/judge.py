@@ -121,10 +121,13 @@ class _Judge:
 
     def _speeds(self, outcome: Outcome) -> dict[Point, Speed]:
         found = {}
+        # On a machine that a kit was carried to it is that of the device that the kit was made for.
+        built_for = next((v.device for v in self.study.variants if v.name == outcome.variant), None)
+        fp32 = None if built_for is None else self.study.reference_on(built_for)
         for at in outcome.latency:
             timed = [Timed(o.variant, o.method, (o.engine, o.cuda_graph), o.latency[at])
                      for o in self.variants if at in o.latency]  # fmt: skip
-            own, fp32 = next(t for t in timed if t.name == outcome.variant), self.study.reference_on(at.device)
+            own = next(t for t in timed if t.name == outcome.variant)
             found[at] = speed_of(own, timed, fp32.name if fp32 is not None else self.fp32.variant)
         return found
 

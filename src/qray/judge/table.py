@@ -69,7 +69,7 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "image_size": study.clip.image_size, "size_bytes": outcome.size_bytes, "weights_bytes": outcome.weights_bytes,
         "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact, "created_at": made,
         "stage": outcome.stage, "weight_bits": outcome.weight_bits, "device": outcome.device,
-        "cuda_graph": outcome.cuda_graph if outcome.device == CUDA else None,
+        "cuda_graph": outcome.cuda_graph if outcome.cuda_graph or outcome.device == CUDA else None,
         "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
         "predictions": outcome.predictions_path, "val_mae": outcome.val_mae, "isa": outcome.isa,
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,

@@ -101,6 +101,28 @@ def load(variant: dict[str, Any], threads: int) -> Callable[[np.ndarray], np.nda
         compiled = openvino.Core().compile_model(str(path), "CPU", properties)
         request = compiled.create_infer_request()
         return lambda clips: np.array(request.infer({0: clips}, share_inputs=True)[0])
+    if variant["engine"] == "executorch":
+        import torch
+        from executorch.extension.pybindings import portable_lib
+
+        program = portable_lib._load_for_executorch(str(path))
+        portable_lib._unsafe_reset_threadpool(threads)
+        # It was planned for one clip.
+        return lambda clips: np.concatenate(
+            [program.forward((torch.from_numpy(c),))[0].numpy() for c in clips[:, None]]
+        )
+    if variant["needs"] == "torch":
+        import torch
+
+        if variant["device"] == "cuda" and not torch.cuda.is_available():
+            raise Refused("torch finds no NVIDIA GPU here")
+        # The kit's own, not those of a qray that may be installed; int8_conv registers what some programs call.
+        sys.path.insert(0, str(HERE))
+        from qray.engines import int8_conv, torch_program  # noqa: F401
+
+        options = {"tf32": variant["tf32"], "cuda_graph": variant["cuda_graph"]}
+        return torch_program.on_device(torch.export.load(str(path)), threads, variant["device"],
+                                       compiled=variant["engine"] == "compile", **options)  # fmt: skip
     raise Refused(f"engine {variant['engine']} is none of those that a kit runs")
 
 
@@ -162,7 +184,9 @@ def clips_of(batch: int) -> np.ndarray:
 def work(request: dict[str, Any]) -> dict[str, Any]:
     """What a measuring process does; every variant that fails is a reason."""
     what, threads = request["what"], request["threads"]
-    if hasattr(os, "sched_setaffinity"):
+    # What runs on a GPU has all cores beside it, as in a run of qray.
+    on_cpu = all(variant["device"] == "cpu" for variant in request["variants"])
+    if on_cpu and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     variants = {variant["name"]: variant for variant in request["variants"]}
     if what == "predict":
@@ -225,13 +249,14 @@ def ask(what: str, threads: int, timeout_s: float = TIMEOUT_S, **request: Any) -
 
 def check(variant: dict[str, Any]) -> dict[str, Any]:
     """Whether a variant's engine is here, and predicts what it predicted where it was built."""
+    package = variant["needs"]
     try:
-        __import__(variant["engine"])
+        module = __import__(package)
     except Exception as error:
-        why = (
-            f"{variant['engine']} cannot be imported ({type(error).__name__}: {error}); pip install {variant['engine']}"
-        )
+        why = f"{package} cannot be imported ({type(error).__name__}: {error}); pip install {package}"
         return {"status": "skipped", "reason": why}
+    if variant["device"] == "cuda" and not module.cuda.is_available():
+        return {"status": "skipped", "reason": "torch finds no NVIDIA GPU here"}
     found = ask("predict", 1, variants=[variant])
     if "error" in found:
         return {"status": "failed", "reason": found["error"]}
@@ -269,8 +294,18 @@ def cpuinfo(*names: str) -> str:
     return next((value.strip() for name, _, value in pairs if name.strip().lower() in names), "")
 
 
-def machine() -> dict[str, Any]:
-    """What this machine is."""
+def gpu() -> str:
+    """The GPU that torch would take; empty where there is none, or no torch."""
+    try:
+        import torch
+
+        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
+    except ImportError:
+        return ""
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What this machine is. device: of the kit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     model = Path("/proc/device-tree/model")
     return {
@@ -278,7 +313,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpuinfo("model name") or platform.processor() or platform.machine(),
         "board": model.read_text(errors="replace").strip("\0 \n") if model.is_file() else "",
         "flags": sorted(set(cpuinfo("flags", "features").split())), "python": platform.python_version(),
-        "numpy": np.__version__,
+        "numpy": np.__version__, "gpu": gpu() if device == "cuda" else "",
     }  # fmt: skip
 
 
@@ -339,8 +374,8 @@ def main() -> None:
         print(f"cold start and memory of {variant['name']}", flush=True)
         results[variant["name"]].update(by_itself(variant, (latency or kit["points"])[0], given.minutes))
     record = {
-        "format": FORMAT, "kit": kit["id"], "device": given.name, "machine": machine(),
-        "engines": versions(sorted({variant["engine"] for variant in kit["variants"]})), "load_average": load_average,
+        "format": FORMAT, "kit": kit["id"], "device": given.name, "machine": machine(kit["device"]),
+        "engines": versions(sorted({variant["needs"] for variant in kit["variants"]})), "load_average": load_average,
         "started": started, "seconds": time.time() - started, "variants": results, "latency": latency,
     }  # fmt: skip
     unfinished = given.to.with_name(f".{given.to.name}")

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qray.atomic import atomic_path, write_json
+from qray.engines import catalog
 from qray.engines.artifact import Artifact, read_artifact
 from qray.engines.catalog import ENGINES
 from qray.errors import QrayError, UsageError
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.kits import bench
 from qray.kits.measured import KITS
-from qray.point import CPU, Point
+from qray.point import CPU, CUDA, Point
 from qray.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: RMS, as a share of the margin, by which predictions of one artifact may differ between two devices however little its
-#: method costs: sums of floats come in another order.
-LEAST_RMS = 0.01
+#: method costs: sums of floats come in another order; and of TF32, which no CPU computes in, factors have 10 bits.
+LEAST_RMS, LEAST_RMS_TF32 = 0.01, 0.05
+#: What comes with programs for a GPU: how they run, and the operator that some of them call.
+PROGRAMS = ("torch_program.py", "int8_conv.py", "int8_conv_triton.py")
 _README = """A qray kit of the study {study}: {variants} to be measured on this device.
 
     pip install -r requirements.txt
@@ -46,8 +49,11 @@ Engines, which are not in this kit, come under their own:
 """
 
 
-def kit_variants(evidence: Evidence, names: Sequence[str]) -> tuple[list[VariantEvidence], dict[str, str]]:
+def kit_variants(
+    evidence: Evidence, names: Sequence[str], device: str | None = None
+) -> tuple[list[VariantEvidence], dict[str, str]]:
     """The variants that a kit of these names has, all that can be carried where none is named; and why others have not.
+    device: for which they were built, "cpu" or "cuda"; a kit is for one of both, by default that of the first name.
 
     Raises:
         UsageError: one that is named is none of the study, or cannot be carried. QrayError: none can.
@@ -55,7 +61,8 @@ def kit_variants(evidence: Evidence, names: Sequence[str]) -> tuple[list[Variant
     known = {variant.name: variant for variant in evidence.variants}
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"no variant {unknown[0]!r}; those of the study: {', '.join(known)}")
-    left = {name: why for name, variant in known.items() if (why := _not_carried(evidence, variant)) is not None}
+    device = device or (known[names[0]].device if names else CPU)
+    left = {name: why for name, each in known.items() if (why := _not_carried(evidence, each, device)) is not None}
     for name in names:
         if name in left:
             raise UsageError(f"{name}: {left[name]}")
@@ -65,13 +72,16 @@ def kit_variants(evidence: Evidence, names: Sequence[str]) -> tuple[list[Variant
     return found, {} if names else left
 
 
-def _not_carried(evidence: Evidence, variant: VariantEvidence) -> str | None:
+def _not_carried(evidence: Evidence, variant: VariantEvidence, device: str) -> str | None:
     engine = variant.outcome.engine
-    if variant.status != "ok":
+    if variant.device != device:
+        return f"it was built for {variant.device}, and this kit is for {device} (--device)"
+    # What a GPU is missing for is carried to one.
+    if variant.status == "failed" or (variant.status == "skipped" and device == CPU):
         return f"{variant.status}: {variant.reason}"
-    if not ENGINES[engine].carried:
-        able = [name for name, entry in ENGINES.items() if entry.carried]
-        return f"engine {engine} does not run without PyTorch; a kit has artifacts of {', '.join(able)}"
+    if device not in ENGINES[engine].carried:
+        able = [name for name, entry in ENGINES.items() if device in entry.carried]
+        return f"a kit for {device} has artifacts of {', '.join(able)}, not of {engine}"
     if variant.outcome.artifact is None or not (evidence.out / variant.outcome.artifact).is_dir():
         return f"its artifact is not in {evidence.out}; `qray run build` makes it again"
     return None
@@ -87,7 +97,7 @@ def make_kit(
     Raises:
         QrayError: FP32's artifact is not there, or an artifact cannot be loaded here.
     """
-    from qray.engines.registry import load_artifact
+    from qray.engines.registry import load_artifact, on_this_cpu
 
     reference = evidence.reference.outcome.artifact
     if reference is None or not (evidence.out / reference).is_dir():
@@ -100,22 +110,30 @@ def make_kit(
         entries = []
         for variant in variants:
             artifact = read_artifact(evidence.out / str(variant.outcome.artifact))
-            expected = _predicted(load_artifact(artifact), frames)
+            expected = _predicted(on_this_cpu(artifact), frames)
             inside = f"artifacts/{variant.name}"
             shutil.copytree(artifact.folder, folder / inside)
             entries.append(_entry(variant, artifact, inside, expected, fp32, study))
         shutil.copy(Path(bench.__file__), folder / "bench.py")
+        (device,) = {variant.device for variant in variants}
+        if device == CUDA:
+            # Of the same names as here, by which they find one another.
+            (programs := folder / "qray" / "engines").mkdir(parents=True)
+            for package in (programs, programs.parent):
+                (package / "__init__.py").touch()
+            for file in PROGRAMS:
+                shutil.copy(Path(catalog.__file__).with_name(file), programs / file)
         _texts(folder, study.name, variants, frames.shape)
         files = {path.relative_to(folder).as_posix(): bench.sha256(path)
                  for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
-        at = study.points(CPU) or [Point(threads=1, batch=1)]
+        at = study.points(device) or [Point(device=device, threads=1, batch=1)]
         mean = evidence.baseline.outcome.predictions
         kit = {
             "format": bench.FORMAT, "study": study.name, "split": "VAL", "target": study.data.target_column,
             "clips": clips["clip"].astype(str).tolist(), "targets": clips["target"].astype(float).tolist(),
             "fp32": fp32.tolist(), "mean": None if mean is None else float(mean["prediction"][0]), "variants": entries,
             "points": [{"threads": each.threads, "batch": each.batch} for each in at],
-            "measure": study.measure.of_a_point(), "files": files,
+            "measure": study.measure.of_a_point(), "device": device, "files": files,
         }  # fmt: skip
         write_json(folder / "kit.json", kit)
         sums = {**files, "kit.json": bench.sha256(folder / "kit.json")}
@@ -135,22 +153,25 @@ def _entry(
 ) -> dict[str, Any]:
     """What kit.json says of a variant. allowed_rms: as much as kernels may add to what its method costs."""
     cost = float(np.sqrt(np.square(expected - fp32).mean()))
+    method, notes = artifact.variant.method, artifact.built.notes
+    least = LEAST_RMS_TF32 if method == "tf32" else LEAST_RMS
     return {
-        "name": variant.name, "key": artifact.key, "engine": artifact.variant.engine, "method": artifact.variant.method,
+        "name": variant.name, "key": artifact.key, "engine": artifact.variant.engine, "method": method,
         "folder": inside, "model_file": artifact.built.model_file, "expected": expected.tolist(),
-        "one_thread": bool(artifact.built.notes.get("one_thread")),
-        "allowed_rms": max(study.parity.max_kernel_share * cost, LEAST_RMS * study.verdict.margin),
+        "needs": ENGINES[artifact.variant.engine].carried[variant.device], "device": variant.device,
+        **{name: bool(notes.get(name)) for name in ("one_thread", "tf32", "cuda_graph")},
+        "allowed_rms": max(study.parity.max_kernel_share * cost, least * study.verdict.margin),
     }  # fmt: skip
 
 
 def _texts(folder: Path, study: str, variants: Sequence[VariantEvidence], shape: tuple[int, ...]) -> None:
     """What people and pip read."""
-    engines = sorted({variant.outcome.engine for variant in variants})
+    packages = sorted({ENGINES[variant.outcome.engine].carried[variant.device] for variant in variants})
     named = ", ".join(variant.name for variant in variants)
     readme = _README.format(study=study, variants=named, shape=shape)
     (folder / "README.txt").write_text(readme, encoding="utf-8")
-    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in ("numpy", *engines)), encoding="utf-8")
-    said = [f"  {name}: {_licence_of(name)}" for name in ("numpy", *engines)]
+    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in ("numpy", *packages)), encoding="utf-8")
+    said = [f"  {name}: {_licence_of(name)}" for name in ("numpy", *packages)]
     (folder / "LICENCES.txt").write_text("\n".join([_LICENCES.rstrip(), *said, ""]), encoding="utf-8")
     for file in metadata.files("qray") or ():
         if file.name == "LICENSE":

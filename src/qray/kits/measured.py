@@ -66,6 +66,8 @@ class Machine(_Brought):
     flags: list[str]
     python: str
     numpy: str
+    #: What variants for a GPU ran on.
+    gpu: str = ""
 
 
 class Measured(_Brought):
@@ -197,7 +199,8 @@ def host_of(measured: Measured) -> str:
     """The device as a row names its host."""
     machine = measured.machine
     board = f"{machine.board}: " if machine.board else ""
-    return f"{measured.device} ({board}{machine.cpu}, {machine.machine}, {machine.cores} cores)"
+    gpu = f"{machine.gpu}, " if machine.gpu else ""
+    return f"{measured.device} ({gpu}{board}{machine.cpu}, {machine.machine}, {machine.cores} cores)"
 
 
 def flags_of(measured: Measured) -> str:

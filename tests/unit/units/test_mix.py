@@ -19,7 +19,7 @@ from support.runs import unit_times
 
 from qray.engines.artifact import read_artifact
 from qray.engines.registry import build_artifact, load_artifact
-from qray.engines.torch_export import runner as eager
+from qray.engines.torch_program import runner as eager
 from qray.errors import QrayError
 from qray.graph.missing import lacking
 from qray.graph.runner import Runner
