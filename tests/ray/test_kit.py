@@ -259,6 +259,14 @@ def test_a_kit_is_not_written_over_anything(out: Path, tiny_dataset: Path, tmp_p
     assert (done.code, "is there already" in done.stderr) == (2, True), done.stderr
 
 
+def test_the_smallest_program_predicts_what_must_come_out(python: Path, kit: Path) -> None:
+    command = [python, "-I", kit / "artifacts" / VARIANT / "run.py", kit / "clips.npy"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((kit / "kit.json").read_text())["variants"][0]["expected"]
+    assert [float(line) for line in done.stdout.split()] == pytest.approx(expected, rel=1e-4)
+
+
 def test_bench_is_written_for_old_pythons(kit: Path) -> None:
     """What a Raspberry Pi or a hospital's PC has: its syntax is that of Python 3.8."""
     import ast

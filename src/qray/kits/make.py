@@ -19,6 +19,7 @@ from qray.errors import QrayError, UsageError
 from qray.judge.evidence import Evidence, VariantEvidence
 from qray.kits import bench
 from qray.kits.measured import KITS
+from qray.kits.smallest import smallest_program
 from qray.point import CPU, CUDA, Point
 from qray.study import Study
 
@@ -36,7 +37,8 @@ _README = """A qray kit of the study {study}: {variants} to be measured on this 
     python bench.py --name WHAT-THIS-DEVICE-IS-CALLED
 
 takes Python 3.8 or newer, no network and no qray; it checks every file and every prediction, and writes measured.json.
---minutes 5 has each variant work that long, which shows whether the device throttles. Carry measured.json back, and
+--minutes 5 has each variant work that long, which shows whether the device throttles. The run.py beside an artifact is
+the smallest program that predicts with it. Carry measured.json back, and
 
     qray run table OUT --measured measured.json
 
@@ -113,6 +115,9 @@ def make_kit(
             expected = _predicted(on_this_cpu(artifact), frames)
             inside = f"artifacts/{variant.name}"
             shutil.copytree(artifact.folder, folder / inside)
+            made = artifact.variant
+            if text := smallest_program(variant.name, made.engine, made.method, artifact.built.model_file):
+                (folder / inside / "run.py").write_text(text, encoding="utf-8")
             entries.append(_entry(variant, artifact, inside, expected, fp32, study))
         shutil.copy(Path(bench.__file__), folder / "bench.py")
         (device,) = {variant.device for variant in variants}
