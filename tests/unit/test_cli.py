@@ -66,7 +66,7 @@ def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_an_unknown_study_exits_with_2_and_lists_the_names() -> None:
     done = main_here("run", "all", "--study", "nope")
-    assert (done.code, "echonet, echonet_video, efficientnet_b0, gpu, imported" in done.stderr) == (2, True)
+    assert (done.code, "echonet, echonet_video, edge, efficientnet_b0, gpu, imported" in done.stderr) == (2, True)
 
 
 def test_a_bad_study_leaves_stdout_empty() -> None:
