@@ -21,6 +21,7 @@ from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import LAYER, LAYERS, Layers, export, operator_of, read_layers, resolve_keep_fp32, total_macs
 from qray.engines.parity import one_by_one
 from qray.errors import QrayError
+from qray.reasons import reason_of
 from qray.scratch import scratch_folder
 
 MODEL_FILE = "model.pte"
@@ -91,12 +92,17 @@ def _lower(module: Any, request: BuildRequest, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    if any(operator_of(node) is aten.conv3d for node in module.graph.nodes):
+        raise QrayError("XNNPACK has no kernel for convolutions over time")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # A batch of another size would need memory that the program does not plan.
         program = torch.export.export(module, (request.example()[:1],), strict=False)
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-        path.write_bytes(lowered.to_executorch().buffer)
+        try:
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            path.write_bytes(lowered.to_executorch().buffer)
+        except RuntimeError as error:
+            raise QrayError(f"ExecuTorch has no form of this network ({reason_of(str(error))})") from None
     names = [operator.name for operator in _program(path).execution_plan[0].operators]
     if "aten::convolution" in names:
         raise QrayError("XNNPACK has no kernel for some convolution, which ExecuTorch would run by its slow reference")

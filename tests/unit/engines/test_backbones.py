@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ from qray.engines.pt2e import (
 )
 from qray.engines.registry import build_artifact
 from qray.engines.sensitivity import layered
+from qray.errors import QrayError
 from qray.model.regressor import VideoRegressor, build_regressor
 from qray.model.training import FitSettings, fit
 from qray.study import ClipSpec, Model, Training, Variant
@@ -169,13 +170,34 @@ def test_qat_over_time_trains_with_batch_norm_folded() -> None:
     assert sum("dequantize_per_channel" in target for target in targets) == 5
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["onnxruntime", "triton", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_all_of_a_mobilenet_runs_in_int8_as_it_was_simulated(engine: str, tmp_path: Path) -> None:
-    build = request(Variant(name="ptq", method="ptq", engine=engine), trained(), CLIP)
+    """Of engine triton by the reference of its operator."""
+    device: Literal["cpu", "cuda"] = "cuda" if engine == "triton" else "cpu"
+    build = request(Variant(name="ptq", method="ptq", engine=engine, device=device), trained(), CLIP)
     built = build_artifact(build, "ptq", tmp_path / "ptq").built
     assert built.notes["int8_layers"] == CONVOLUTIONS
     assert built.notes["int8_residual_adds"] >= ADDS
     assert built.int8_mac_share > 0.99
+    share = kernel_share(built.notes)
+    assert share is not None
+    assert share < 0.5
+
+
+@pytest.mark.parametrize("method", ["fp32", "ptq"])
+def test_executorch_has_no_convolutions_over_time_and_says_so(method: str, tmp_path: Path) -> None:
+    build = request(Variant(name="v", method=method, engine="executorch"), on_clips(), CLIP)
+    with pytest.raises(QrayError, match="XNNPACK has no kernel for convolutions over time"):
+        build_in_own_process((build, tmp_path / "v"))
+
+
+@pytest.mark.slow
+def test_all_of_a_mobilenet_runs_in_int8_on_executorch(tmp_path: Path) -> None:
+    build = request(Variant(name="ptq", method="ptq", engine="executorch"), trained(), CLIP)
+    build_in_own_process((build, tmp_path / "ptq"))
+    built = read_artifact(tmp_path / "ptq").built
+    assert built.notes["int8_layers"] == CONVOLUTIONS
+    assert built.notes["int8_residual_adds"] >= ADDS
     share = kernel_share(built.notes)
     assert share is not None
     assert share < 0.5
