@@ -128,6 +128,7 @@ def test_a_device_gets_rows_with_its_own_speed_and_the_verdict_on_the_kits_clips
     pd.testing.assert_frame_equal(results(mine), rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU does")
 def test_what_is_for_a_gpu_is_built_without_one_and_carried_to_one(
     whole_run: WholeRun, tiny_dataset: Path, tmp_path: Path

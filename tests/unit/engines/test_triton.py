@@ -18,6 +18,7 @@ from qray.engines.artifact import Artifact
 from qray.engines.parity import kernel_share
 from qray.engines.registry import build_artifact, load_artifact, missing_requirement
 from qray.errors import QrayError
+from qray.kits import bench
 from qray.study import Model, Variant
 
 
@@ -109,6 +110,18 @@ def test_loading_it_takes_neither_torchao_nor_ray(ptq: Artifact, shelf: Shelf, t
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "\n")
     np.testing.assert_allclose([float(word) for word in done.stdout.split()], predictions(ptq, shelf.clips), rtol=1e-5)
+
+
+def test_what_goes_with_a_kit_loads_it_too(ptq: Artifact, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a CPU, since there is no GPU here; tests/ray/test_kit.py carries a whole kit."""
+    monkeypatch.setattr(bench, "HERE", ptq.folder.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    variant = {"folder": ptq.folder.name, "model_file": ptq.built.model_file, "engine": "triton", "needs": "torch",
+               "device": "cpu", "tf32": False, "cuda_graph": False}  # fmt: skip
+    np.testing.assert_array_equal(bench.load(variant, 1)(shelf.clips), predictions(ptq, shelf.clips))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(bench.Refused, match="torch finds no NVIDIA GPU here"):
+        bench.load(variant | {"device": "cuda"}, 1)
 
 
 def test_a_machine_without_a_gpu_says_so(ptq: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
