@@ -80,6 +80,7 @@ class _Latency(_Section):
     load_average: float | None = None
     host: str = ""
     cpu_flags: str = ""
+    joules: Annotated[float, Field(ge=0)] | None = None
     error: str | None = None
 
 

@@ -124,6 +124,8 @@ class Row:
     device_rms: Annotated[_F, Column("RMS of a device's predictions less those of where it was built", "target")] = None
     cold_start_s: Annotated[_F, Column("from the start of a process to its first prediction", "s")] = None
     sustained_ratio: Annotated[_F, Column("median latency at the end of minutes of work over that at its start")] = None
+    joules_per_clip: Annotated[_F, Column("used by the CPU's packages or the GPU, idle and all; null where they do "
+                                          "not tell", "J")] = None  # fmt: skip
     parity_max_abs: Annotated[_F, Column("largest difference that the engine's kernels make, on VAL", "target")] = None
     kernel_rms: Annotated[_F, Column("RMS of deployed - simulated predictions on VAL", "target")] = None
     quantization_rms: Annotated[_F, Column("RMS of simulated - FP32 predictions on VAL", "target")] = None

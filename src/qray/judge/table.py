@@ -138,9 +138,11 @@ def _measured(variant: VariantEvidence, at: Point | None) -> tuple[Columns, list
     row: Columns = {**asdict(at), "peak_rss_mb": outcome.peak_rss_mb.get(at)}
     made, latency = {**outcome.made, **outcome.measured.get(at, {})}, outcome.latency.get(at)
     if latency is not None:
+        used = latency.joules if latency.n else None
         row |= {
             "latency_p50_ms": latency.percentile(50), "latency_p90_ms": latency.percentile(90),
             "latency_p99_ms": latency.percentile(99), "latency_n": latency.n or None,
+            "joules_per_clip": None if used is None else used / latency.n / at.batch,
             "load_average": latency.load_average,
         } | variant.speeds[at].columns()  # fmt: skip
         if latency.error and latency.error != variant.reason:

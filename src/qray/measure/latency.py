@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qray.errors import Lost, QrayError
+from qray.measure.energy import meter_of
 from qray.measure.host import cpu_flags, gpu_name, host_name, load_average, usable_cores, usable_cpus
 from qray.point import CPU, Point
 from qray.reasons import reason_of
@@ -46,13 +48,15 @@ class Latency:
     """Latency of one variant at one point.
 
     blocks_ms: every call's duration in milliseconds, one list per interleaved block. load_average is of the minute
-    before. error: why it could not be measured.
+    before. joules: of all calls, as the machine's own counters have it, idle and all; None where it has none that can
+    be read. error: why it could not be measured.
     """
 
     blocks_ms: list[list[float]] = field(default_factory=list)
     load_average: float | None = None
     host: str = ""
     cpu_flags: str = ""
+    joules: float | None = None
     error: str | None = None
 
     @property
@@ -76,11 +80,13 @@ class Latency:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], settings: Measure, seed: int = 0
-) -> dict[str, list[list[float]]]:
+    calls: Mapping[str, Callable[[], object]], settings: Measure, seed: int = 0,
+    around: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> dict[str, list[list[float]]]:  # fmt: skip
     """Time every call in `settings.blocks` rounds whose order is shuffled; milliseconds per call, by block.
 
-    Each variant gets at least `settings.min_calls` calls and `settings.seconds` seconds over all blocks.
+    Each variant gets at least `settings.min_calls` calls and `settings.seconds` seconds over all blocks. around: what
+    each block of a variant is timed within.
     """
     rng = np.random.default_rng(seed)
     for call in calls.values():
@@ -94,12 +100,13 @@ def interleave(
             block: list[float] = []
             # The caches still hold another variant's weights: one call to bring one's own back.
             call()
-            while len(block) < per_block or spent < settings.seconds / settings.blocks:
-                started = time.perf_counter_ns()
-                call()
-                elapsed = (time.perf_counter_ns() - started) / 1e6
-                block.append(elapsed)
-                spent += elapsed / 1e3
+            with around(str(name)):
+                while len(block) < per_block or spent < settings.seconds / settings.blocks:
+                    started = time.perf_counter_ns()
+                    call()
+                    elapsed = (time.perf_counter_ns() - started) / 1e6
+                    block.append(elapsed)
+                    spent += elapsed / 1e3
             samples[str(name)].append(block)
     return samples
 
@@ -127,8 +134,18 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
             # Whatever an engine raises, the others are still measured.
             calls.pop(key, None)
             errors[key] = f"{type(error).__name__}: {reason_of(str(error))}"
+    meter, joules = meter_of(point.device), dict.fromkeys(calls, 0.0)
+
+    @contextmanager
+    def counted(key: str) -> Iterator[None]:
+        before = meter.read() if meter else ()
+        yield
+        if meter:
+            joules[key] += meter.joules(before, meter.read())
+
     return {
-        "blocks_ms": interleave(calls, settings),
+        "blocks_ms": interleave(calls, settings, around=counted),
+        "joules": joules if meter else {},
         "errors": errors,
         "load_average": None if np.isnan(load) else load,
         "cpu_flags": " ".join(sorted(cpu_flags())),
@@ -197,9 +214,12 @@ def measure_latency(
     )
     common = {name: measured[name] for name in ("load_average", "cpu_flags")} | {"host": host}
     return {
-        key: Latency(measured["blocks_ms"].get(key, []), error=measured["errors"].get(key), **common)
+        key: Latency(
+            measured["blocks_ms"].get(key, []), joules=measured["joules"].get(key), error=measured["errors"].get(key),
+            **common,
+        )
         for key in artifacts
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -211,6 +211,13 @@ def test_a_percentile_that_the_sample_cannot_carry_is_null() -> None:
     assert (found["latency_n"], found["latency_p90_ms"], found["latency_p99_ms"]) == (30, 80.0, None)
 
 
+def test_the_energy_of_all_calls_is_that_of_a_clip_each() -> None:
+    eight = Point(threads=1, batch=8)
+    found = row("fp32", fp32(latency={eight: latency(80.0, calls=30, joules=120.0)}))
+    assert (found["batch"], found["joules_per_clip"]) == (8, 0.5)
+    assert row("fp32", fp32())["joules_per_clip"] is None
+
+
 def test_a_latency_that_failed_leaves_its_reason_and_no_figure() -> None:
     found = row("fp32", fp32(latency={AT: latency(0.0, calls=0, error="it crashed")}))
     assert (found["latency_p50_ms"], found["latency_n"], found["speedup"]) == (None, None, None)
