@@ -89,11 +89,11 @@ def _quantizer(request: BuildRequest, layers: Layers) -> Any:
 
 
 def _lower(module: Any, request: BuildRequest, path: Path) -> None:
+    if any(operator_of(node) is aten.conv3d for node in module.graph.nodes):
+        raise QrayError("XNNPACK has no kernel for convolutions over time")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    if any(operator_of(node) is aten.conv3d for node in module.graph.nodes):
-        raise QrayError("XNNPACK has no kernel for convolutions over time")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # A batch of another size would need memory that the program does not plan.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -182,10 +182,16 @@ def test_all_of_a_mobilenet_runs_in_int8_as_it_was_simulated(engine: str, tmp_pa
     assert share < 0.5
 
 
-def test_all_of_a_mobilenet_runs_in_int8_on_a_gpu(tmp_path: Path) -> None:
-    """By the reference of qray's operator, which is what a GPU computes."""
-    build = request(Variant(name="ptq", method="ptq", engine="triton", device="cuda"), trained(), CLIP)
-    built = build_artifact(build, "ptq", tmp_path / "ptq").built
+@pytest.mark.parametrize(
+    ("engine", "device"), [("triton", "cuda"), pytest.param("executorch", "cpu", marks=pytest.mark.slow)]
+)
+def test_all_of_a_mobilenet_runs_in_int8_with_the_codes_that_were_simulated(
+    engine: str, device: Literal["cpu", "cuda"], tmp_path: Path
+) -> None:
+    """Of engine triton by the reference of its operator, which is what a GPU computes."""
+    build = request(Variant(name="ptq", method="ptq", engine=engine, device=device), trained(), CLIP)
+    build_in_own_process((build, tmp_path / "ptq"))
+    built = read_artifact(tmp_path / "ptq").built
     assert built.notes["int8_layers"] == CONVOLUTIONS
     assert built.notes["int8_residual_adds"] >= ADDS
     assert built.int8_mac_share > 0.99
@@ -193,20 +199,7 @@ def test_all_of_a_mobilenet_runs_in_int8_on_a_gpu(tmp_path: Path) -> None:
     assert built.notes["kernel_rms"] < 0.01 * TARGET_STD
 
 
-@pytest.mark.parametrize("method", ["fp32", "ptq"])
-def test_executorch_has_no_convolutions_over_time_and_says_so(method: str, tmp_path: Path) -> None:
-    build = request(Variant(name="v", method=method, engine="executorch"), on_clips(), CLIP)
+def test_executorch_has_no_convolutions_over_time_and_says_so(tmp_path: Path) -> None:
+    build = request(Variant(name="fp32", method="fp32", engine="executorch"), on_clips(), CLIP)
     with pytest.raises(QrayError, match="XNNPACK has no kernel for convolutions over time"):
-        build_in_own_process((build, tmp_path / "v"))
-
-
-@pytest.mark.slow
-def test_all_of_a_mobilenet_runs_in_int8_on_executorch(tmp_path: Path) -> None:
-    build = request(Variant(name="ptq", method="ptq", engine="executorch"), trained(), CLIP)
-    build_in_own_process((build, tmp_path / "ptq"))
-    built = read_artifact(tmp_path / "ptq").built
-    assert built.notes["int8_layers"] == CONVOLUTIONS
-    assert built.notes["int8_residual_adds"] >= ADDS
-    share = kernel_share(built.notes)
-    assert share is not None
-    assert share < 0.5
+        build_artifact(build, "fp32", tmp_path / "fp32")
