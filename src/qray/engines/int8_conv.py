@@ -34,7 +34,11 @@ def int8_conv2d(
     In either case channels are innermost in memory.
 
         y = float(sum(x * weight) + correction) * scale + bias + float(residual - residual_zero) * residual_scale
+
+    Raises:
+        ValueError: tensors are not of these types and shapes.
     """
+    check(x, weight, scale, bias, correction, stride, padding, dilation, groups, residual)
     # Products are of at most 14 bits and float64 holds integers of 53, so that no sum of them is rounded.
     total = functional.conv2d(x.double(), weight.double(), None, stride, padding, dilation, groups)
     total = total.to(torch.int32) + _spread(correction, x.shape, weight.shape, stride, padding, dilation)
@@ -68,6 +72,41 @@ def _(*arguments: object, **named: object) -> Tensor:
     from qray.engines.int8_conv_triton import launch
 
     return launch(*arguments, **named)  # type: ignore[arg-type]
+
+
+def check(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, correction: Tensor,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, residual: Tensor | None,
+) -> None:  # fmt: skip
+    """Refuse what a kernel would read past the end of.
+
+    Raises:
+        ValueError: a tensor is not of the type and shape that `int8_conv2d` says, or numbers make no convolution.
+    """
+    if x.dim() != 4 or weight.dim() != 4 or len(stride) != 2 or len(padding) != 2 or len(dilation) != 2:
+        raise ValueError("int8_conv2d: x and weight have 4 dimensions, and stride, padding and dilation 2 numbers")
+    if min(*stride, *dilation, groups) < 1 or min(padding) < 0:
+        raise ValueError("int8_conv2d: stride, dilation and groups are at least 1, and padding at least 0")
+    out, per_group, *kernel = weight.shape
+    if per_group * groups != x.shape[1] or out % groups:
+        raise ValueError(
+            f"int8_conv2d: {x.shape[1]} channels in {groups} groups are not those of {tuple(weight.shape)}"
+        )
+    cuts = [most_cut(k, p, d) + 1 for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    shapes = {"scale": (out,), "bias": (out,), "correction": (cuts[0] ** 2 * cuts[1] ** 2, out)}
+    dtypes = {"x": torch.int8, "weight": torch.int8, "scale": torch.float32, "bias": torch.float32,
+              "correction": torch.int32, "residual": torch.int8}  # fmt: skip
+    given = {"x": x, "weight": weight, "scale": scale, "bias": bias, "correction": correction}
+    if residual is not None:
+        given["residual"] = residual
+        shapes["residual"] = (x.shape[0], out, *out_sizes(x.shape[2:], kernel, stride, padding, dilation))
+    for name, tensor in given.items():
+        shape = shapes.get(name, tuple(tensor.shape))
+        if tensor.dtype != dtypes[name] or tuple(tensor.shape) != shape or tensor.device != x.device:
+            raise ValueError(
+                f"int8_conv2d: {name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, not {dtypes[name]} "
+                f"{shape} on {x.device}"
+            )
 
 
 def out_sizes(

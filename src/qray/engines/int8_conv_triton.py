@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qray.engines.int8_conv import HIGH, LOW, most_cut, out_sizes
+from qray.engines.int8_conv import HIGH, LOW, check, most_cut, out_sizes
 
 #: 1.5 * 2**23: a float32 that is added to it and subtracted again is rounded to an integer, half to even, up to 2**22.
 ROUNDER = tl.constexpr(12582912.0)
@@ -175,7 +175,12 @@ def launch(
     low: float | None = None, high: float | None = None, out_scale: float | None = None, out_zero: int = 0,
     tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
-    """`int8_conv.int8_conv2d` on the device of its tensors. tile: by default `tile_of` the convolution."""
+    """`int8_conv.int8_conv2d` on the device of its tensors. tile: by default `tile_of` the convolution.
+
+    Raises:
+        ValueError: as `int8_conv.check`.
+    """
+    check(x, weight, scale, bias, correction, stride, padding, dilation, groups, residual)
     batch, in_channels, height, width = x.shape
     out_channels, per_group, kernel_h, kernel_w = weight.shape
     rows, columns = out_sizes((height, width), (kernel_h, kernel_w), stride, padding, dilation)
@@ -186,7 +191,8 @@ def launch(
     if not (positions := batch * rows * columns):
         return out
     shared = (
-        x, weight, scale, bias, correction, out if residual is None else residual.contiguous(memory_format=order), out,
+        x, weight, scale.contiguous(), bias.contiguous(), correction.contiguous(),
+        out if residual is None else residual.contiguous(memory_format=order), out,
         residual_scale, residual_zero, 0.0 if low is None else low, 0.0 if high is None else high,
         1.0 if out_scale is None else 1.0 / out_scale, out_zero, positions, height, width, rows, columns,
     )  # fmt: skip

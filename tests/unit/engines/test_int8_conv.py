@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from support.int8_convolutions import CASES, Case, arguments, drawn, wanted
 
 from qray.engines.int8_conv import int8_conv2d
-from qray.engines.int8_conv_triton import TILES, Tile, depthwise, product, tile_of
+from qray.engines.int8_conv_triton import TILES, Tile, depthwise, launch, product, tile_of
 
 
 def check(case: Case, seed: int = 0) -> None:
@@ -44,6 +45,27 @@ def test_results_reach_both_ends_of_their_range_and_much_between() -> None:
     found = np.unique(int8_conv2d(**arguments(CASES["depthwise, 5 x 5 of every second"])).numpy())
     assert (found.min(), found.max()) == (-128, 127)
     assert len(found) > 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"correction": torch.zeros(1, 48, dtype=torch.int32)}, r"correction is torch.int32 \(1, 48\)"),
+        ({"residual": torch.zeros(3, 48, 7, 4, dtype=torch.int8)}, r"residual is torch.int8 \(3, 48, 7, 4\)"),
+        ({"scale": torch.ones(47)}, r"scale is torch.float32 \(47,\)"),
+        ({"bias": torch.ones(48, dtype=torch.float64)}, "bias is torch.float64"),
+        ({"x": torch.zeros(3, 32, 7, 5)}, "x is torch.float32"),
+        ({"x": torch.zeros(3, 31, 7, 5, dtype=torch.int8)}, "31 channels in 1 groups"),
+        ({"groups": 0}, "at least 1"),
+        ({"stride": (1,)}, "2 numbers"),
+    ],
+)
+def test_what_a_kernel_would_read_past_the_end_of_is_refused(changes: dict[str, Any], words: str) -> None:
+    """A program may be a stranger's."""
+    given = arguments(CASES["3 x 3 and a residual"]) | changes
+    for call in (int8_conv2d, launch):
+        with pytest.raises(ValueError, match=words):
+            call(**given)
 
 
 @pytest.mark.parametrize("name", ["3 x 3 and a residual", "in float", "depthwise"])
