@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,16 @@ def build(request: BuildRequest, folder: Path) -> Built:
     if request.variant.method != "ptq":
         program = export(request.model, request.example())
         _lower(program.module(), request, path)
-        return Built(MODEL_FILE, _constant_bytes(path), 0.0, total_macs(read_layers(program)))
+        return Built(MODEL_FILE, _constant_bytes(_graphs(path)), 0.0, total_macs(read_layers(program)))
     from qray.engines.proof import prove
     from qray.engines.pt2e import quantize_static, quantized_in_tail, simulate
 
     with torch.no_grad():
         module = quantize_static(request, _quantizer)
     _lower(module, request, path)
+    graphs = list(_graphs(path))
     built = prove(
-        request, MODEL_FILE, _constant_bytes(path), module.meta[LAYERS], _int8_layers(path, _by_weights(module)),
+        request, MODEL_FILE, _constant_bytes(graphs), module.meta[LAYERS], _int8_layers(graphs, _by_weights(module)),
         quantized_in_tail(module), simulate(module, 1), _runner(path, 1), onednn=False, saturates=False,
     )  # fmt: skip
     # Its kernels add products in 32 bits on every CPU, so that weights have all their range.
@@ -186,9 +187,9 @@ def _graphs(path: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(re.sub(r"(?<=: )-?(inf|nan)\b", "null", text))
 
 
-def _constant_bytes(path: Path) -> int:
+def _constant_bytes(graphs: Iterable[dict[str, Any]]) -> int:
     """Of weights, scales and biases, each once."""
-    constants = [constant for graph in _graphs(path) for constant in graph["constant_data"]]
+    constants = [constant for graph in graphs for constant in graph["constant_data"]]
     return sum({constant["named_key"]: constant["size"] for constant in constants if constant["size"]}.values())
 
 
@@ -207,10 +208,10 @@ def _by_weights(module: torch.fx.GraphModule) -> dict[str, str]:
     return found
 
 
-def _int8_layers(path: Path, layers: dict[str, str]) -> tuple[set[str], int]:
+def _int8_layers(graphs: Iterable[dict[str, Any]], layers: dict[str, str]) -> tuple[set[str], int]:
     """Layers that a program runs in INT8, by their weights (as `_by_weights` has them), and additions."""
     found, adds = set(), 0
-    for graph in _graphs(path):
+    for graph in graphs:
         values = [value["xvalue_union"] for value in graph["xvalues"]]
         tensors = {tensor["id_out"]: tensor for tensor in (value.get("tensor_value", value) for value in values)}
         for node in graph["xnodes"]:

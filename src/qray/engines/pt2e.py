@@ -47,6 +47,8 @@ from qray.study_verdict import Section
 
 #: Smallest scale, as in torch's own x86 configuration: below it a dead channel would divide by nothing.
 SCALE_EPSILON = 2**-12
+#: What an engine quantizes by, of a request and the layers of its network.
+QuantizerOf = Callable[[BuildRequest, Layers], Quantizer]
 
 
 class QatSettings(Section):
@@ -118,9 +120,7 @@ def x86_quantizer(request: BuildRequest, layers: Layers) -> X86InductorQuantizer
     return _quantizer(layers, config, variant.keep_fp32)
 
 
-def observe_static(
-    request: BuildRequest, quantizer: Callable[[BuildRequest, Layers], Quantizer] = x86_quantizer
-) -> torch.fx.GraphModule:
+def observe_static(request: BuildRequest, quantizer: QuantizerOf = x86_quantizer) -> torch.fx.GraphModule:
     """The network with batch-norm folded and observers in place, which have seen the calibration clips; its FP32
     `Layers` are in its `meta[LAYERS]`, which conversion keeps."""
     program = export(request.model, request.example())
@@ -142,9 +142,7 @@ def _named(program: torch.export.ExportedProgram, layers: Layers) -> torch.fx.Gr
     return module
 
 
-def quantize_static(
-    request: BuildRequest, quantizer: Callable[[BuildRequest, Layers], Quantizer] = x86_quantizer
-) -> torch.fx.GraphModule:
+def quantize_static(request: BuildRequest, quantizer: QuantizerOf = x86_quantizer) -> torch.fx.GraphModule:
     """PTQ: observe the calibration clips, convert to quantize/dequantize pairs around FP32 operators; learn how to
     round if so asked."""
     observed = observe_static(request, quantizer)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from qray.engines import int8_conv, torch_export
+# Registers the operator that programs call.
+import qray.engines.int8_conv  # noqa: F401
+from qray.engines import torch_export
 from qray.engines.artifact import BuildRequest, Built, Predict
 from qray.engines.layers import LAYERS, export
 from qray.engines.proof import prove
@@ -48,8 +50,6 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     Raises:
         QrayError: this GPU multiplies no INT8 that Triton reaches.
     """
-    # Importing it registers the operator that the program calls.
-    assert int8_conv.int8_conv2d
     if device == CUDA and torch.cuda.is_available():
         found = torch.cuda.get_device_capability()
         if found < LEAST_CAPABILITY:
