@@ -130,6 +130,21 @@ class Parity(Section):
     max_kernel_share: float = Field(0.5, gt=0)
 
 
+class Serving(Section):
+    """What a service sees, at each point: the time from the start of a process to its first prediction, and clips a
+    second of several streams at once. A stream is a process that asks for its next prediction when it has the one
+    before; each has the threads of the point, and all share the cores of the node."""
+
+    cold_starts: int = Field(3, gt=0, le=100)
+    streams: Some[Annotated[int, Field(gt=0, le=256)]] = (1, 2, 4)
+    bound_ms: float = Field(250.0, gt=0, description="95 % of the calls of all streams must take no longer")
+    seconds: float = Field(3.0, gt=0, le=86_400, description="per variant, point and number of streams")
+
+    def identity(self) -> dict[str, Any]:
+        """What is measured, which the bound does not change."""
+        return self.model_dump(mode="json", exclude={"bound_ms"})
+
+
 class MeasuredAt(Section):
     """A point at which the variants of its device are measured."""
 
@@ -149,6 +164,7 @@ class Measure(Section):
     min_calls: PositiveInt = 30
     blocks: int = Field(10, ge=2, lt=2**31)
     warmup_calls: PositiveInt = 3
+    serving: Serving | None = None
 
     @model_validator(mode="after")
     def _named_once(self) -> Measure:
@@ -162,7 +178,7 @@ class Measure(Section):
 
     def of_a_point(self) -> dict[str, Any]:
         """What a measurement at one point depends on."""
-        return self.model_dump(mode="json", exclude={"threads", "batches", "points"})
+        return self.model_dump(mode="json", exclude={"threads", "batches", "points", "serving"})
 
 
 class Sensitivity(Section):

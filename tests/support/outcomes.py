@@ -71,7 +71,7 @@ def table(*outcomes: Outcome, study: Study = STUDY) -> pa.Table:
     return to_table([row for one in shown for row in one.rows] + list(trials))
 
 
-def row(name: str, *outcomes: Outcome) -> dict[str, Any]:
+def row(name: str, *outcomes: Outcome, study: Study = STUDY) -> dict[str, Any]:
     """The only row of a name."""
-    (found,) = [r for r in table(*outcomes).to_pylist() if r["variant"] == name]
+    (found,) = [r for r in table(*outcomes, study=study).to_pylist() if r["variant"] == name]
     return found

@@ -14,6 +14,7 @@ from qray.judge.clips import clips_of
 from qray.judge.outcome import Outcome, provenance_of
 from qray.kits.measured import Entry, Kit, Measured, flags_of, host_of, kept, provenance_of_device
 from qray.measure.latency import Latency
+from qray.measure.serving import Served
 from qray.point import Point
 
 
@@ -37,7 +38,7 @@ def outcomes_of_kits(out: Path, outcomes: Sequence[Outcome]) -> tuple[list[list[
         predicted = None if kit.mean is None else _clips(kit, [kit.mean] * len(kit.clips))
         carried.append([
             replace(fp32, predictions=_clips(kit, kit.fp32), predictions_path=None, latency={}, peak_rss_mb={},
-                    memory_error={}, split="VAL"),
+                    memory_error={}, served={}, split="VAL"),
             *there, replace(mean, predictions=predicted, predictions_path=None, split="VAL"),
         ])  # fmt: skip
     return carried, notes
@@ -71,6 +72,7 @@ def _there(measured: Measured, kit: Kit, entry: Entry, own: Outcome) -> Outcome:
         latency=latency, memory_error={},
         peak_rss_mb={points[0]: found.peak_rss_mb} if points and found.peak_rss_mb is not None else {},
         made={**own.made, "device": by}, measured={at: {"latency": by} for at in latency},
-        evaluate_s=None, device_rms=found.rms, cold_start_s=found.cold_start_s,
+        served={points[0]: Served([found.cold_start_s])} if points and found.cold_start_s is not None else {},
+        evaluate_s=None, device_rms=found.rms,
         sustained_ratio=sustained[-1] / sustained[0] if len(sustained) > 1 else None,
     )  # fmt: skip

@@ -44,14 +44,15 @@ class TrialState:
 
 @dataclass(frozen=True)
 class PointUnits:
-    """What was or is to be measured at one point: the key of the latency of all artifacts of its device together, and
-    of the memory of each variant's."""
+    """What was or is to be measured at one point: the key of the latency of all artifacts of its device together, of
+    the memory of each variant's, and of cold starts and streams where the study asks for them."""
 
     threads: Number
     batch: Number
     latency: Key
     memory: Mapping[str, Key]
     device: str = CPU
+    serving: Key | None = None
 
     @property
     def point(self) -> Point:

@@ -14,6 +14,7 @@ from qray.judge.clips import read_predictions
 from qray.judge.index import TrialState
 from qray.judge.run import Run
 from qray.measure.latency import Latency
+from qray.measure.serving import Served, Streams
 from qray.point import Point
 from qray.study import Variant
 
@@ -42,9 +43,9 @@ class Outcome:
 
     key: of what it is (the build; the evaluation of the baseline). predictions: of `split` (CLIP), or
     None; predictions_path: where it is, relative to OUT. isa and notes: of the artifact. latency,
-    peak_rss_mb and measured: by point. made: who did what, by what was done ("build", ...), in the order of
-    the work; measured: who measured, likewise ("memory", "latency"). Everything not known is None; a measurement that
-    failed says why in memory_error or in its `Latency`.
+    peak_rss_mb, served and measured: by point. made: who did what, by what was done ("build", ...), in the order of
+    the work; measured: who measured, likewise ("memory", "latency", "serving"). Everything not known is None; a
+    measurement that failed says why in memory_error, or in its `Latency` or `Served`.
     """
 
     variant: str
@@ -70,16 +71,16 @@ class Outcome:
     latency: Mapping[Point, Latency] = field(default_factory=dict)
     peak_rss_mb: Mapping[Point, float] = field(default_factory=dict)
     memory_error: Mapping[Point, str] = field(default_factory=dict)
+    served: Mapping[Point, Served] = field(default_factory=dict)
     made: Mapping[str, Provenance] = field(default_factory=dict)
     measured: Mapping[Point, Mapping[str, Provenance]] = field(default_factory=dict)
     train_s: float | None = None
     build_s: float | None = None
     evaluate_s: float | None = None
     split: str = "TEST"
-    #: Of a device that a kit was carried to: RMS of its predictions less those of where the artifact was built; seconds
-    #: to the first prediction of a fresh process; and the last median of sustained work over the first.
+    #: Of a device that a kit was carried to: RMS of its predictions less those of where the artifact was built, and the
+    #: last median of sustained work over the first.
     device_rms: float | None = None
-    cold_start_s: float | None = None
     sustained_ratio: float | None = None
 
 
@@ -148,12 +149,14 @@ def _with_predictions(run: Run, outcome: Outcome, evaluated: Mapping[str, Any]) 
 def _measured(run: Run, variant: str, device: str, build_key: str) -> dict[str, Any]:
     """What was measured of an artifact, at each point of its device; where that failed, the reason, until it
     succeeds."""
-    latency, peak, errors = {}, {}, {}
+    latency, peak, errors, served = {}, {}, {}, {}
     made: dict[Point, dict[str, Provenance]] = {}
     for units in (units for units in run.index.points if units.device == device):
         at, ended = units.point, run.index.ended
         memory, timed = run.unit("memory", units.memory[variant]), run.attempt("measure", units.latency)
-        made[at] = {what: provenance_of(record) for what, record in (("memory", memory), ("latency", timed)) if record}
+        service = run.attempt("serve", units.serving)
+        by = {"memory": memory, "latency": timed, "serving": service}
+        made[at] = {what: provenance_of(record) for what, record in by.items() if record}
         if memory is not None:
             peak[at] = memory["peak_rss_mb"]
         elif (failed := ended.get(units.memory[variant])) is not None and failed.reason:
@@ -163,7 +166,12 @@ def _measured(run: Run, variant: str, device: str, build_key: str) -> dict[str, 
             latency[at] = _calls(calls)
         elif (failed := ended.get(units.latency)) is not None:
             latency[at] = Latency(error=failed.reason)
-    return {"latency": latency, "peak_rss_mb": peak, "memory_error": errors, "measured": made}
+        if service and (of_own := service["served"].get(build_key)) is not None:
+            streams = [Streams(**each) for each in of_own["streams"]]
+            served[at] = Served(of_own["cold_starts_s"], streams, of_own["error"])
+        elif units.serving is not None and (failed := ended.get(units.serving)) is not None:
+            served[at] = Served(error=failed.reason)
+    return {"latency": latency, "peak_rss_mb": peak, "memory_error": errors, "served": served, "measured": made}
 
 
 def _calls(record: Mapping[str, Any]) -> Latency:

@@ -88,6 +88,24 @@ class _Measure(_Record):
     latency: dict[str, _Latency] = {}
 
 
+class _Streams(_Section):
+    streams: Annotated[int, Field(gt=0, lt=2**31)]
+    clips_s: Annotated[float, Field(ge=0)]
+    calls: Count
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+class _Served(_Section):
+    cold_starts_s: list[Seconds] = []
+    streams: list[_Streams] = []
+    error: str | None = None
+
+
+class _Serve(_Record):
+    served: dict[str, _Served] = {}
+
+
 class _Trial(_Record):
     settings: dict[str, Any] = {}
     val_mae: float | None = None
@@ -163,8 +181,8 @@ class _Description(_Section):
 
 
 _OF_KIND: dict[str, type[_Section]] = {
-    "build": _Build, "memory": _Memory, "measure": _Measure, "trial": _Trial, "sensitivity": _Sensitivity,
-    "costs": _Costs, "data": _Data, "phases": _Phases, "artifact": _Description,
+    "build": _Build, "memory": _Memory, "measure": _Measure, "serve": _Serve, "trial": _Trial,
+    "sensitivity": _Sensitivity, "costs": _Costs, "data": _Data, "phases": _Phases, "artifact": _Description,
 }  # fmt: skip
 
 

@@ -123,6 +123,10 @@ class Row:
     pays: Annotated[_B, Column("whether fewer bits are faster than that; null where not settled, and for FP32")] = None
     device_rms: Annotated[_F, Column("RMS of a device's predictions less those of where it was built", "target")] = None
     cold_start_s: Annotated[_F, Column("from the start of a process to its first prediction", "s")] = None
+    streams: Annotated[_I, Column("of the numbers of streams at once whose calls keep to the bound of the study, the "
+                                  "one that predicts the most clips a second")] = None  # fmt: skip
+    streams_clips_s: Annotated[_F, Column("of all those streams together", "clips/s")] = None
+    streams_p95_ms: Annotated[_F, Column("95th percentile of their calls", "ms")] = None
     sustained_ratio: Annotated[_F, Column("median latency at the end of minutes of work over that at its start")] = None
     joules_per_clip: Annotated[_F, Column("used by the CPU's packages or the GPU, idle and all; null where they do "
                                           "not tell", "J")] = None  # fmt: skip

@@ -17,6 +17,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import columns
 from qray.judge.outcome import FIELDS, Outcome, Provenance
 from qray.judge.row import Row, to_table
+from qray.measure.serving import WITHIN
 from qray.point import CUDA, Point
 from qray.study import Study
 
@@ -50,7 +51,7 @@ def variant_rows(variant: VariantEvidence, study: Study, reference: VariantEvide
     measured = sorted({*outcome.latency, *outcome.peak_rss_mb, *outcome.memory_error})
     rows = []
     for at in measured or (None,):
-        own, why, provenance = _measured(variant, at)
+        own, why, provenance = _measured(variant, at, study)
         said = "; ".join(dict.fromkeys([*_reasons(variant), *why])) or None
         rows.append(_row(common | own | {"reason": said} | _provenance(provenance)))
     return tuple(rows)
@@ -75,7 +76,7 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
         "fp32_layers": len(outcome.notes.get("fp32_layers", ())) or None, **_mixed(outcome.notes.get("mixed")),
         **{name: outcome.notes.get(name) for name in PARITY},
-        **{name: getattr(outcome, name) for name in ("device_rms", "cold_start_s", "sustained_ratio")},
+        **{name: getattr(outcome, name) for name in ("device_rms", "sustained_ratio")},
     }  # fmt: skip
 
 
@@ -130,7 +131,9 @@ def _reasons(variant: VariantEvidence) -> list[str]:
     return reasons
 
 
-def _measured(variant: VariantEvidence, at: Point | None) -> tuple[Columns, list[str], dict[str, Provenance]]:
+def _measured(
+    variant: VariantEvidence, at: Point | None, study: Study
+) -> tuple[Columns, list[str], dict[str, Provenance]]:
     """Columns of one point, why some of them are empty, and who made and who measured it."""
     outcome, why = variant.outcome, []
     if at is None:
@@ -150,6 +153,16 @@ def _measured(variant: VariantEvidence, at: Point | None) -> tuple[Columns, list
         if latency.host:
             versions = made.get("latency", Provenance()).versions
             made["latency"] = Provenance(versions, latency.host, latency.cpu_flags)
+    served, bound = outcome.served.get(at), study.measure.serving
+    if served is not None:
+        row["cold_start_s"] = served.cold_start_s
+        if served.error and served.error != variant.reason:
+            why.append(f"cold starts and streams not measured: {served.error}")
+    if served is not None and served.streams and bound is not None:
+        if (best := served.within(bound.bound_ms)) is None:
+            why.append(f"no number of streams keeps {WITHIN} % of its calls within {bound.bound_ms:g} ms")
+        else:
+            row |= {"streams": best.streams, "streams_clips_s": best.clips_s, "streams_p95_ms": best.p95_ms}
     if outcome.memory_error.get(at, variant.reason) != variant.reason:
         why.append(f"memory not measured: {outcome.memory_error[at]}")
     return row, why, made

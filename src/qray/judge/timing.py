@@ -18,7 +18,7 @@ MEASURING_PHASE = "measure latency and costs"
 KINDS = dict.fromkeys(
     ("train", "validate", "sweep", "trial", "finetune", "build", "evaluate", "memory", "layers", "sensitivity",
      "predict", "mix"), PARALLEL_PHASE,
-) | dict.fromkeys(("measure", "costs"), MEASURING_PHASE)  # fmt: skip
+) | dict.fromkeys(("measure", "serve", "costs"), MEASURING_PHASE)  # fmt: skip
 
 
 @dataclass(frozen=True)

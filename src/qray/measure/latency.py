@@ -43,6 +43,12 @@ def wait_quietly() -> None:
         os.environ.update(QUIET_WAITS | {QUIET_MARK: "1"})
 
 
+def percentile(sample: np.ndarray, percent: float) -> float | None:
+    """A percentile (linear interpolation), or None when the sample is too small to carry it."""
+    enough = len(sample) * (100 - percent) >= 100 * SAMPLES_BEYOND
+    return float(np.percentile(sample, percent)) if enough else None
+
+
 @dataclass(frozen=True)
 class Latency:
     """Latency of one variant at one point.
@@ -65,10 +71,8 @@ class Latency:
         return sum(map(len, self.blocks_ms))
 
     def percentile(self, percent: float) -> float | None:
-        """A percentile in milliseconds (linear interpolation), or None when the sample is too small to carry it."""
-        if self.n * (100 - percent) < 100 * SAMPLES_BEYOND:
-            return None
-        return float(np.percentile(np.concatenate([np.asarray(b) for b in self.blocks_ms]), percent))
+        """A percentile in milliseconds, or None when the sample is too small to carry it."""
+        return percentile(np.concatenate([np.asarray(b) for b in self.blocks_ms or [[]]]), percent)
 
     @cached_property
     def medians(self) -> np.ndarray | None:

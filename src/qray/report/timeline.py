@@ -24,6 +24,7 @@ KINDS = {
     "evaluate": ("evaluation", GREEN), "predict": ("evaluation", GREEN), "mix": ("search for mixed precision", VIOLET),
     "layers": ("sensitivity", RED), "sensitivity": ("sensitivity", RED),
     "measure": ("measurement", AMBER), "costs": ("measurement", AMBER), "memory": ("measurement", AMBER),
+    "serve": ("measurement", AMBER),
 }  # fmt: skip
 #: A second or two between units is the loop that starts them.
 LEAST_IDLE_S = 3.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,19 +37,31 @@ class Latencies(Task):
         self.resources = Resources(exclusive=True, **device_of(self.at.device))
 
     def start(self, unit: Unit, run: RunContext) -> Any:
-        artifacts = {build.key: run.artifact(build) for build in self.builds if run.store.finished(build)}
-        if not artifacts:
-            raise Skipped("no artifact was built")
-        files, needs = zip(*artifacts.values(), strict=True)
-        flags = {flag for each in needs for flag in each}
-        return run.backend.submit(
-            unit, latency, self.at, run.study.measure, tuple(artifacts), *files, needs=flags
-        )  # fmt: skip
+        keys, files, flags = artifacts_of(self.builds, run)
+        return run.backend.submit(unit, latency, self.at, run.study.measure, keys, *files, needs=flags)
 
     def finish(self, unit: Unit, run: RunContext, value: dict[str, Any]) -> dict[str, Any]:
-        names = {build.key: build.name for build in self.builds}
-        errors = [f"{names[key]}: {found['error']}" for key, found in value["latency"].items() if found["error"]]
-        return value | ({"unfinished": f"latency not measured of {'; '.join(errors)}"} if errors else {})
+        return value | unfinished("latency", self.builds, value["latency"])
+
+
+def artifacts_of(builds: Sequence[Unit], run: RunContext) -> tuple[tuple[str, ...], tuple[Any, ...], set[str]]:
+    """Keys and files of the artifacts that there are, and the CPU flags that one or another needs.
+
+    Raises:
+        Skipped: there are none.
+    """
+    artifacts = {build.key: run.artifact(build) for build in builds if run.store.finished(build)}
+    if not artifacts:
+        raise Skipped("no artifact was built")
+    files, needs = zip(*artifacts.values(), strict=True)
+    return tuple(artifacts), files, {flag for each in needs for flag in each}
+
+
+def unfinished(what: str, builds: Sequence[Unit], measured: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a record says of artifacts with an "error", by key: another attempt will be made."""
+    names = {build.key: build.name for build in builds}
+    errors = [f"{names[key]}: {found['error']}" for key, found in measured.items() if found["error"]]
+    return {"unfinished": f"{what} not measured of {'; '.join(errors)}"} if errors else {}
 
 
 def latency(at: Point, settings: Measure, keys: Sequence[str], *artifacts: Files) -> dict[str, Any]:

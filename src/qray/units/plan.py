@@ -15,6 +15,7 @@ from qray.units.latency import latency_unit
 from qray.units.memory import memory_unit
 from qray.units.mix import mix_unit, mixed_build_unit, sensitivity_of
 from qray.units.sensitivity import sensitivity_units
+from qray.units.serving import serving_unit
 from qray.units.sweep import sweep_unit
 from qray.units.train import finetune_unit, train_unit
 
@@ -24,12 +25,12 @@ STAGES = {
     "sweep": {"sweep"},
     "build": {"build"},
     "evaluate": {"evaluate"},
-    "measure": {"memory", "measure", "costs"},
+    "measure": {"memory", "measure", "serve", "costs"},
     "sensitivity": {"sensitivity"},
-    "all": {"evaluate", "sensitivity", "memory", "measure", "costs"},
+    "all": {"evaluate", "sensitivity", "memory", "measure", "serve", "costs"},
 }
 #: Kinds that want the node to themselves, and are run when nothing else is left.
-ALONE = {"measure", "costs"}
+ALONE = {"measure", "serve", "costs"}
 
 
 def study_units(study: Study, manifest: Manifest, machine: Machine | None = None) -> Graph:
@@ -83,6 +84,8 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
         there = builds[at.device]
         units += [*(memory_unit(at, build, machine.gpu_name) for build in there),
                   latency_unit(study.measure, at, there, machine.gpu_name)]  # fmt: skip
+        if study.measure.serving is not None:
+            units.append(serving_unit(study.measure.serving, at, there, machine.gpu_name))
     return Graph([*units, costs_unit(study, train, digests)])
 
 

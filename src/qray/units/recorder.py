@@ -102,12 +102,13 @@ class Recorder:
         return found
 
     def _points(self) -> list[PointUnits]:
-        latencies, memories = self.graph.of("measure"), self.graph.of("memory")
+        latencies, memories, servings = (self.graph.of(kind) for kind in ("measure", "memory", "serve"))
         return [
             PointUnits(
                 at.threads, at.batch, self.store.key(latencies[str(at)]),
                 {variant.name: memories[f"{variant.name}, {at}"].key
                  for variant in self.study.variants if variant.device == at.device}, at.device,
+                self.store.key(servings[str(at)]) if servings else None,
             )
             for at in self.study.points()
         ]  # fmt: skip

@@ -6,9 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.outcomes import AT, CLIPS, NOISE, TARGET, baseline, fp32, latency, outcome, predictions, row, table, trial
+from support.outcomes import (
+    AT,
+    CLIPS,
+    NOISE,
+    STUDY,
+    TARGET,
+    baseline,
+    fp32,
+    latency,
+    outcome,
+    predictions,
+    row,
+    table,
+    trial,
+)
 
+from qray.measure.serving import Served, Streams
 from qray.point import Point
+from qray.study import Measure
 
 DESIGN = (
     "variant,key,method,engine,backbone,seed,device,threads,batch,frames,image_size,status,reason,split,n_clips,mae,"
@@ -21,6 +37,14 @@ FIGURES = (
     "weights_bytes,size_ratio,latency_p50_ms,latency_p90_ms,latency_p99_ms,latency_n,speedup,speedup_engine,"
     "speedup_precision,peak_rss_mb,int8_mac_share,artifact"
 )
+
+
+SERVED = STUDY.model_copy(update={"measure": Measure(serving={"bound_ms": 100})})
+
+
+def served(*streams: tuple[int, float, float | None]) -> Served:
+    """Three cold starts, and of each number of streams the clips a second and the 95th percentile."""
+    return Served([9.0, 1.0, 2.0], [Streams(count, clips_s, 100, 1.0, p95) for count, clips_s, p95 in streams])
 
 
 def missing(status: str) -> Any:
@@ -216,6 +240,24 @@ def test_the_energy_of_all_calls_is_that_of_a_clip_each() -> None:
     found = row("fp32", fp32(latency={eight: latency(80.0, calls=30, joules=120.0)}))
     assert (found["batch"], found["joules_per_clip"]) == (8, 0.5)
     assert row("fp32", fp32())["joules_per_clip"] is None
+
+
+def test_of_streams_that_keep_to_the_bound_those_that_predict_most_are_shown() -> None:
+    found = row("fp32", fp32(served={AT: served((1, 10.0, 90.0), (2, 19.0, 100.0), (4, 20.0, 210.0))}), study=SERVED)
+    names = ("cold_start_s", "streams", "streams_clips_s", "streams_p95_ms", "reason")
+    assert [found[name] for name in names] == [2.0, 2, 19.0, 100.0, None]
+
+
+def test_streams_that_all_break_the_bound_are_a_reason() -> None:
+    found = row("fp32", fp32(served={AT: served((1, 5.0, 200.0), (2, 6.0, None))}), study=SERVED)
+    assert (found["streams"], found["streams_clips_s"], found["cold_start_s"]) == (None, None, 2.0)
+    assert found["reason"] == "no number of streams keeps 95 % of its calls within 100 ms"
+
+
+def test_streams_that_were_not_measured_are_a_reason() -> None:
+    found = row("fp32", fp32(served={AT: Served(error="it crashed")}), study=SERVED)
+    assert found["streams"] is found["cold_start_s"] is None
+    assert found["reason"] == "cold starts and streams not measured: it crashed"
 
 
 def test_a_latency_that_failed_leaves_its_reason_and_no_figure() -> None:

@@ -99,6 +99,8 @@ FIELDS: dict[str, tuple[st.SearchStrategy[Any], set[str]]] = {
     **{f"measure.{name}": (st.tuples(COUNTS), set()) for name in ("threads", "batches")},
     "measure.points": (st.just([{"batch": 8}]), set()),
     "measure.seconds": (POSITIVE, {COSTS}),
+    # Of one that is given, as of `points`, the units are more.
+    "measure.serving": (st.just({"cold_starts": 1}), set()),
     **{f"measure.{name}": (st.integers(2, 99), {COSTS}) for name in ("min_calls", "blocks", "warmup_calls")},
     "sensitivity.clips": (COUNTS, {LAYERS}),
     "sensitivity.weight_bits": (st.just(4), {LAYERS}),
