@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 if __name__ == "__main__":
     from qray.engines.registry import load_artifact
 
+    forks: list[None] = []
+    os.register_at_fork(before=lambda: forks.append(None))
     clips_file, answer, *folders = map(Path, sys.argv[1:])
     clips, facts = np.load(clips_file), []
     for folder in folders:
@@ -18,6 +21,7 @@ if __name__ == "__main__":
         outputs = {str(batch): predict(clips[:batch]) for batch in (1, 2, 5)}
         facts.append({
             "predictions": {batch: output.tolist() for batch, output in outputs.items()},
+            "forks": len(forks),
             "dtypes": sorted({str(output.dtype) for output in outputs.values()}),
             "modules": sorted(name for name, module in sys.modules.items() if module is not None),
         })  # fmt: skip

@@ -30,6 +30,9 @@ from typing import Any
 
 import numpy as np
 
+# OpenVINO would report its import to Intel, by Google Analytics, from a process that it forks for it.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 HERE = Path(__file__).resolve().parent
 FORMAT = 1
 #: How often a fresh process is started, and calls of each before its memory is read.
@@ -97,6 +100,7 @@ def load(variant: dict[str, Any], threads: int) -> Callable[[np.ndarray], np.nda
         properties = {
             "INFERENCE_PRECISION_HINT": "bf16" if variant["method"] == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
         }  # fmt: skip
         compiled = openvino.Core().compile_model(str(path), "CPU", properties)
         request = compiled.create_infer_request()
@@ -235,13 +239,17 @@ def ask(what: str, threads: int, timeout_s: float = TIMEOUT_S, **request: Any) -
         question.write_text(json.dumps({"what": what, "threads": threads, "spawned": time.time(), **request}))
         command = [sys.executable, str(Path(__file__).resolve()), "--work", str(question), str(answer)]
         environment = {**os.environ, **{name: str(threads) for name in names}}
+        # No pipe: what the process has started, and left, would hold its end open.
+        errors = Path(folder) / "stderr"
         try:
-            done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                                  timeout=timeout_s, check=False)  # fmt: skip
+            with errors.open("wb") as stderr:
+                done = subprocess.run(command, env=environment, stderr=stderr, stdout=subprocess.DEVNULL,
+                                      timeout=timeout_s, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"error": f"it took longer than {timeout_s:.0f} s"}
         if done.returncode:
-            said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+            told = errors.read_text(encoding="utf-8", errors="replace")
+            said = [line for line in told.splitlines() if line.strip()]
             killed = f"its process was ended by signal {-done.returncode}" if done.returncode < 0 else ""
             return {"error": killed or (said[-1].strip()[:500] if said else f"exit code {done.returncode}")}
         return dict(json.loads(answer.read_text()))

@@ -15,6 +15,8 @@ def predict(clips):
     return session.run(None, {{given.name: clips}})[0]
 """,
     "openvino": """
+# Else OpenVINO reports its import to Intel, by Google Analytics.
+sys.modules["openvino_telemetry"] = None
 import openvino
 
 # Unless told, OpenVINO computes in what the CPU is fastest in.

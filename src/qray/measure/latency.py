@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -179,16 +180,21 @@ def run_subprocess(arguments: Sequence[str], threads: int, timeout_s: float, wha
     command = [sys.executable, "-m", *arguments]
     pinned = ",".join(map(str, cores(threads)))
     environment = single_process_environment(threads) | {"QRAY_CORES": pinned}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise QrayError(
-            f"measuring {what} took longer than {timeout_s:.0f} s; lower measure.seconds or blocks"
-        ) from None
+    # No pipe: what the process has started, and left, would hold its end open, and be waited for without end.
+    with tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors,
+                                  timeout=timeout_s, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise QrayError(
+                f"measuring {what} took longer than {timeout_s:.0f} s; lower measure.seconds or blocks"
+            ) from None
+        errors.seek(0)
+        said = reason_of(errors.read().decode(errors="replace")) if done.returncode else ""
     if -done.returncode in (signal.SIGKILL, signal.SIGTERM):
         raise Lost(f"the process that measured {what} was killed")
     if done.returncode:
-        raise QrayError(f"measuring {what} failed: {reason_of(done.stderr) or f'exit code {done.returncode}'}")
+        raise QrayError(f"measuring {what} failed: {said or f'exit code {done.returncode}'}")
 
 
 def pin_to_given_cores() -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,11 @@ class _Workers:
         """End all, and forget them."""
         self.kill()
         for worker in self._running:
-            worker.communicate()
+            worker.wait()
+            for pipe in (worker.stdin, worker.stdout):
+                # What one of them has started may hold the other end: nothing is waited for there.
+                with suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
         self._running = []
 
     def _spawn(self) -> subprocess.Popen[str]:

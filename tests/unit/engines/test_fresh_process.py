@@ -26,6 +26,13 @@ def test_an_artifact_loads_without_the_code_that_trained_it(shelf: Shelf, name: 
 
 
 @pytest.mark.parametrize("name", OWN_ENGINE)
+def test_an_engine_of_its_own_tells_nobody_that_it_is_used(shelf: Shelf, name: str) -> None:
+    """OpenVINO would, by Google Analytics, from a process that it forks when it is imported."""
+    assert [module for module in shelf.fresh(name)["modules"] if "telemetry" in module.partition(".")[0]] == []
+    assert shelf.fresh(name)["forks"] == 0
+
+
+@pytest.mark.parametrize("name", OWN_ENGINE)
 def test_an_engine_of_its_own_needs_no_torch(shelf: Shelf, name: str) -> None:
     assert "torch" not in shelf.fresh(name)["modules"]
 

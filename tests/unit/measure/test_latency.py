@@ -188,3 +188,17 @@ def test_a_measurement_that_takes_too_long_says_what_to_lower() -> None:
 def test_a_measurement_that_fails_says_why() -> None:
     with pytest.raises(QrayError, match=r"measuring it failed: .*No module named qray\.no_such_module"):
         run_subprocess(["qray.no_such_module"], 1, 60, "it")
+
+
+def test_what_a_measurement_leaves_behind_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that an engine forked, say, which holds what its parent's output went into."""
+    (tmp_path / "leaver.py").write_text(
+        "import subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'])\n"
+        "sys.exit('enough')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    began = time.monotonic()
+    with pytest.raises(QrayError, match="measuring it failed: enough"):
+        run_subprocess(["leaver"], 1, 60, "it")
+    assert time.monotonic() - began < 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from support.shelf import Shelf
 
+from qray.engines.registry import load_artifact
 from qray.errors import QrayError
 from qray.graph.store import pack_folder
 from qray.measure.serving import LEAST_CALLS, Served, Streams, measure_serving
@@ -69,6 +71,14 @@ def test_what_takes_too_long_is_ended(shelf: Shelf) -> None:
     with pytest.raises(QrayError, match="it took longer than 1 s"):
         measure_serving(shelf["ptq-onnxruntime"].folder, POINT, Serving(seconds=600, streams=(1,)), 1)
     assert time.monotonic() - began < 60
+
+
+def test_streams_are_not_bound_to_the_same_core(shelf: Shelf) -> None:
+    """By default OpenVINO binds the only thread of each process to the first core."""
+    predict, own = load_artifact(shelf["ptq-openvino"]), os.sched_getaffinity(0)
+    predict(shelf.clips)
+    threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset(own)}
 
 
 def test_what_is_no_artifact_is_said(tmp_path: Path) -> None:
