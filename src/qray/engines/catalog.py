@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 
 from qray.measure.host import has_native_bf16
 from qray.point import CPU, CUDA
@@ -40,6 +41,8 @@ class Engine:
     compiles: bool = False
     #: Whether that is native code, which loading runs.
     native: bool = False
+    #: Whether it is compiled on the GPU that it runs on, and for no other.
+    built_there: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
     #: Settings of a variant that are algorithms of its own quantizer.
@@ -67,6 +70,15 @@ def _no_bf16(method: str) -> str | None:
     if method != "bf16" or has_native_bf16():
         return None
     return "this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16), so OpenVINO would run FP32 instead"
+
+
+def _no_onnxruntime_gpu(method: str) -> str | None:
+    # Both packages bear the same module.
+    try:
+        metadata.version("onnxruntime-gpu")
+    except metadata.PackageNotFoundError:
+        return "the onnxruntime that is installed is that for CPUs; pip install onnxruntime-gpu in its place"
+    return None
 
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -108,6 +120,21 @@ ENGINES = {
         "qray.engines.triton", {}, gpu_methods=dict.fromkeys(("ptq", "qat"), ("triton",)), graphs=True,
         # Triton compiles, beside its kernels, what launches them.
         lacks=_no_compiler, remedies=("rounding",), carried={CUDA: "torch"},
+    ),
+    "tensorrt": Engine(
+        "qray.engines.tensorrt", {},
+        # An ONNX graph of the version that is written here has no convolution in bf16.
+        gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "ptq"), ("tensorrt", *_ONNX)),
+        graphs=True, extra="tensorrt", native=True, built_there=True,
+    ),
+    "onnxruntime-cuda": Engine(
+        "qray.engines.onnxruntime_gpu", {}, gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16"), _ONNX),
+        extra="onnx", lacks=_no_onnxruntime_gpu,
+    ),
+    "onnxruntime-tensorrt": Engine(
+        # It computes convolutions of FP32 in TF32, and has no setting against that.
+        "qray.engines.onnxruntime_gpu", {}, gpu_methods=dict.fromkeys(("tf32", "fp16"), (*_ONNX, "tensorrt")),
+        extra="tensorrt", lacks=_no_onnxruntime_gpu,
     ),
 }  # fmt: skip
 

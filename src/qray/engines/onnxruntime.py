@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,10 @@ from qray.scratch import scratch_folder
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
-#: What is quantized because it stands between convolutions.
-BETWEEN = ("Relu", "MaxPool")
 
 
-def _session(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
+def session_options(threads: int) -> Any:
+    """Of every session."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -29,6 +26,14 @@ def _session(path: Path | bytes, threads: int, optimized: Path | None = None, op
     options.log_severity_level = 4
     # Threads that spin between calls would slow whatever is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def session_of(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
+    """A session on the CPU, of a file or of what one holds. optimized: where its optimized graph is written."""
+    import onnxruntime as ort
+
+    options = session_options(threads)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     if optimized is not None:
@@ -39,78 +44,6 @@ def _session(path: Path | bytes, threads: int, optimized: Path | None = None, op
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without)
 
 
-def _residual_adds(model: Any) -> list[str]:
-    """Names of the Add nodes whose two operands both depend on the clips."""
-    activations, adds = {INPUT}, []
-    for node in model.graph.node:
-        if activations.intersection(node.input) and node.op_type != "Shape":
-            activations.update(node.output)
-            if node.op_type == "Add" and activations.issuperset(node.input):
-                adds.append(node.name)
-    return adds
-
-
-def _quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str, ...]) -> None:
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.calibrate import save_tensors_data
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    logging.getLogger().setLevel(logging.ERROR)
-    prepared, ranges = source.with_name("prepared.onnx"), source.with_name("ranges.json")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    model = onnx.load(str(prepared))
-    convolutions = {node.name: layer_of(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
-    wanted = [name for name, layer in convolutions.items() if layer not in kept]
-    # What stands between convolutions: left out, each costs a conversion to FP32 and back.
-    between = [node.name for node in model.graph.node if node.op_type in BETWEEN]
-    nodes = [name for name in wanted + _residual_adds(model) + between if not name.startswith(PREFIX)]
-    save_tensors_data(_observed(model, nodes, request), ranges)
-    quantize_static(
-        str(prepared), str(target), None, calibration_cache_path=ranges,
-        quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=request.reduce_range,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_quantize=nodes,
-    )  # fmt: skip
-
-
-def _observed(model: Any, nodes: Collection[str], request: BuildRequest) -> Any:
-    """Ranges of what these nodes read and make, as `quantize_static` takes them. Its own calibrators keep all of a
-    tensor's values, and know no range of one that is constant."""
-    import onnx
-    import torch
-    from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData
-
-    from qray.engines.ranges import WIDE_PERCENTILE, observers
-
-    model = onnx.shape_inference.infer_shapes(model)
-    floats = {
-        value.name for value in (*model.graph.value_info, *model.graph.output)
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }  # fmt: skip
-    chosen = {node.name: node for node in model.graph.node if node.name in set(nodes)}
-    names = sorted(floats & {name for node in chosen.values() for name in (*node.input, *node.output)})
-    variant = request.variant
-    kind, more = variant.observer, {}
-    if kind == "histogram":
-        kind, more = "percentile", {"share": WIDE_PERCENTILE}
-    watched = observers(kind, variant.range_margin, names, **more)
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n != OUTPUT)
-    session = _session(model.SerializeToString(), 1, optimize=False)
-    for batch in request.calibration:
-        for clip in one_by_one(batch.numpy()):
-            for observer, values in zip(watched.values(), session.run(names, {INPUT: clip}), strict=True):
-                observer(torch.from_numpy(values))
-    bounds = {name: map(np.float32, observer.bounds()) for name, observer in watched.items()}
-    found = {name: TensorData(lowest=np.array(low), highest=np.array(high)) for name, (low, high) in bounds.items()}
-    return TensorsData(CalibrationMethod.MinMax, found)
-
-
-def layer_of(initializer: str) -> str:
-    """Layer that a weight in the graph belongs to."""
-    return initializer.split(".weight")[0]
-
-
 def build(request: BuildRequest, folder: Path) -> Built:
     """Write `model.onnx`.
 
@@ -119,6 +52,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
     """
     from qray.engines.layers import resolve_keep_fp32, total_macs
     from qray.engines.onnx_export import export_onnx
+    from qray.engines.onnx_quantize import quantize
     from qray.engines.proof import prove
 
     target = folder / MODEL_FILE
@@ -128,15 +62,15 @@ def build(request: BuildRequest, folder: Path) -> Built:
     with scratch_folder("onnx") as scratch:
         source, optimized = scratch / "fp32.onnx", scratch / "optimized.onnx"
         layers = export_onnx(request, source)
-        _quantize(request, source, target, resolve_keep_fp32(layers, request.variant.keep_fp32))
-        deployed = _runner(_session(target, 1, optimized))
+        quantize(request, source, target, resolve_keep_fp32(layers, request.variant.keep_fp32))
+        deployed = runner(session_of(target, 1, optimized))
         return prove(
             request, MODEL_FILE, initializer_bytes(target), layers, executed_int8(optimized),
-            quantized_after(optimized, PREFIX), _simulate(target), deployed, onednn=False,
+            quantized_after(optimized, PREFIX), simulate(target), deployed, onednn=False,
         )  # fmt: skip
 
 
-def _simulate(path: Path) -> Simulated:
+def simulate(path: Path) -> Simulated:
     """The quantized model in float: unoptimized, its graph computes in FP32 between its quantize/dequantize pairs."""
     import onnx
     from onnx import numpy_helper
@@ -154,7 +88,7 @@ def _simulate(path: Path) -> Simulated:
     known = {value.name for value in model.graph.output}
     names = list(dict.fromkeys(name for name, *_ in watched if name not in {INPUT, *known}))
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    session, outside = _session(model.SerializeToString(), 1, optimize=False), Outside()
+    session, outside = session_of(model.SerializeToString(), 1, optimize=False), Outside()
 
     def predict(clips: np.ndarray) -> np.ndarray:
         predictions = []
@@ -172,14 +106,21 @@ def _simulate(path: Path) -> Simulated:
 
 def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` intra-op threads."""
-    return _runner(_session(folder / built.model_file, threads))
+    return runner(session_of(folder / built.model_file, threads))
 
 
-def _runner(session: Any) -> Predict:
+def runner(session: Any) -> Predict:
+    """What a session predicts."""
+
     def predict(clips: np.ndarray) -> np.ndarray:
         return session.run([OUTPUT], {INPUT: clips})[0]
 
     return predict
+
+
+def layer_of(initializer: str) -> str:
+    """Layer that a weight in the graph belongs to."""
+    return initializer.split(".weight")[0]
 
 
 def executed_int8(optimized: Path) -> tuple[set[str], int]:

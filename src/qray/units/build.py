@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qray.engines.artifact import read_artifact
+from qray.engines.catalog import ENGINES
 from qray.engines.registry import build_needs, depends_on_isa, missing_requirement, processes
 from qray.errors import Unavailable
 from qray.graph.store import pack_folder
@@ -17,19 +18,22 @@ from qray.scratch import scratch_folder
 from qray.study import INT8_METHODS, Calibration, Study, Variant
 from qray.units.clips import Job, SplitClips, calibration_clips, named_failures, parity_clips
 from qray.units.context import RunContext
+from qray.units.devices import device_of, on_gpu
 
 
 def build_unit(
     study: Study, variant: Variant, isa: str, train: Unit, sweep: Unit | None, finetune: Unit | None,
-    digests: Mapping[str, str], fixed: str | None = None,
+    digests: Mapping[str, str], fixed: str | None = None, gpu: str | None = None,
 ) -> Unit:  # fmt: skip
     """The artifact of a variant, for an instruction set. finetune: of its weight width, where its method is that.
-    fixed: why the network cannot be trained, where it cannot."""
+    fixed: why the network cannot be trained, where it cannot. gpu: of the run (`Machine.gpu_name`)."""
     depends: dict[str, Any] = {
         "variant": variant.settings(), "clip": study.clip.frames_read()
     }  # fmt: skip
     if fixed is not None and variant.of_sweep:
         return Unit("build", variant.name, Build(variant, isa, fixed), depends | {"train": train})
+    if ENGINES[variant.engine].built_there:
+        depends |= on_gpu(variant.device, gpu)
     depends |= {"finetune": finetune} if variant.method == "finetune" else {"train": train}
     if variant.method == "qat":
         depends["sweep"] = sweep
@@ -60,7 +64,8 @@ class Build(Task):
     version = 6
 
     def __post_init__(self) -> None:
-        self.resources = Resources(processes=processes(self.variant))
+        there = device_of(self.variant.device) if ENGINES[self.variant.engine].built_there else {}
+        self.resources = Resources(processes=processes(self.variant), **there)
 
     def impossible(self) -> str | None:
         return self.never or missing_requirement(self.variant, self.isa)

@@ -59,7 +59,8 @@ def study_units(study: Study, manifest: Manifest, machine: Machine | None = None
         return measured.setdefault(settings, sensitivity_units(study, settings, isa, train, digests))
 
     def build_of(variant: Variant) -> Unit:
-        return build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests, fixed)
+        return build_unit(study, variant, isa, train, sweep, finetune.get(variant.weight_bits), digests, fixed,
+                          machine.gpu_name)  # fmt: skip
 
     def predict_of(build: Unit) -> Unit:
         return predict_unit(study, build, digests)

@@ -104,7 +104,7 @@ def test_an_fp32_session_fails_the_check(shelf: Shelf, layers: Layers, tmp_path:
     from qray.engines import onnxruntime
 
     optimized = tmp_path / "optimized.onnx"
-    onnxruntime._session(shelf["fp32-onnxruntime"].folder / "model.onnx", 1, optimized)
+    onnxruntime.session_of(shelf["fp32-onnxruntime"].folder / "model.onnx", 1, optimized)
     with pytest.raises(QrayError, match=f"{CONVOLUTIONS} of {CONVOLUTIONS} convolutions in FP32"):
         check_coverage(layers, *executed_int8(optimized), ())
 
@@ -113,7 +113,7 @@ def test_a_layer_kept_without_being_asked_for_fails_the_check(shelf: Shelf, laye
     from qray.engines import onnxruntime
 
     optimized = tmp_path / "optimized.onnx"
-    onnxruntime._session(shelf["ptq-onnxruntime-minmax"].folder / "model.onnx", 1, optimized)
+    onnxruntime.session_of(shelf["ptq-onnxruntime-minmax"].folder / "model.onnx", 1, optimized)
     with pytest.raises(QrayError, match=f"1 of {CONVOLUTIONS} convolutions in FP32: {KEPT_FULL_NAME}"):
         check_coverage(layers, *executed_int8(optimized), ())
 

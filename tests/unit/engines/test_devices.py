@@ -37,7 +37,9 @@ def test_a_gpu_that_is_not_there_is_said(shelf: Shelf, monkeypatch: pytest.Monke
 
 def test_every_engine_runs_somewhere_and_most_on_the_cpu_when_asked(shelf: Shelf) -> None:
     assert all(engine.devices for engine in ENGINES.values())
-    assert [name for name, engine in ENGINES.items() if "cpu" not in engine.devices] == ["compile", "triton"]
+    assert [name for name, engine in ENGINES.items() if "cpu" not in engine.devices] == [
+        "compile", "triton", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt",
+    ]  # fmt: skip
     predicted = load_artifact(shelf["fp32"], device="cpu")(shelf.clips)
     np.testing.assert_allclose(predicted, shelf.expected, rtol=1e-4)
 

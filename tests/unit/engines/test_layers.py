@@ -273,19 +273,19 @@ def test_what_something_else_reads_is_not_folded() -> None:
 def test_onnx_runtime_is_told_of_the_same_adds(video: VideoRegressor, tmp_path: Path) -> None:
     import onnx
 
-    from qray.engines import onnxruntime
+    from qray.engines import onnx_quantize, onnxruntime
 
     build, path = asked(video), tmp_path / "model.onnx"
     export_onnx(build, path)
     graph = onnx.load(str(path))
-    assert len(onnxruntime._residual_adds(graph)) == 2
+    assert len(onnx_quantize._residual_adds(graph.graph)) == 2
     assert {onnxruntime.layer_of(node.input[1]) for node in graph.graph.node if node.op_type == "Conv"} == {
         "backbone.stem.0", "backbone.block.conv", "backbone.temporal"
     }  # fmt: skip
     clips = smooth_clips(3, CLIP, seed=5)
     with torch.no_grad():
         expected = video(clips).numpy()
-    np.testing.assert_allclose(onnxruntime._runner(onnxruntime._session(path, 1))(clips.numpy()), expected, rtol=1e-4)
+    np.testing.assert_allclose(onnxruntime.runner(onnxruntime.session_of(path, 1))(clips.numpy()), expected, rtol=1e-4)
 
 
 def test_openvino_names_the_same_layers_and_adds(video: VideoRegressor) -> None:

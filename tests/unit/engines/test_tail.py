@@ -74,7 +74,7 @@ def test_an_executed_onnx_graph_with_a_quantized_tail_is_caught(shelf: Shelf, tm
     feeds = iter([{"clips": build.calibration[0][:1].numpy()}])
     reader = SimpleNamespace(get_next=lambda: next(feeds, None))
     quantize_static(str(source), str(target), reader)
-    onnxruntime._session(target, 1, optimized)
+    onnxruntime.session_of(target, 1, optimized)
     assert quantized_after(optimized, PREFIX)
 
 

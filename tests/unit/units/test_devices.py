@@ -89,7 +89,11 @@ def test_another_gpu_is_another_evaluation_and_another_measurement_and_the_same_
         ([FP16], {}, "variants need {name: fp32-cuda, method: fp32, engine: eager, device: cuda}"),
         ([FP32 | {"method": "dynamic"}], {}, "method dynamic on cuda runs on no engine, not on eager"),
         ([{"name": "x", "method": "tf32", "engine": "eager"}], {}, "method tf32 runs on no engine, not on eager"),
-        ([FP32 | {"engine": "openvino"}], {}, "method fp32 on cuda runs on eager, compile, not on openvino"),
+        (
+            [FP32 | {"engine": "openvino"}],
+            {},
+            "method fp32 on cuda runs on eager, compile, tensorrt, onnxruntime-cuda, not on openvino",
+        ),
         ([{"name": "x", "method": "fp32", "engine": "eager", "cuda_graph": True}], {}, "cuda_graph belongs to device"),
         ([FP32 | {"device": "tpu"}], {}, "Input should be 'cpu' or 'cuda'"),
         ([], {"points": [{"device": "cuda"}]}, "measure.points names cuda, and no variant is built for it"),
