@@ -10,7 +10,7 @@ import torch
 from support.networks import TARGET_STD, realistic_model, request, smooth_clips
 
 from qray.engines.artifact import Predict
-from qray.engines.registry import build_artifact, load_artifact
+from qray.engines.registry import build_artifact, load_artifact, missing_requirement
 from qray.study import Variant
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -77,9 +77,13 @@ def test_fp16_stays_closer_than_bf16_may(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("method", ["fp32", "tf32", "fp16", "bf16"])
-def test_what_is_compiled_predicts_what_is_not(tmp_path: Path, method: str, cuda_graph: bool) -> None:
+@pytest.mark.parametrize("engine", ["compile", "inductor"])
+def test_what_is_compiled_predicts_what_is_not(tmp_path: Path, engine: str, method: str, cuda_graph: bool) -> None:
+    settings = {"engine": engine, "device": "cuda", "cuda_graph": cuda_graph}
+    if said := missing_requirement(Variant.model_validate({"name": "v", "method": method, **settings})):
+        pytest.skip(said)
     plain = on_gpu(method, tmp_path / "a")
-    compiled = on_gpu(method, tmp_path / "b", engine="compile", cuda_graph=cuda_graph)
+    compiled = on_gpu(method, tmp_path / "b", **settings)
     for seed, batch in enumerate((2, 8, 1)):
         clips = smooth_clips(batch, seed=seed).numpy()
         apart = np.abs(compiled(clips) - plain(clips)).max()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 
 from qray.measure.host import has_native_bf16
 from qray.point import CPU, CUDA
 
 COMPILERS = ("g++", "clang++", "c++")
+#: What a CUDA toolkit has, of those that AOTInductor includes, and pip's packages have not.
+CUDA_HEADER = "include/crt/host_defines.h"
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,15 @@ class Engine:
     graphs: bool = False
     #: The extra that brings those packages.
     extra: str | None = None
-    #: Why this machine cannot do a method, packages aside.
-    lacks: Callable[[str], str | None] = field(default=lambda method: None)
+    #: Why this machine cannot do a method on a device, packages aside.
+    lacks: Callable[[str, str], str | None] = field(default=lambda method, device: None)
     #: Methods whose builds leave torch changed, so that their processes build for this engine alone.
     changes_process: tuple[str, ...] = ()
     #: Whether all that it builds is compiled for an instruction set, not its INT8 alone.
     compiles: bool = False
     #: Whether that is native code, which loading runs.
     native: bool = False
-    #: Whether it is compiled on the GPU that it runs on, and for no other.
+    #: Whether what runs on a GPU is compiled there, for that GPU and no other.
     built_there: bool = False
     #: Widths of INT8 weights.
     weight_bits: tuple[int, ...] = (8,)
@@ -60,19 +64,32 @@ class Engine:
         return tuple(device for device in (CPU, CUDA) if self.on(device))
 
 
-def _no_compiler(method: str) -> str | None:
+def _no_compiler(method: str, device: str) -> str | None:
     if any(shutil.which(name) for name in COMPILERS):
         return None
     return f"no C++ compiler ({', '.join(COMPILERS)}) on PATH; install one, for example Debian's package g++"
 
 
-def _no_bf16(method: str) -> str | None:
+def _no_toolkit(method: str, device: str) -> str | None:
+    if device == CUDA and not any((Path(root) / CUDA_HEADER).is_file() for root in _toolkits()):
+        return (f"no CUDA toolkit ({CUDA_HEADER}) under CUDA_HOME or /usr/local/cuda: what AOTInductor compiles for a "
+                "GPU includes its headers, and those of pip's packages are not all of them")  # fmt: skip
+    return _no_compiler(method, device)
+
+
+def _toolkits() -> list[str]:
+    nvcc = shutil.which("nvcc")
+    given = os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and str(Path(nvcc).parents[1])
+    return [root for root in (*given, "/usr/local/cuda") if root]
+
+
+def _no_bf16(method: str, device: str) -> str | None:
     if method != "bf16" or has_native_bf16():
         return None
     return "this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16), so OpenVINO would run FP32 instead"
 
 
-def _no_onnxruntime_gpu(method: str) -> str | None:
+def _no_onnxruntime_gpu(method: str, device: str) -> str | None:
     # Both packages bear the same module.
     try:
         metadata.version("onnxruntime-gpu")
@@ -91,9 +108,11 @@ ENGINES = {
         carried={CUDA: "torch"},
     ),
     "inductor": Engine(
-        "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_compiler,
+        "qray.engines.inductor", dict.fromkeys(("fp32", "finetune", "bf16", "ptq", "qat"), ()), lacks=_no_toolkit,
+        gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ("triton",)), graphs=True,
+        built_there=True,
         # Compiling leaves Inductor with other settings than it had.
-        changes_process=("fp32", "finetune", "bf16", "ptq", "qat"), compiles=True, native=True,
+        changes_process=("fp32", "finetune", "tf32", "fp16", "bf16", "ptq", "qat"), compiles=True, native=True,
         weight_bits=(8, 4),
         remedies=("rounding",),
     ),

@@ -1,16 +1,19 @@
-"""AOTInductor packages: compiled ahead of time, loaded without a compiler. FP32, bf16, and INT8 from pt2e."""
+"""AOTInductor packages: compiled ahead of time, loaded without a compiler. FP32, bf16, and INT8 from pt2e on a CPU;
+floats on a GPU, which none has seen."""
 
 from __future__ import annotations
 
 import platform
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from qray.atomic import atomic_path
 from qray.engines.artifact import BuildRequest, Built, Predict
@@ -18,10 +21,11 @@ from qray.engines.layers import LAYERS, export, read_layers, total_macs
 from qray.engines.packed import narrow, pack, unpack
 from qray.engines.proof import prove
 from qray.engines.torch_export import tensor_bytes, to_half
-from qray.engines.torch_program import runner
-from qray.errors import QrayError
+from qray.engines.torch_program import captured, runner, with_tf32
+from qray.errors import QrayError, Unavailable
 from qray.measure.host import cpu_flags
 from qray.measure.isa import ISA_FLAGS
+from qray.point import CUDA
 from qray.scratch import scratch_folder, without_blanks
 from qray.study import INT8_METHODS
 
@@ -50,6 +54,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
         module = quantized(request)
         teach_inductor()
     program = export(module, request.example())
+    if request.variant.device == CUDA:
+        return _build_for_gpu(request, program, folder)
     layers = module.meta[LAYERS] if isinstance(module, torch.fx.GraphModule) else read_layers(program)
     needs = compiled_needs(request.isa)
     packed = method in INT8_METHODS and request.variant.weight_bits == 4
@@ -65,6 +71,17 @@ def build(request: BuildRequest, folder: Path) -> Built:
         quantized_in_tail(module), simulate(module, 1), deployed, onednn=True, needs=needs,
     )  # fmt: skip
     return replace(built, notes=built.notes | notes)
+
+
+def _build_for_gpu(request: BuildRequest, program: torch.export.ExportedProgram, folder: Path) -> Built:
+    """On the GPU, for it: Triton's kernels are chosen by timing them there."""
+    if not torch.cuda.is_available():
+        raise Unavailable("AOTInductor compiles for a GPU on the GPU that it runs on, and torch finds none here")
+    layers = read_layers(program)
+    # Inductor lays out the weights of convolutions as it likes them.
+    _compile(move_to_device_pass(program, CUDA), folder / MODEL_FILE, request.isa, packed=False)
+    notes = {"tf32": request.variant.method == "tf32", "cuda_graph": request.variant.cuda_graph}
+    return Built(MODEL_FILE, tensor_bytes(program), 0.0, total_macs(layers), compiled_needs(request.isa), notes)
 
 
 def _saved_bytes(program: torch.export.ExportedProgram) -> int:
@@ -166,6 +183,8 @@ def int8_layers(code: str, names: set[str]) -> tuple[set[str], int]:
 def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run a package. Neither torchao nor a compiler is needed."""
     path = folder / built.model_file
+    if device == CUDA:
+        return _on_gpu(path, built.notes, threads)
     if "packed" not in built.notes:
         package = _loaded(path)
     else:
@@ -174,6 +193,15 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
             _unpack(path, unpacked)
             package = _loaded(unpacked)
     return runner(lambda clips: package.boxed_run([clips])[0], threads)
+
+
+def _on_gpu(path: Path, notes: Mapping[str, Any], threads: int) -> Predict:
+    if not torch.cuda.is_available():
+        raise QrayError(f"{path}: torch finds no GPU to run it on")
+    graph = bool(notes.get("cuda_graph"))
+    package = _loaded(path, graph, 0)
+    call = with_tf32(lambda clips: package.boxed_run([clips])[0], bool(notes.get("tf32")))
+    return runner(captured(call, CUDA) if graph else call, threads, CUDA)
 
 
 def _unpack(package: Path, folder: Path) -> None:
@@ -185,7 +213,8 @@ def _unpack(package: Path, folder: Path) -> None:
                 path.unlink()
 
 
-def _loaded(package: Path) -> Any:
-    """A package as a file, or as the folder that it was unpacked into."""
+def _loaded(package: Path, one_thread: bool = False, gpu: int = -1) -> Any:
+    """A package as a file, or as the folder that it was unpacked into. one_thread: it waits for nothing that other
+    threads do, as a CUDA graph must not. gpu: its number; -1 for a CPU."""
     # `torch._inductor.aoti_load_package` ends in the same, but imports the compiler first: 2.4 CPU-seconds and 150 MiB.
-    return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)
+    return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", one_thread, 1, gpu)

@@ -32,7 +32,7 @@ def missing_requirement(variant: Variant, isa: str = "any") -> str | None:
     missing = [name for name in engine.on(variant.device)[variant.method] if find_spec(name) is None]
     if missing:
         return f"{', '.join(missing)} not installed: pip install 'qray[{engine.extra}]'"
-    return engine.lacks(variant.method)
+    return engine.lacks(variant.method, variant.device)
 
 
 def processes(variant: Variant) -> str:
@@ -84,7 +84,9 @@ def load_artifact(
         artifact = read_artifact(artifact)
     engine, method = artifact.variant.engine, artifact.variant.method
     device = device or artifact.variant.device
-    if device not in (offered := tuple(d for d in ENGINES[engine].devices if method in ENGINES[engine].on(d))):
+    # What is compiled is compiled for one device.
+    able = (artifact.variant.device,) if ENGINES[engine].built_there else ENGINES[engine].devices
+    if device not in (offered := tuple(each for each in able if method in ENGINES[engine].on(each))):
         raise QrayError(f"{artifact.folder}: {method} of engine {engine} runs on {', '.join(offered)}, not on {device}")
     if threads > 1 and artifact.built.notes.get("one_thread"):
         raise QrayError(

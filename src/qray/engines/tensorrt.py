@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from qray.engines.artifact import BuildRequest, Built, Predict
@@ -179,9 +178,10 @@ def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
             raise QrayError(f"{path}: TensorRT could not run it")
         return result
 
-    predict = runner(captured(call, device) if built.notes.get("cuda_graph") else call, threads, device)
-    most = BATCHES[-1]
-    return lambda clips: np.concatenate([predict(clips[at : at + most]) for at in range(0, len(clips), most)])
+    def in_turns(clips: torch.Tensor) -> torch.Tensor:
+        return torch.cat([call(part) for part in torch.split(clips, BATCHES[-1])])
+
+    return runner(captured(in_turns, device) if built.notes.get("cuda_graph") else in_turns, threads, device)
 
 
 def _inspected(plan: bytes) -> list[dict[str, Any]]:

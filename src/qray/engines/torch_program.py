@@ -3,12 +3,12 @@ GPU carries this file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.export.passes import move_to_device_pass
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -16,21 +16,30 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 WARM_UP_CALLS = 3
 
 
-def runner(module: Any, threads: int, device: str = "cpu") -> Callable[[np.ndarray], np.ndarray]:
-    """Wrap a torch callable that is on a device: uint8 numpy in, float32 numpy out."""
-    torch.set_num_threads(threads)
+@dataclass(frozen=True)
+class Runner:
+    """A torch callable as what predicts: uint8 numpy (B, T, H, W, 3) in, float32 numpy (B,) out."""
 
-    def predict(clips: np.ndarray) -> np.ndarray:
+    #: Takes a tensor that is on the device, and gives one that is there.
+    resident: Any
+    device: str
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return module(torch.from_numpy(np.ascontiguousarray(clips)).to(device)).cpu().numpy()
+            given = torch.from_numpy(np.ascontiguousarray(clips)).to(self.device)
+            return np.asarray(self.resident(given).cpu().numpy())
 
-    return predict
+
+def runner(module: Any, threads: int, device: str = "cpu") -> Runner:
+    """Wrap a torch callable that is on a device, on so many threads of the CPU."""
+    torch.set_num_threads(threads)
+    return Runner(module, device)
 
 
 def on_device(
     program: torch.export.ExportedProgram, threads: int, device: str, *, tf32: bool = False, cuda_graph: bool = False,
     compiled: bool = False,
-) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
+) -> Runner:  # fmt: skip
     """Run a program on "cpu" or "cuda": uint8 (B, T, H, W, 3) -> float32 (B,).
 
     tf32, cuda_graph: of a GPU, as `with_tf32` and `captured`. compiled: by `torch.compile`, whole; the first call
@@ -43,16 +52,18 @@ def on_device(
 
     if device == "cpu":
         return runner(prepared(program.module()), threads)
-    call = with_tf32(prepared(channels_last(move_to_device_pass(program, device).module())), tf32)
+    module = move_to_device_pass(program, device).module()
+    channels_last((*module.parameters(), *module.buffers()))
+    call = with_tf32(prepared(module), tf32)
     return runner(captured(call, device) if cuda_graph else call, threads, device)
 
 
-def channels_last(module: nn.Module) -> nn.Module:
-    """Weights of convolutions as tensor cores read them; clips come in that order already (T, H, W, 3)."""
-    for parameter in (*module.parameters(), *module.buffers()):
+def channels_last(parameters: Iterable[torch.Tensor]) -> None:
+    """Lay weights of convolutions out as tensor cores read them, in place; clips come in that order already (T, H, W,
+    3)."""
+    for parameter in parameters:
         if parameter.dim() in CHANNELS_LAST:
             parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.dim()])
-    return module
 
 
 def with_tf32(module: Any, allowed: bool) -> Any:

@@ -61,7 +61,11 @@ def _there(measured: Measured, kit: Kit, entry: Entry, own: Outcome) -> Outcome:
         "cpu_flags": flags_of(measured),
     }
     latency = {
-        at: Latency(there.blocks_ms.get(entry.name, []), error=there.errors.get(entry.name) or there.error, **common)
+        at: Latency(
+            there.blocks_ms.get(entry.name, []), error=there.errors.get(entry.name) or there.error,
+            compute_ms=there.compute_ms.get(entry.name, []),
+            throughput_clips_s=there.throughput_clips_s.get(entry.name), **common,
+        )
         for at, there in timed.items() if entry.name in there.blocks_ms or entry.name in there.errors or there.error
     }  # fmt: skip
     return replace(

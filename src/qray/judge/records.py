@@ -81,6 +81,8 @@ class _Latency(_Section):
     host: str = ""
     cpu_flags: str = ""
     joules: Annotated[float, Field(ge=0)] | None = None
+    compute_ms: list[float] = []
+    throughput_clips_s: Annotated[float, Field(ge=0)] | None = None
     error: str | None = None
 
 

@@ -123,6 +123,8 @@ class Row:
     pays: Annotated[_B, Column("whether fewer bits are faster than that; null where not settled, and for FP32")] = None
     device_rms: Annotated[_F, Column("RMS of a device's predictions less those of where it was built", "target")] = None
     cold_start_s: Annotated[_F, Column("from the start of a process to its first prediction", "s")] = None
+    compute_p50_ms: Annotated[_F, Column("on a GPU: median time of a call's kernels, clips there already", "ms")] = None
+    throughput_clips_s: Annotated[_F, Column("on a GPU: of two batches at once, transfers and all", "clips/s")] = None
     streams: Annotated[_I, Column("of the numbers of streams at once whose calls keep to the bound of the study, the "
                                   "one that predicts the most clips a second")] = None  # fmt: skip
     streams_clips_s: Annotated[_F, Column("of all those streams together", "clips/s")] = None

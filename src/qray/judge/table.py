@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from qray.atomic import write_parquet
@@ -17,6 +18,7 @@ from qray.judge.evidence import Evidence, VariantEvidence
 from qray.judge.guardrails import columns
 from qray.judge.outcome import FIELDS, Outcome, Provenance
 from qray.judge.row import Row, to_table
+from qray.measure.latency import percentile
 from qray.measure.serving import WITHIN
 from qray.point import CUDA, Point
 from qray.study import Study
@@ -146,7 +148,8 @@ def _measured(
             "latency_p50_ms": latency.percentile(50), "latency_p90_ms": latency.percentile(90),
             "latency_p99_ms": latency.percentile(99), "latency_n": latency.n or None,
             "joules_per_clip": None if used is None else used / latency.n / at.batch,
-            "load_average": latency.load_average,
+            "load_average": latency.load_average, "throughput_clips_s": latency.throughput_clips_s,
+            "compute_p50_ms": percentile(np.asarray(latency.compute_ms), 50),
         } | variant.speeds[at].columns()  # fmt: skip
         if latency.error and latency.error != variant.reason:
             why.append(f"latency not measured: {latency.error}")

@@ -219,16 +219,23 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
             windows.append(float(np.median(window)))
         return {"windows_ms": windows}
     calls: dict[str, Callable[[], object]] = {}
+    predicts: dict[str, Any] = {}
     errors: dict[str, str] = {}
     clips = clips_of(request["batch"])
     for name, variant in variants.items():
         try:
             predict = load(variant, threads)
             predict(clips)
-            calls[name] = functools.partial(predict, clips)
+            calls[name], predicts[name] = functools.partial(predict, clips), predict
         except Exception as error:  # whatever an engine raises, the others are still measured
             errors[name] = f"{type(error).__name__}: {error}"
-    return {"blocks_ms": interleave(calls, request["measure"]) if calls else {}, "errors": errors}
+    found = {"blocks_ms": interleave(calls, request["measure"]) if calls else {}, "errors": errors}
+    if calls and not on_cpu:
+        from qray.measure.gpu import gpu_figures
+
+        settings = {name: request["measure"][name] for name in ("blocks", "min_calls", "seconds")}
+        found.update(gpu_figures(predicts, clips, **settings))
+    return found
 
 
 def ask(what: str, threads: int, timeout_s: float = TIMEOUT_S, **request: Any) -> dict[str, Any]:
@@ -374,8 +381,8 @@ def main() -> None:
         print(f"latency of {len(there)} variants, {threads} threads, batch {point['batch']}", flush=True)
         limit = TIMEOUT_S + 20 * measure["seconds"] * len(there)
         answer = ask("latency", threads, limit, variants=there, batch=point["batch"], measure=measure)
-        latency.append({**point, "blocks_ms": answer.get("blocks_ms", {}), "error": answer.get("error"),
-                        "errors": answer.get("errors", {})})  # fmt: skip
+        of_each = ("blocks_ms", "errors", "compute_ms", "throughput_clips_s")
+        latency.append({**point, "error": answer.get("error"), **{name: answer.get(name, {}) for name in of_each}})
         for name, blocks in sorted(answer.get("blocks_ms", {}).items()):
             print(f"  {name}: {np.median(np.concatenate(blocks)):.2f} ms", flush=True)
     for variant in right:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import qray
 from qray.atomic import atomic_path, write_json
-from qray.engines import catalog
 from qray.engines.artifact import Artifact, read_artifact
 from qray.engines.catalog import ENGINES
 from qray.errors import QrayError, UsageError
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 #: RMS, as a share of the margin, by which predictions of one artifact may differ between two devices however little its
 #: method costs: sums of floats come in another order; and of TF32, which no CPU computes in, factors have 10 bits.
 LEAST_RMS, LEAST_RMS_TF32 = 0.01, 0.05
-#: What comes with programs for a GPU: how they run, and the operator that some of them call.
-PROGRAMS = ("torch_program.py", "int8_conv.py", "int8_conv_triton.py")
+#: What comes with programs for a GPU, as it lies in the package: how they run, the operator that some of them call, and
+#: what measures a GPU.
+PROGRAMS = ("engines/torch_program.py", "engines/int8_conv.py", "engines/int8_conv_triton.py", "measure/gpu.py")
 _README = """A qray kit of the study {study}: {variants} to be measured on this device.
 
     pip install -r requirements.txt
@@ -123,11 +124,11 @@ def make_kit(
         (device,) = {variant.device for variant in variants}
         if device == CUDA:
             # Of the same names as here, by which they find one another.
-            (programs := folder / "qray" / "engines").mkdir(parents=True)
-            for package in (programs, programs.parent):
-                (package / "__init__.py").touch()
             for file in PROGRAMS:
-                shutil.copy(Path(catalog.__file__).with_name(file), programs / file)
+                (copied := folder / "qray" / file).parent.mkdir(parents=True, exist_ok=True)
+                for package in (copied.parent, copied.parent.parent):
+                    (package / "__init__.py").touch()
+                shutil.copy(Path(qray.__file__).with_name(file), copied)
         _texts(folder, study.name, variants, frames.shape)
         files = {path.relative_to(folder).as_posix(): bench.sha256(path)
                  for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip

@@ -51,6 +51,9 @@ class AtPoint(_Brought):
     threads: Annotated[int, Field(gt=0, le=4096)]
     batch: Annotated[int, Field(gt=0, lt=2**31)]
     blocks_ms: dict[str, list[list[Milliseconds]]]
+    #: Of a GPU alone (`qray.measure.gpu`).
+    compute_ms: dict[str, list[Milliseconds]] = {}
+    throughput_clips_s: dict[str, Positive] = {}
     error: str | None = None
     errors: dict[str, str] = {}
 
@@ -162,7 +165,7 @@ def kit_of(out: Path, measured: Measured, where: str) -> Kit:
             allowed = f"{entries[name].allowed_rms:.3g} is allowed"
             raise QrayError(f"{where}: {name} is called right, and its predictions are {own:.3g} (RMS) from what must "
                             f"come out, where {allowed}")  # fmt: skip
-    timed = {name for at in measured.latency for name in at.blocks_ms}
+    timed = {name for at in measured.latency for name in (*at.blocks_ms, *at.compute_ms, *at.throughput_clips_s)}
     right = {name for name, found in measured.variants.items() if found.status == "ok"}
     if timed - right:
         raise QrayError(f"{where}: a latency of {min(timed - right)}, which did not predict what it should")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from qray.errors import Lost, QrayError
 from qray.measure.energy import meter_of
 from qray.measure.host import cpu_flags, gpu_name, host_name, load_average, usable_cores, usable_cpus
-from qray.point import CPU, Point
+from qray.point import CPU, CUDA, Point
 from qray.reasons import reason_of
 from qray.scratch import scratch_folder
 from qray.study import Measure
@@ -56,7 +56,7 @@ class Latency:
 
     blocks_ms: every call's duration in milliseconds, one list per interleaved block. load_average is of the minute
     before. joules: of all calls, as the machine's own counters have it, idle and all; None where it has none that can
-    be read. error: why it could not be measured.
+    be read. compute_ms, throughput_clips_s: of a GPU (`gpu.gpu_figures`). error: why it could not be measured.
     """
 
     blocks_ms: list[list[float]] = field(default_factory=list)
@@ -64,6 +64,8 @@ class Latency:
     host: str = ""
     cpu_flags: str = ""
     joules: float | None = None
+    compute_ms: list[float] = field(default_factory=list)
+    throughput_clips_s: float | None = None
     error: str | None = None
 
     @property
@@ -118,12 +120,13 @@ def interleave(
 
 def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
     """Body of the subprocess: load every artifact, then time them."""
-    from qray.engines.artifact import read_artifact
+    from qray.engines.artifact import Predict, read_artifact
     from qray.engines.registry import load_artifact
 
     point = Point(**request["point"])
     settings = Measure.model_validate(request["measure"])
     load = load_average()
+    predicts: dict[str, Predict] = {}
     calls: dict[str, Callable[[], object]] = {}
     errors: dict[str, str] = {}
     for key, folder in request["artifacts"].items():
@@ -133,8 +136,9 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
             spec = artifact.clip
             shape = (point.batch, spec.frames, spec.image_size, spec.image_size, 3)
             clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-            calls[key] = lambda predict=predict, clips=clips: predict(clips)  # type: ignore[misc]
+            calls[key] = partial(predict, clips)
             calls[key]()
+            predicts[key] = predict
         except Exception as error:
             # Whatever an engine raises, the others are still measured.
             calls.pop(key, None)
@@ -148,9 +152,14 @@ def _measure_here(request: Mapping[str, Any]) -> dict[str, Any]:
         if meter:
             joules[key] += meter.joules(before, meter.read())
 
-    return {
-        "blocks_ms": interleave(calls, settings, around=counted),
-        "joules": joules if meter else {},
+    found = {"blocks_ms": interleave(calls, settings, around=counted), "joules": joules if meter else {}}
+    if point.device == CUDA and calls:
+        from qray.measure.gpu import gpu_figures
+
+        found |= gpu_figures(
+            predicts, clips, blocks=settings.blocks, min_calls=settings.min_calls, seconds=settings.seconds
+        )
+    return found | {
         "errors": errors,
         "load_average": None if np.isnan(load) else load,
         "cpu_flags": " ".join(sorted(cpu_flags())),
@@ -226,7 +235,8 @@ def measure_latency(
     return {
         key: Latency(
             measured["blocks_ms"].get(key, []), joules=measured["joules"].get(key), error=measured["errors"].get(key),
-            **common,
+            compute_ms=measured.get("compute_ms", {}).get(key, []),
+            throughput_clips_s=measured.get("throughput_clips_s", {}).get(key), **common,
         )
         for key in artifacts
     }  # fmt: skip

@@ -39,6 +39,13 @@ FIGURES = (
 )
 
 
+def test_what_a_gpu_computes_in_stands_beside_the_latency_of_the_whole_call() -> None:
+    on_gpu = latency(80.0, compute_ms=[1.0, 2.0, 6.0, 2.0], throughput_clips_s=900.0)
+    found = row("fp32", fp32(latency={AT: on_gpu}))
+    assert [found[name] for name in ("latency_p50_ms", "compute_p50_ms", "throughput_clips_s")] == [80.0, 2.0, 900.0]
+    assert row("fp32", fp32())["compute_p50_ms"] is row("fp32", fp32())["throughput_clips_s"] is None
+
+
 SERVED = STUDY.model_copy(update={"measure": Measure(serving={"bound_ms": 100})})
 
 

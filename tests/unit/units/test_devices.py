@@ -92,7 +92,7 @@ def test_another_gpu_is_another_evaluation_and_another_measurement_and_the_same_
         (
             [FP32 | {"engine": "openvino"}],
             {},
-            "method fp32 on cuda runs on eager, compile, tensorrt, onnxruntime-cuda, not on openvino",
+            "method fp32 on cuda runs on eager, inductor, compile, tensorrt, onnxruntime-cuda, not on openvino",
         ),
         ([{"name": "x", "method": "fp32", "engine": "eager", "cuda_graph": True}], {}, "cuda_graph belongs to device"),
         ([FP32 | {"device": "tpu"}], {}, "Input should be 'cpu' or 'cuda'"),
