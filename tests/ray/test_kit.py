@@ -37,7 +37,8 @@ def kit(out: Path, tiny_dataset: Path) -> Path:
     done = main_here("kit", out, "--to", folder, "--data", tiny_dataset)
     assert done.code == 0, done.stderr
     assert (
-        "left out: fp32: a kit for cpu has artifacts of onnxruntime, openvino, executorch, not of eager" in done.stdout
+        "left out: fp32: a kit for cpu has artifacts of onnxruntime, openvino, executorch, qnnpack, not of eager"
+        in done.stdout
     )
     return folder
 
@@ -243,7 +244,7 @@ def test_what_comes_back_must_be_of_a_kit_of_this_run_and_hold_what_bench_writes
     ("arguments", "code", "words"),
     [
         (("nobody",), 2, "no variant 'nobody'; those of the study: fp32, ptq-onnxruntime, finetune"),
-        (("fp32",), 2, "fp32: a kit for cpu has artifacts of onnxruntime, openvino, executorch, not of eager"),
+        (("fp32",), 2, "fp32: a kit for cpu has artifacts of onnxruntime, openvino, executorch, qnnpack, not of eager"),
         ((VARIANT, "--clips", "0"), 2, "--clips"),
     ],
 )

@@ -53,6 +53,7 @@ VARIANTS = {
         _variant("ptq-openvino", "ptq", "openvino"),
         _variant("fp32-executorch", "fp32", "executorch"),
         _variant("ptq-executorch", "ptq", "executorch"),
+        _variant("ptq-qnnpack", "ptq", "qnnpack"),
         _variant("qat-inductor", "qat", "inductor"),
         _variant(
             "ptq-inductor-w4",

@@ -130,6 +130,10 @@ ENGINES = {
         # Its compiler registers operators and passes of its own.
         changes_process=("fp32", "ptq"), carried={CPU: "executorch"},
     ),
+    "qnnpack": Engine(
+        # A TorchScript program may call whatever operators there are.
+        "qray.engines.qnnpack", {"ptq": ()}, native=True, carried={CPU: "torch"},
+    ),
     "compile": Engine(
         "qray.engines.torch_compile", {},
         gpu_methods=dict.fromkeys(("fp32", "finetune", "tf32", "fp16", "bf16"), ("triton",)), graphs=True,

@@ -115,6 +115,14 @@ def load(variant: dict[str, Any], threads: int) -> Callable[[np.ndarray], np.nda
         return lambda clips: np.concatenate(
             [program.forward((torch.from_numpy(c),))[0].numpy() for c in clips[:, None]]
         )
+    if variant["engine"] == "qnnpack":
+        import torch
+
+        # What is packed, and run, is chosen by it.
+        torch.backends.quantized.engine = "qnnpack"
+        torch.set_num_threads(threads)
+        script = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+        return lambda clips: script(torch.from_numpy(clips)).numpy()
     if variant["needs"] == "torch":
         import torch
 

@@ -37,6 +37,16 @@ def predict(clips):
     # The program is for one clip.
     return numpy.concatenate([method.execute([torch.from_numpy(clip[None])])[0].numpy() for clip in clips])
 """,
+    "qnnpack": """
+import torch
+
+torch.backends.quantized.engine = "qnnpack"
+program = torch.jit.load(HERE / "{model}")
+
+
+def predict(clips):
+    return program(torch.from_numpy(clips)).numpy()
+""",
 }
 
 

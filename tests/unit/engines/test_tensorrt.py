@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from support.networks import CONVOLUTIONS, RESIDUAL_ADDS, realistic_model, request, smooth_clips, two_stages
+from support.networks import CONVOLUTIONS, RESIDUAL_ADDS, TARGET_MEAN, TARGET_STD, request, smooth_clips, two_stages
 from support.shelf import KEPT
 
 from qray.engines import tensorrt
@@ -25,7 +25,7 @@ from qray.engines.registry import missing_requirement
 from qray.engines.tail import PREFIX
 from qray.engines.torch_export import to_half
 from qray.errors import Unavailable
-from qray.model.regressor import VideoRegressor
+from qray.model.regressor import VideoRegressor, build_regressor
 from qray.study import Model, Variant
 
 PTQ = Variant(name="ptq-tensorrt", method="ptq", engine="tensorrt", device="cuda")
@@ -33,7 +33,11 @@ NETWORKS = ("two stages of resnet18", "mobilenet_v2", "mobilenet_v3_small")
 
 
 def network(name: str) -> VideoRegressor:
-    return two_stages() if "resnet" in name else realistic_model(Model(backbone=name, pooling="mean_std"))
+    return (
+        two_stages()
+        if "resnet" in name
+        else build_regressor(Model(backbone=name), TARGET_MEAN, TARGET_STD, seed=0).eval()
+    )
 
 
 def written(folder: Path, model: VideoRegressor, keep: tuple[str, ...] = ()) -> tuple[Path, Path]:
