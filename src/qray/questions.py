@@ -142,6 +142,9 @@ def make_kit_of(
         Literal["cpu", "cuda"] | None,
         typer.Option(help="Of variants for a CPU or for an NVIDIA GPU; default: as the first that is named, else cpu."),
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Carry artifacts of native code (QNNPACK), whoever built them.")
+    ] = False,
 ) -> None:
     """Write a folder to carry to a device: artifacts, clips, what must come out, and the program that measures there.
 
@@ -155,7 +158,7 @@ def make_kit_of(
     from qray.storage.place import place_of
 
     evidence = read_evidence(out)
-    chosen, left = kit_variants(evidence, variants or [], device)
+    chosen, left = kit_variants(evidence, variants or [], device, allow_code)
     if to.exists():
         raise UsageError(f"--to {to} is there already; name a folder that is not")
     named = kit_clips(evidence.study, None if data is None else place_of(data, "--data"), clips)

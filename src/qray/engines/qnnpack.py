@@ -88,7 +88,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
         try:
             prepared = _observed(request, kept)
             reference = _with_backbone(request.model, convert_to_reference_fx(copy.deepcopy(prepared)))
-            deployed = _with_backbone(request.model, convert_fx(prepared))
+            deployed = _with_backbone(request.model, convert_fx(prepared)).requires_grad_(False)
             scripted = torch.jit.trace(deployed, (request.example(),))  # type: ignore[no-untyped-call]
         except (RuntimeError, TypeError, ValueError, AttributeError, fx.proxy.TraceError) as error:
             raise QrayError(f"FX quantizes no such network: {type(error).__name__}: {error}") from error

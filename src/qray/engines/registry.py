@@ -109,14 +109,15 @@ def load_artifact(
     return module.load(artifact.folder, artifact.built, threads, device)
 
 
-def on_this_cpu(artifact: Artifact) -> Predict:
+def on_this_cpu(artifact: Artifact, allow_code: bool = False) -> Predict:
     """What an artifact computes, built for a CPU or a GPU: of the latter what its operators say, by their references.
+    allow_code: as `load_artifact`.
 
     Raises:
         QrayError: as `load_artifact`.
     """
     if artifact.variant.device == CPU:
-        return load_artifact(artifact)
+        return load_artifact(artifact, allow_code=allow_code)
     from qray.engines import torch_export
 
     module = _module(artifact.variant.engine)

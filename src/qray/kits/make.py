@@ -53,10 +53,11 @@ Engines, which are not in this kit, come under their own:
 
 
 def kit_variants(
-    evidence: Evidence, names: Sequence[str], device: str | None = None
+    evidence: Evidence, names: Sequence[str], device: str | None = None, allow_code: bool = False
 ) -> tuple[list[VariantEvidence], dict[str, str]]:
     """The variants that a kit of these names has, all that can be carried where none is named; and why others have not.
     device: for which they were built, "cpu" or "cuda"; a kit is for one of both, by default that of the first name.
+    allow_code: whether native code of OUT may run, here to predict what must come out, and there.
 
     Raises:
         UsageError: one that is named is none of the study, or cannot be carried. QrayError: none can.
@@ -65,7 +66,10 @@ def kit_variants(
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"no variant {unknown[0]!r}; those of the study: {', '.join(known)}")
     device = device or (known[names[0]].device if names else CPU)
-    left = {name: why for name, each in known.items() if (why := _not_carried(evidence, each, device)) is not None}
+    left = {
+        name: why for name, each in known.items()
+        if (why := _not_carried(evidence, each, device, allow_code)) is not None
+    }  # fmt: skip
     for name in names:
         if name in left:
             raise UsageError(f"{name}: {left[name]}")
@@ -75,7 +79,7 @@ def kit_variants(
     return found, {} if names else left
 
 
-def _not_carried(evidence: Evidence, variant: VariantEvidence, device: str) -> str | None:
+def _not_carried(evidence: Evidence, variant: VariantEvidence, device: str, allow_code: bool) -> str | None:
     engine = variant.outcome.engine
     if variant.device != device:
         return f"it was built for {variant.device}, and this kit is for {device} (--device)"
@@ -87,6 +91,8 @@ def _not_carried(evidence: Evidence, variant: VariantEvidence, device: str) -> s
         return f"a kit for {device} has artifacts of {', '.join(able)}, not of {engine}"
     if variant.outcome.artifact is None or not (evidence.out / variant.outcome.artifact).is_dir():
         return f"its artifact is not in {evidence.out}; `qray run build` makes it again"
+    if ENGINES[engine].native and not allow_code:
+        return f"an artifact of {engine} is native code; if you trust whoever built it, allow that with --allow-code"
     return None
 
 
@@ -113,7 +119,8 @@ def make_kit(
         entries = []
         for variant in variants:
             artifact = read_artifact(evidence.out / str(variant.outcome.artifact))
-            expected = _predicted(on_this_cpu(artifact), frames)
+            # What is native code was allowed to be where it was chosen.
+            expected = _predicted(on_this_cpu(artifact, allow_code=True), frames)
             inside = f"artifacts/{variant.name}"
             shutil.copytree(artifact.folder, folder / inside)
             made = artifact.variant

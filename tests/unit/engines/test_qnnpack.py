@@ -60,6 +60,11 @@ def test_what_is_packed_and_run_is_so_by_qnnpack_and_nothing_else_is(
     assert chosen == ["qnnpack", "qnnpack"]
 
 
+def test_its_program_gives_what_any_program_can_take(artifact: Artifact) -> None:
+    program = torch.jit.load(str(artifact.folder / artifact.built.model_file))
+    assert not program(smooth_clips(1)).requires_grad
+
+
 def test_nothing_after_the_backbone_is_quantized(artifact: Artifact) -> None:
     assert qnnpack.quantized_in_tail(graph_of(artifact)) == []
 

@@ -33,11 +33,9 @@ NETWORKS = ("two stages of resnet18", "mobilenet_v2", "mobilenet_v3_small")
 
 
 def network(name: str) -> VideoRegressor:
-    return (
-        two_stages()
-        if "resnet" in name
-        else build_regressor(Model(backbone=name), TARGET_MEAN, TARGET_STD, seed=0).eval()
-    )
+    if "resnet" in name:
+        return two_stages()
+    return build_regressor(Model(backbone=name), TARGET_MEAN, TARGET_STD, seed=0).eval()
 
 
 def written(folder: Path, model: VideoRegressor, keep: tuple[str, ...] = ()) -> tuple[Path, Path]:
