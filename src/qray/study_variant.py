@@ -32,10 +32,12 @@ class Variant(Section):
 
     How ptq finds the ranges of activations. observer "minmax": the extremes of all calibration clips; "percentile":
     what holds 99.99 % of the values; "entropy" and "mse": by what rounding and cutting off lose, as information or
-    squared; "histogram": each engine's own ("mse" on inductor, 99.999 % on onnxruntime, extreme quantiles of each batch
-    on openvino). range_margin: factor by which ranges are then widened. calibration_clips: by default
-    `calibration.clips`. bias_correction: NNCF's, on openvino. rounding: each weight to the nearest code, or up or down
-    as AdaRound learns on the calibration clips, without targets.
+    squared; "histogram": each engine's own ("mse" on inductor, 99.999 % on onnxruntime, extreme quantiles of each
+    batch on openvino). range_margin: factor by which ranges are then widened. calibration_clips: by default
+    `calibration.clips`. bias_correction: NNCF's, on openvino. u8u8: on onnxruntime, weights of full range wherever
+    they run: a CPU whose INT8 products could overflow multiplies them as uint8 instead, which is slower there.
+    rounding: each weight to the nearest code, or up or down as AdaRound learns on the calibration clips, without
+    targets.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Variant(Section):
     range_margin: float = Field(1.0, ge=1)
     calibration_clips: PositiveInt | None = None
     bias_correction: bool = False
+    u8u8: bool = False
     keep_fp32: tuple[str, ...] = ()
     rounding: Literal["nearest", "adaround"] = "nearest"
     accuracy: Accuracy | None = None
@@ -102,6 +105,6 @@ class Variant(Section):
         """What a build of it depends on: not the name, nor `accuracy`, of which `keep_fp32` comes, nor the number of
         calibration clips, which its calibration tells; and what is younger than the others only where it is used, so
         that it changes no other variant's key."""
-        young = {name for name in ("range_margin", "bias_correction", "rounding", "device", "cuda_graph")
+        young = {name for name in ("range_margin", "bias_correction", "u8u8", "rounding", "device", "cuda_graph")
                  if getattr(self, name) == type(self).model_fields[name].default}  # fmt: skip
         return self.model_dump(mode="json", exclude={"name", "accuracy", "calibration_clips", *young})

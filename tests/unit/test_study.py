@@ -46,6 +46,10 @@ def test_lists_of_a_study_cannot_be_appended_to() -> None:
             {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "inductor", "bias_correction": True}]},
             "bias_correction is offered on engine openvino only",
         ),
+        (
+            {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "u8u8": True}]},
+            "u8u8 is offered on engine onnxruntime only",
+        ),
         ({"variants": [FP32 | {"range_margin": 1.5}]}, "range_margin belongs to ptq"),
         (
             {"variants": [FP32, {"name": "p", "method": "ptq", "engine": "openvino", "observer": "median"}]},

@@ -52,7 +52,7 @@ class BuildRequest:
     @property
     def reduce_range(self) -> bool:
         """Whether 8-bit weights keep to half their range, so that no CPU of this instruction set overflows."""
-        return range_is_reduced(self.isa, self.variant.weight_bits)
+        return range_is_reduced(self.isa, self.variant.weight_bits) and not self.variant.u8u8
 
     def example(self) -> torch.Tensor:
         """A clip batch to trace with: uint8 (2, T, H, W, 3), seeded noise."""

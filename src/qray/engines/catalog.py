@@ -118,6 +118,7 @@ ENGINES = {
     ),
     "onnxruntime": Engine(
         "qray.engines.onnxruntime", {"fp32": _ONNX, "ptq": _ONNX}, extra="onnx", carried={CPU: "onnxruntime"},
+        remedies=("u8u8",),
     ),
     "openvino": Engine(
         "qray.engines.openvino", {"fp32": ("openvino",), "bf16": ("openvino",), "ptq": ("openvino", "nncf")},

@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def build(request: BuildRequest, folder: Path) -> Built:
     if request.variant.method != "ptq":
         program = export(request.model, request.example())
         _lower(program.module(), request, path)
-        return Built(MODEL_FILE, _constant_bytes(_graphs(path)), 0.0, total_macs(read_layers(program)))
+        graphs, macs = list(_graphs(path)), total_macs(read_layers(program))
+        return Built(MODEL_FILE, _constant_bytes(graphs), 0.0, macs, (), _run_by(path, graphs))
     from qray.engines.proof import prove
     from qray.engines.pt2e import quantize_static, quantized_in_tail, simulate
 
@@ -54,7 +56,7 @@ def build(request: BuildRequest, folder: Path) -> Built:
         quantized_in_tail(module), simulate(module, 1), _runner(path, 1), onednn=False, saturates=False,
     )  # fmt: skip
     # Its kernels add products in 32 bits on every CPU, so that weights have all their range.
-    return replace(built, notes=built.notes | {"reduce_range": False})
+    return replace(built, notes=built.notes | {"reduce_range": False} | _run_by(path, graphs))
 
 
 def _quantizer(request: BuildRequest, layers: Layers) -> Any:
@@ -185,6 +187,17 @@ def _graphs(path: Path) -> Iterator[dict[str, Any]]:
             text = binary.with_suffix(".json").read_text(encoding="utf-8")
         # Bounds that there are not are written as no JSON is.
         yield json.loads(re.sub(r"(?<=: )-?(inf|nan)\b", "null", text))
+
+
+def _run_by(path: Path, graphs: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Notes: "run_by", how many operators XNNPACK runs and how many ExecuTorch's own portable kernels, which are slow;
+    "fallbacks", how many those are by their kind."""
+    plan = _program(path).execution_plan[0]
+    calls = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
+    # Another kind of instruction hands a part over to XNNPACK.
+    portable = Counter(plan.operators[call.op_index].name for call in calls if hasattr(call, "op_index"))
+    delegated = sum(len(graph["xnodes"]) for graph in graphs)
+    return {"run_by": {"XNNPACK": delegated, "portable": sum(portable.values())}, "fallbacks": dict(portable)}
 
 
 def _constant_bytes(graphs: Iterable[dict[str, Any]]) -> int:

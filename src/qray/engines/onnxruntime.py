@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ MODEL_FILE = "model.onnx"
 INPUT, OUTPUT = "clips", "prediction"
 
 
-def session_options(threads: int) -> Any:
-    """Of every session."""
+def session_options(threads: int, u8u8: bool = False) -> Any:
+    """Of every session. u8u8: `Variant.u8u8`."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -26,14 +27,19 @@ def session_options(threads: int) -> Any:
     options.log_severity_level = 4
     # Threads that spin between calls would slow whatever is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Codes of weights become uint8 when a graph is loaded on a CPU on which int8 ones could overflow, and nowhere else:
+    # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    options.add_session_config_entry("session.x64quantprecision", str(int(u8u8)))
     return options
 
 
-def session_of(path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True) -> Any:
+def session_of(
+    path: Path | bytes, threads: int, optimized: Path | None = None, optimize: bool = True, u8u8: bool = False
+) -> Any:
     """A session on the CPU, of a file or of what one holds. optimized: where its optimized graph is written."""
     import onnxruntime as ort
 
-    options = session_options(threads)
+    options = session_options(threads, u8u8)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     if optimized is not None:
@@ -63,11 +69,13 @@ def build(request: BuildRequest, folder: Path) -> Built:
         source, optimized = scratch / "fp32.onnx", scratch / "optimized.onnx"
         layers = export_onnx(request, source)
         quantize(request, source, target, resolve_keep_fp32(layers, request.variant.keep_fp32))
-        deployed = runner(session_of(target, 1, optimized))
-        return prove(
+        u8u8 = request.variant.u8u8
+        deployed = runner(session_of(target, 1, optimized, u8u8=u8u8))
+        built = prove(
             request, MODEL_FILE, initializer_bytes(target), layers, executed_int8(optimized),
-            quantized_after(optimized, PREFIX), simulate(target), deployed, onednn=False,
+            quantized_after(optimized, PREFIX), simulate(target), deployed, onednn=False, saturates=not u8u8,
         )  # fmt: skip
+        return replace(built, notes=built.notes | {"u8u8": u8u8})
 
 
 def simulate(path: Path) -> Simulated:
@@ -106,7 +114,7 @@ def simulate(path: Path) -> Simulated:
 
 def load(folder: Path, built: Built, threads: int, device: str) -> Predict:
     """Run the model with `threads` intra-op threads."""
-    return runner(session_of(folder / built.model_file, threads))
+    return runner(session_of(folder / built.model_file, threads, u8u8=bool(built.notes.get("u8u8"))))
 
 
 def runner(session: Any) -> Predict:

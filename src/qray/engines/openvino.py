@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,19 +111,21 @@ def build(request: BuildRequest, folder: Path) -> Built:
         _sum_products(model)
     if method != "ptq":
         ov.save_model(model, path, compress_to_fp16=method == "bf16")
+        compiled = compile_for_cpu(model, method, 1)
         if method == "bf16":
-            _check_bf16(compile_for_cpu(model, method, 1), names)
+            _check_bf16(compiled, names)
         needs = (BF16,) if method == "bf16" else ()
-        return Built(MODEL_FILE, constant_bytes(path), 0.0, total_macs(layers), needs)
+        return Built(MODEL_FILE, constant_bytes(path), 0.0, total_macs(layers), needs, run_by(compiled))
     kept = resolve_keep_fp32(layers, request.variant.keep_fp32, unweighted=True)
     quantized = quantize(request, model, _numbered(layers, kept))
     ov.save_model(quantized, path, compress_to_fp16=False)
     compiled = compile_for_cpu(quantized, method, 1)
-    return prove(
+    built = prove(
         request, MODEL_FILE, constant_bytes(path), layers, executed_in(compiled, {"i8", "u8"}, names),
         quantized_after(compiled, PREFIX), _simulate(quantized, fused_before_adds(compiled)), _runner(compiled),
         onednn=True, left=_not_quantized(quantized, layers) - {*kept},
     )  # fmt: skip
+    return replace(built, notes=built.notes | run_by(compiled))
 
 
 def _sum_products(model: Any) -> None:
@@ -249,6 +253,19 @@ def executed_in(compiled: Any, precisions: set[str], names: Collection[str]) -> 
         if kind in ("Convolution", "Eltwise", "Add"):
             adds += sum(name.startswith(ADD) for name in original)
     return layers, adds
+
+
+def run_by(compiled: Any) -> dict[str, dict[str, int]]:
+    """Notes: "run_by", how many convolutions and products each kind of kernel runs here; "fallbacks", how many of all
+    operators run by the plugin's reference, which is slow, by their kind."""
+    kernels, references = Counter[str](), Counter[str]()
+    for _, _, facts in _executed(compiled):
+        kernel, kind = facts["primitiveType"], facts["layerType"]
+        if kind in ("Convolution", "FullyConnected"):
+            kernels[kernel] += 1
+        if kernel.startswith("ref"):
+            references[kind] += 1
+    return {"run_by": dict(kernels), "fallbacks": dict(references)}
 
 
 def quantized_after(compiled: Any, prefix: str) -> list[str] | None:

@@ -17,6 +17,9 @@ from qray.measure.latency import Latency
 from qray.measure.serving import Served
 from qray.point import Point
 
+#: Notes on what runs an artifact where it was built.
+RUN = ("run_by", "fallbacks")
+
 
 def outcomes_of_kits(out: Path, outcomes: Sequence[Outcome]) -> tuple[list[list[Outcome]], list[str]]:
     """For each device the outcomes of FP32, of the kit's variants there, and of the mean predictor, on the kit's clips;
@@ -70,8 +73,8 @@ def _there(measured: Measured, kit: Kit, entry: Entry, own: Outcome) -> Outcome:
     }  # fmt: skip
     return replace(
         own, device=measured.device, status=found.status, reason=found.reason, split="VAL",
-        # What an engine executes in INT8 is known where its graph was read, which is at home.
-        int8_mac_share=None,
+        # What an engine executes, and by what, is known where its graph was read, which is at home.
+        int8_mac_share=None, notes={name: own.notes[name] for name in own.notes if name not in RUN},
         predictions=_clips(kit, found.predictions) if found.status == "ok" else None, predictions_path=None,
         latency=latency, memory_error={},
         peak_rss_mb={points[0]: found.peak_rss_mb} if points and found.peak_rss_mb is not None else {},

@@ -57,6 +57,8 @@ class _Notes(_Section):
     outside_share: float | None = None
     fp32_layers: list[str] = []
     mixed: _Mixed | None = None
+    run_by: dict[str, Count] | None = None
+    fallbacks: dict[str, Count] | None = None
 
 
 class _Facts(_Section):

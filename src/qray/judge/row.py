@@ -137,6 +137,9 @@ class Row:
     quantization_rms: Annotated[_F, Column("RMS of simulated - FP32 predictions on VAL", "target")] = None
     outside_share: Annotated[_F, Column("share of VAL activations outside the calibrated ranges")] = None
     fp32_layers: Annotated[_I, Column("convolutions that its engine's quantizer leaves in FP32 by its own rule")] = None
+    run_by: Annotated[_S, Column("layers, or of ExecuTorch operators, by the kernels that run them where it was built, "
+                                 "JSON")] = None  # fmt: skip
+    fallbacks: Annotated[_S, Column("operators that run by an engine's slow reference kernels, by kind, JSON")] = None
     kept_fp32: Annotated[_S, Column("of mixed precision: layers that stay in FP32")] = None
     kept_layers: Annotated[_I, Column("how many those are")] = None
     layers: Annotated[_I, Column("of how many that could")] = None

@@ -73,13 +73,18 @@ def _common(outcome: Outcome, study: Study, made: datetime) -> Columns:
         "int8_mac_share": outcome.int8_mac_share, "artifact": outcome.artifact, "created_at": made,
         "stage": outcome.stage, "weight_bits": outcome.weight_bits, "device": outcome.device,
         "cuda_graph": outcome.cuda_graph if outcome.cuda_graph or outcome.device == CUDA else None,
-        "settings": json.dumps(outcome.settings, sort_keys=True) if outcome.settings is not None else None,
+        "settings": _json(outcome.settings),
         "predictions": outcome.predictions_path, "val_mae": outcome.val_mae, "isa": outcome.isa,
         "train_s": outcome.train_s, "build_s": outcome.build_s, "evaluate_s": outcome.evaluate_s,
         "fp32_layers": len(outcome.notes.get("fp32_layers", ())) or None, **_mixed(outcome.notes.get("mixed")),
         **{name: outcome.notes.get(name) for name in PARITY},
+        **{name: _json(outcome.notes.get(name)) for name in ("run_by", "fallbacks")},
         **{name: getattr(outcome, name) for name in ("device_rms", "sustained_ratio")},
     }  # fmt: skip
+
+
+def _json(found: Mapping[str, Any] | None) -> str | None:
+    return None if found is None else json.dumps(dict(found), sort_keys=True)
 
 
 def _mixed(found: Mapping[str, Any] | None) -> Columns:
@@ -190,8 +195,8 @@ def _provenance(made: Mapping[str, Provenance]) -> dict[str, Any]:
             others[unit] = differs
     versions = row["versions"]
     return row | {
-        "versions": json.dumps(dict(versions), sort_keys=True) if versions is not None else None,
-        "made_elsewhere": json.dumps(others, sort_keys=True) if others else None,
+        "versions": _json(versions),
+        "made_elsewhere": _json(others or None),
     }
 
 

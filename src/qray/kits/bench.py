@@ -87,6 +87,7 @@ def load(variant: dict[str, Any], threads: int) -> Callable[[np.ndarray], np.nda
         options.log_severity_level = 4
         # As `qray.engines.onnxruntime` has it, and for its reasons.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.x64quantprecision", str(int(variant.get("u8u8", False))))
         without = ["WeightBiasQuantization"]
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=without

@@ -172,7 +172,7 @@ def _entry(
         "name": variant.name, "key": artifact.key, "engine": artifact.variant.engine, "method": method,
         "folder": inside, "model_file": artifact.built.model_file, "expected": expected.tolist(),
         "needs": ENGINES[artifact.variant.engine].carried[variant.device], "device": variant.device,
-        **{name: bool(notes.get(name)) for name in ("one_thread", "tf32", "cuda_graph")},
+        **{name: bool(notes.get(name)) for name in ("one_thread", "tf32", "cuda_graph", "u8u8")},
         "allowed_rms": max(study.parity.max_kernel_share * cost, least * study.verdict.margin),
     }  # fmt: skip
 

@@ -100,6 +100,16 @@ def test_what_a_quantizer_leaves_is_not_wanted_and_may_not_be_much(layers: Layer
         check_coverage(layers, convolutions(macs) - {largest}, RESIDUAL_ADDS, (), {largest})
 
 
+def test_what_runs_a_network_is_told_and_what_falls_back_to_slow_kernels_is_named(shelf: Shelf) -> None:
+    openvino, executorch = (shelf[f"ptq-{engine}"].built.notes for engine in ("openvino", "executorch"))
+    assert sum(openvino["run_by"].values()) >= CONVOLUTIONS
+    assert all("I8" in kernel for kernel in openvino["run_by"] if "f32" not in kernel)
+    assert executorch["run_by"]["XNNPACK"] > CONVOLUTIONS
+    # Clips are turned and cast before XNNPACK is given them, by ExecuTorch's own kernels.
+    assert executorch["fallbacks"]["aten::permute_copy"] == 1
+    assert executorch["run_by"]["portable"] == sum(executorch["fallbacks"].values())
+
+
 def test_an_fp32_session_fails_the_check(shelf: Shelf, layers: Layers, tmp_path: Path) -> None:
     from qray.engines import onnxruntime
 

@@ -8,12 +8,14 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+from support.networks import request
 from support.shelf import VARIANTS, Shelf
 
 from qray.engines import registry
 from qray.engines.artifact import read_artifact, write_artifact_json
 from qray.engines.layers import layers_of, races
-from qray.engines.registry import load_artifact, missing_requirement
+from qray.engines.onnxruntime import session_options
+from qray.engines.registry import build_artifact, load_artifact, missing_requirement
 from qray.errors import QrayError
 from qray.measure import host
 from qray.measure.isa import INT8_DOT_PRODUCT
@@ -98,3 +100,18 @@ def test_engines_and_precisions_that_do_not_race_take_as_many_threads_as_they_ar
 @pytest.mark.parametrize(("width", "racing"), [(4, True), (8, True), (16, False), (20, True), (64, False)])
 def test_whole_blocks_of_channels_do_not_race(width: int, racing: bool) -> None:
     assert races(layers_of(VideoRegressor(Model(width=width)))) is racing
+
+
+def test_weights_of_full_range_run_on_every_cpu_where_they_are_asked_for(shelf: Shelf, tmp_path: Path) -> None:
+    """ONNX Runtime multiplies them as uint8 where they could overflow as int8: of this, here, that it is told so."""
+    asked = VARIANTS["ptq-onnxruntime"].model_copy(update={"u8u8": True})
+    built = build_artifact(replace(request(asked, shelf.model), isa="avx2"), "k", tmp_path / "k")
+    halved = build_artifact(
+        replace(request(VARIANTS["ptq-onnxruntime"], shelf.model), isa="avx2"), "k", tmp_path / "halved"
+    )
+    assert (built.built.notes["reduce_range"], halved.built.notes["reduce_range"]) == (False, True)
+    assert built.built.needs == halved.built.needs == ()
+    assert built.built.notes["quantization_rms"] < halved.built.notes["quantization_rms"]
+    option = "session.x64quantprecision"
+    assert session_options(1, u8u8=built.built.notes["u8u8"]).get_session_config_entry(option) == "1"
+    assert session_options(1).get_session_config_entry(option) == "0"
