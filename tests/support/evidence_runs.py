@@ -90,6 +90,7 @@ def key_of(kind: str, name: str) -> str:
 def make_study(
     variants: Mapping[str, Made] = VARIANTS, name: str = "made", seed: int = 0,
     verdict: Mapping[str, Any] | None = None, data_dir: Path | None = None,
+    measure: Mapping[str, Any] | None = None,
 ) -> Study:  # fmt: skip
     """The study of a run made by hand; FP32 is in it whether or not the run has it."""
     listed = {"fp32": VARIANTS["fp32"]} | dict(variants)
@@ -104,6 +105,7 @@ def make_study(
             ],
             "sweep": {"trials": 2},
             "verdict": {"margin": MARGIN, "bootstrap": 1000} | dict(verdict or {}),
+            "measure": dict(measure or {}),
         }
     )  # fmt: skip
 
@@ -172,6 +174,7 @@ def make_run(
     nan: Mapping[str, int] | None = None,
     constant: Collection[str] = (),
     units: Mapping[str, Mapping[str, Any]] | None = None,
+    measure: Mapping[str, Any] | None = None,
     table: bool = False,
 ) -> Path:
     """Write OUT as a finished run leaves it, apart from artifacts and checkpoints, and return it.
@@ -179,10 +182,11 @@ def make_run(
     variants: instead of VARIANTS. change: fields of `Made` by variant, as {"ptq-openvino": {"delta": 3.0}}. verdict:
     keys of the study's verdict. without: variants of which nothing is finished (FP32 too). nan: how many of a variant's
     predictions are NaN. constant: variants that predict 50 for every clip. units: further records, by "KIND-KEY" (the
-    index names "sensitivity-abc" and "costs-abc"). table: results.parquet too, which `show` reads and nothing else.
+    index names "sensitivity-abc" and "costs-abc", and where the study measures serving "serve-def"). table:
+    results.parquet too, which `show` reads and nothing else.
     """
     made = {variant: replace(one, **(change or {}).get(variant, {})) for variant, one in (variants or VARIANTS).items()}
-    study = make_study(made, name, seed, verdict, data_dir)
+    study = make_study(made, name, seed, verdict, data_dir, measure)
     made = {variant: one for variant, one in made.items() if variant not in without}
     predictions = make_predictions(made, clips, seed, clip_names)
     for variant, count in (nan or {}).items():
@@ -228,7 +232,8 @@ def make_index(study: Study, made: Mapping[str, Made]) -> Index:
         ),
         tuple(
             PointUnits(1, 1, key_of("measure", f"latency on {device}"),
-                       {name: key_of("memory", name) for name in names if on[name] == device}, device)
+                       {name: key_of("memory", name) for name in names if on[name] == device}, device,
+                       "def" if study.measure.serving else None)
             for device in sorted(set(on.values()))
         ), ended,
         study.verdict.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from qray.report.devices import devices
 from qray.report.headline import choice_of, headline, own_paths
 from qray.report.predictions import classes, decisions, predictions
 from qray.report.remedies import remedies
+from qray.report.service import service
 from qray.report.table import guardrails, table
 from qray.report.thumbnails import worst
 from qray.report.timeline import timeline
@@ -34,6 +35,7 @@ def compose(evidence: Evidence, data: Path | Place | None = None) -> Document:
         ("table", "The table", table(evidence, picked)),
         ("guardrails", "Guardrails beside the mean", guardrails(evidence)),
         ("devices", "Which form where", devices(evidence)),
+        ("service", "As a service", service(evidence)),
         ("front", "Accuracy against latency", tradeoff(evidence, picked)),
         ("predictions", "Predictions, clip by clip", predictions(evidence, leaders)),
         ("classes", f"Error by {evidence.study.data.target_column} class", classes(evidence, leaders)),
