@@ -187,6 +187,16 @@ def test_an_engine_that_is_not_there_is_a_reason(kit: Path, out: Path, tmp_path:
     assert row["latency_p50_ms"] is None or pd.isna(row["latency_p50_ms"])
 
 
+def test_what_there_is_no_time_for_is_a_reason(python: Path, kit: Path, out: Path, tmp_path: Path) -> None:
+    done = bench(python, kit, "--limit", 0, to=tmp_path / "measured.json")
+    assert (done.returncode, "no variant of the kit ran here" in done.stderr) == (1, True)
+    mine = Path(shutil.copytree(out, tmp_path / "out"))
+    assert here("run", "table", mine, "--measured", tmp_path / "measured.json").code == 0
+    rows = results(mine)
+    (row,) = rows[rows["device"] == DEVICE].to_dict("records")
+    assert (row["status"], row["reason"]) == ("skipped", "the time that --limit gave was over")
+
+
 def test_a_device_that_computes_something_else_is_found_out(python: Path, kit: Path, tmp_path: Path) -> None:
     """Here an engine whose predictions are off by a point."""
     other = bare(tmp_path / "venv", "numpy")

@@ -41,6 +41,8 @@ COLD_STARTS, CALLS = 3, 3
 TIMEOUT_S = 600.0
 #: Medians of a sustained run are of so many seconds each.
 WINDOW_S = 10.0
+#: Why something was not measured that there was no time for.
+OVER = "the time that --limit gave was over"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 
 
@@ -247,8 +249,10 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def ask(what: str, threads: int, timeout_s: float = TIMEOUT_S, **request: Any) -> dict[str, Any]:
-    """What a process of its own answers, or {"error": why it did not}."""
+def ask(what: str, threads: int, until: float, timeout_s: float = TIMEOUT_S, **request: Any) -> dict[str, Any]:
+    """What a process of its own answers, or {"error": why it did not}. until: when all is to be over (`time.time`)."""
+    if (left := until - time.time()) < 1:
+        return {"error": OVER}
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with tempfile.TemporaryDirectory() as folder:
         answer, question = Path(folder) / "answer.json", Path(folder) / "question.json"
@@ -260,9 +264,9 @@ def ask(what: str, threads: int, timeout_s: float = TIMEOUT_S, **request: Any) -
         try:
             with errors.open("wb") as stderr:
                 done = subprocess.run(command, env=environment, stderr=stderr, stdout=subprocess.DEVNULL,
-                                      timeout=timeout_s, check=False)  # fmt: skip
+                                      timeout=min(timeout_s, left), check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
-            return {"error": f"it took longer than {timeout_s:.0f} s"}
+            return {"error": OVER if left < timeout_s else f"it took longer than {timeout_s:.0f} s"}
         if done.returncode:
             told = errors.read_text(encoding="utf-8", errors="replace")
             said = [line for line in told.splitlines() if line.strip()]
@@ -271,7 +275,7 @@ def ask(what: str, threads: int, timeout_s: float = TIMEOUT_S, **request: Any) -
         return dict(json.loads(answer.read_text()))
 
 
-def check(variant: dict[str, Any]) -> dict[str, Any]:
+def check(variant: dict[str, Any], until: float) -> dict[str, Any]:
     """Whether a variant's engine is here, and predicts what it predicted where it was built."""
     package = variant["needs"]
     try:
@@ -281,9 +285,9 @@ def check(variant: dict[str, Any]) -> dict[str, Any]:
         return {"status": "skipped", "reason": why}
     if variant["device"] == "cuda" and not module.cuda.is_available():
         return {"status": "skipped", "reason": "torch finds no NVIDIA GPU here"}
-    found = ask("predict", 1, variants=[variant])
+    found = ask("predict", 1, until, variants=[variant])
     if "error" in found:
-        return {"status": "failed", "reason": found["error"]}
+        return {"status": "skipped" if found["error"] == OVER else "failed", "reason": found["error"]}
     own = np.asarray(found["predictions"], float)
     if not np.isfinite(own).all():
         return {"status": "failed", "reason": f"{int((~np.isfinite(own)).sum())} predictions are not finite"}
@@ -295,17 +299,17 @@ def check(variant: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def by_itself(variant: dict[str, Any], point: dict[str, int], minutes: float) -> dict[str, Any]:
+def by_itself(variant: dict[str, Any], point: dict[str, int], minutes: float, until: float) -> dict[str, Any]:
     """Cold start, memory, and sustained speed of a variant, at the first point that was measured."""
     at: dict[str, Any] = {"variants": [variant], "batch": point["batch"]}
-    starts = [ask("cold", point["threads"], **at) for _ in range(COLD_STARTS)]
+    starts = [ask("cold", point["threads"], until, **at) for _ in range(COLD_STARTS)]
     told = [start for start in starts if "error" not in start]
     found: dict[str, Any] = {}
     if told:
         found["cold_start_s"] = float(np.median([start["cold_start_s"] for start in told]))
         found["peak_rss_mb"] = max(start["peak_rss_mb"] for start in told)
     if minutes > 0:
-        sustained = ask("sustain", point["threads"], TIMEOUT_S + 120 * minutes, minutes=minutes, **at)
+        sustained = ask("sustain", point["threads"], until, TIMEOUT_S + 120 * minutes, minutes=minutes, **at)
         found["sustained_ms"] = sustained.get("windows_ms", [])
     return found
 
@@ -359,6 +363,8 @@ def main() -> None:
     parser.add_argument("--name", default=re.sub(r"[^A-Za-z0-9._+-]", "-", platform.node()) or "device",
                         help="what rows of this machine are called; default: its host name")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=0.0, help="of sustained work for each variant; default: none")
+    parser.add_argument("--limit", type=float, default=float("inf"), metavar="MINUTES",
+                        help="after which nothing more is measured; default: none")  # fmt: skip
     parser.add_argument("--to", type=Path, default=Path("measured.json"), help="the file to write")
     parser.add_argument("--work", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -369,15 +375,30 @@ def main() -> None:
     if not re.fullmatch(NAME, given.name) or given.name in ("cpu", "cuda"):
         raise Refused(f"--name {given.name}: letters, digits and . _ + - only, and neither cpu nor cuda")
     kit, started = read_kit(HERE), time.time()
+    until = started + 60 * given.limit
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     print(f"{len(kit['variants'])} variants of study {kit['study']}, {len(kit['clips'])} clips", flush=True)
     results = {}
     for variant in kit["variants"]:
-        results[variant["name"]] = found = check(variant)
+        results[variant["name"]] = found = check(variant, until)
         said = f"RMS to where it was built {found['rms']:.3g}" if "rms" in found else ""
         print(f"  {variant['name']}: {found['status']} {found['reason'] or said}", flush=True)
     right = [variant for variant in kit["variants"] if results[variant["name"]]["status"] == "ok"]
-    latency = []
+    latency: list[dict[str, Any]] = []
+    about = {
+        "format": FORMAT, "kit": kit["id"], "device": given.name, "machine": machine(kit["device"]),
+        "engines": versions(sorted({variant["needs"] for variant in kit["variants"]})), "load_average": load_average,
+        "started": started,
+    }  # fmt: skip
+
+    def write() -> None:
+        """What is there so far: whatever ends this program later, that can be carried back."""
+        record = {**about, "seconds": time.time() - started, "variants": results, "latency": latency}
+        unfinished = given.to.with_name(f".{given.to.name}")
+        unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        unfinished.replace(given.to)
+
+    write()
     for point in kit["points"] if right else []:
         measure, threads = kit["measure"], point["threads"]
         there = [variant for variant in right if threads == 1 or not variant["one_thread"]]
@@ -389,22 +410,17 @@ def main() -> None:
             continue
         print(f"latency of {len(there)} variants, {threads} threads, batch {point['batch']}", flush=True)
         limit = TIMEOUT_S + 20 * measure["seconds"] * len(there)
-        answer = ask("latency", threads, limit, variants=there, batch=point["batch"], measure=measure)
+        answer = ask("latency", threads, until, limit, variants=there, batch=point["batch"], measure=measure)
         of_each = ("blocks_ms", "errors", "compute_ms", "throughput_clips_s")
         latency.append({**point, "error": answer.get("error"), **{name: answer.get(name, {}) for name in of_each}})
         for name, blocks in sorted(answer.get("blocks_ms", {}).items()):
             print(f"  {name}: {np.median(np.concatenate(blocks)):.2f} ms", flush=True)
+        write()
     for variant in right:
         print(f"cold start and memory of {variant['name']}", flush=True)
-        results[variant["name"]].update(by_itself(variant, (latency or kit["points"])[0], given.minutes))
-    record = {
-        "format": FORMAT, "kit": kit["id"], "device": given.name, "machine": machine(kit["device"]),
-        "engines": versions(sorted({variant["needs"] for variant in kit["variants"]})), "load_average": load_average,
-        "started": started, "seconds": time.time() - started, "variants": results, "latency": latency,
-    }  # fmt: skip
-    unfinished = given.to.with_name(f".{given.to.name}")
-    unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    unfinished.replace(given.to)
+        results[variant["name"]].update(by_itself(variant, (latency or kit["points"])[0], given.minutes, until))
+        write()
+    write()
     print(f"{given.to.resolve()}: carry it back, and `qray run table OUT --measured {given.to.name}`")
     if not right:
         raise Refused("no variant of the kit ran here; measured.json says why")

@@ -38,7 +38,8 @@ _README = """A qray kit of the study {study}: {variants} to be measured on this 
     python bench.py --name WHAT-THIS-DEVICE-IS-CALLED
 
 takes Python 3.8 or newer, no network and no qray; it checks every file and every prediction, and writes measured.json.
---minutes 5 has each variant work that long, which shows whether the device throttles. The run.py beside an artifact is
+--minutes 5 has each variant work that long, which shows whether the device throttles; --limit 9 ends after nine minutes
+with what was measured by then. The run.py beside an artifact is
 the smallest program that predicts with it. Carry measured.json back, and
 
     qray run table OUT --measured measured.json
