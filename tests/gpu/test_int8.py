@@ -41,7 +41,7 @@ def test_the_kernel_is_exact(case: Case) -> None:
     np.testing.assert_array_equal(found, right)
 
 
-@pytest.mark.parametrize("tile", [tile for _, tile in TILES], ids=str)
+@pytest.mark.parametrize("tile", [replace(tile, splits=splits) for _, tile in TILES for splits in (1, 4)], ids=str)
 def test_the_tile_changes_nothing(tile: Tile) -> None:
     found, right = on_gpu(LAYERS["128 channels"], tile)
     np.testing.assert_array_equal(found, right)

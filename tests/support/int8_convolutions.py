@@ -125,14 +125,15 @@ def wanted(case: Case, given: dict[str, Any]) -> np.ndarray:
 
 def main(seeds: list[int]) -> None:
     """Compare the kernel with `wanted`, of all `CASES` and of as many others as there are seeds."""
-    from qray.engines.int8_conv_triton import launch
+    from qray.engines.int8_conv_triton import Tile, launch
 
     cases = [*CASES.items(), *((f"seed {seed}", drawn(torch.Generator().manual_seed(seed))) for seed in seeds)]
     for name, case in cases:
         given = arguments(case)
-        found = launch(**given)
-        np.testing.assert_array_equal(found.numpy(), wanted(case, given), err_msg=f"{name}: {case}")
-        assert found.is_contiguous(memory_format=torch.channels_last)
+        for tile in (None, Tile(16, 16, 32, 4, splits=3)):
+            found = launch(**given, tile=tile)
+            np.testing.assert_array_equal(found.numpy(), wanted(case, given), err_msg=f"{name}, {tile}: {case}")
+            assert found.is_contiguous(memory_format=torch.channels_last)
         print(f"{name}: equal, {found.numel()} values", flush=True)
 
 

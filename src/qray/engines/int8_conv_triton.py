@@ -29,13 +29,15 @@ LOWEST, HIGHEST = tl.constexpr(LOW), tl.constexpr(HIGH)
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program computes at once: `m` positions by `n` channels, `k` products deep."""
+    """What a program computes at once: `m` positions by `n` channels, `k` products deep. splits: programs that share
+    the products of one tile, whose sums another kernel adds."""
 
     m: int
     n: int
     k: int
     warps: int
     stages: int = 3
+    splits: int = 1
 
     @property
     def options(self) -> dict[str, int | bool]:
@@ -45,6 +47,11 @@ class Tile:
 
 #: Of matrix products, the first whose positions are no more than there are. Estimates: no GPU has swept them.
 TILES = ((8192, Tile(128, 128, 64, 8)), (2048, Tile(128, 64, 64, 4)), (0, Tile(64, 32, 64, 4)))
+#: Programs below which a GPU would be idle in part (an H100 has 132 multiprocessors), so that products are split; most
+#: parts, and the least steps of each. Estimates too.
+BUSY, MOST_SPLITS, LEAST_STEPS = 132, 8, 2
+#: Of the kernel that adds such sums.
+ADDED = Tile(32, 64, 1, 4)
 #: Of convolutions of each channel by itself: positions and channels of a program.
 DEPTHWISE = Tile(32, 64, 1, 4)
 #: Least rows, columns and depth of a product of INT8 on tensor cores.
@@ -88,17 +95,19 @@ def _finish(
 
 @triton.jit
 def product(
-    x, weight, scale, bias, correction, residual, out, residual_scale, residual_zero, low, high, inverse, out_zero,
-    positions, height, width, out_height, out_width,
+    x, weight, scale, bias, correction, residual, out, parts,
+    residual_scale, residual_zero, low, high, inverse, out_zero, positions, height, width, out_height, out_width,
     in_channels: tl.constexpr, out_channels: tl.constexpr, groups: tl.constexpr,
     kernel_h: tl.constexpr, kernel_w: tl.constexpr, stride_h: tl.constexpr, stride_w: tl.constexpr,
     padding_h: tl.constexpr, padding_w: tl.constexpr, dilation_h: tl.constexpr, dilation_w: tl.constexpr,
     cut_h: tl.constexpr, cut_w: tl.constexpr, has_residual: tl.constexpr, has_low: tl.constexpr,
     has_high: tl.constexpr, quantizes: tl.constexpr, tile_m: tl.constexpr, tile_n: tl.constexpr, tile_k: tl.constexpr,
+    splits: tl.constexpr,
 ):  # fmt: skip
     """x (B, H, W, C), weight (O, KH, KW, C / groups), residual and out (B, OH, OW, O), all contiguous; `positions` is
-    B * OH * OW. Grid: tiles of positions, tiles of a group's channels, groups."""
-    group = tl.program_id(2)
+    B * OH * OW. Grid: tiles of positions, tiles of a group's channels, groups by `splits`. With several of those the
+    sums of each are stored in `parts`, int32 (splits, positions, O), and nothing in `out`."""
+    group, split = tl.program_id(2) // splits, tl.program_id(2) % splits
     m = tl.program_id(0) * tile_m + tl.arange(0, tile_m)
     n = tl.program_id(1) * tile_n + tl.arange(0, tile_n)
     depth: tl.constexpr = kernel_h * kernel_w * in_channels
@@ -106,8 +115,9 @@ def product(
     y0, x0 = (row % out_height) * stride_h - padding_h, column * stride_w - padding_w
     image = (row // out_height).to(tl.int64) * height * width
     sums = tl.zeros((tile_m, tile_n), tl.int32)
-    for start in range(0, depth, tile_k):
-        k = start + tl.arange(0, tile_k)
+    each: tl.constexpr = (depth + tile_k * splits - 1) // (tile_k * splits) * tile_k
+    for step in range(0, each, tile_k):
+        k = split * each + step + tl.arange(0, tile_k)
         tap, c = k // in_channels, k % in_channels
         y = y0[:, None] + (tap // kernel_w)[None, :] * dilation_h
         z = x0[:, None] + (tap % kernel_w)[None, :] * dilation_w
@@ -119,11 +129,43 @@ def product(
         sums = tl.dot(left, right, sums, out_dtype=tl.int32)
     channel = (group * out_channels + n)[None, :]
     valid = (m < positions)[:, None] & (n < out_channels)[None, :]
+    if splits > 1:
+        at = (split * positions + m).to(tl.int64)[:, None] * (out_channels * groups) + channel
+        tl.store(parts + at, sums, mask=valid)
+    else:
+        _finish(
+            sums, m[:, None], channel, valid, y0[:, None], x0[:, None],
+            scale, bias, correction, residual, out, residual_scale, residual_zero, low, high, inverse, out_zero,
+            height, width, out_channels * groups, kernel_h, kernel_w, dilation_h, dilation_w, cut_h, cut_w,
+            has_residual, has_low, has_high, quantizes,
+        )  # fmt: skip
+
+
+@triton.jit
+def added(
+    scale, bias, correction, residual, out, parts, residual_scale, residual_zero, low, high, inverse, out_zero,
+    positions, height, width, out_height, out_width, channels: tl.constexpr,
+    kernel_h: tl.constexpr, kernel_w: tl.constexpr, stride_h: tl.constexpr, stride_w: tl.constexpr,
+    padding_h: tl.constexpr, padding_w: tl.constexpr, dilation_h: tl.constexpr, dilation_w: tl.constexpr,
+    cut_h: tl.constexpr, cut_w: tl.constexpr, has_residual: tl.constexpr, has_low: tl.constexpr,
+    has_high: tl.constexpr, quantizes: tl.constexpr, tile_m: tl.constexpr, tile_n: tl.constexpr, splits: tl.constexpr,
+):  # fmt: skip
+    """What `product` left in `parts`, added and finished as it would have done. Grid: tiles of positions and of
+    channels."""
+    m = (tl.program_id(0) * tile_m + tl.arange(0, tile_m))[:, None]
+    channel = (tl.program_id(1) * tile_n + tl.arange(0, tile_n))[None, :]
+    column, row = m % out_width, m // out_width
+    y0, x0 = (row % out_height) * stride_h - padding_h, column * stride_w - padding_w
+    valid = (m < positions) & (channel < channels)
+    sums = tl.zeros((tile_m, tile_n), tl.int32)
+    for split in tl.static_range(splits):
+        at = (split * positions + m).to(tl.int64) * channels + channel
+        sums += tl.load(parts + at, mask=valid, other=0)
     _finish(
-        sums, m[:, None], channel, valid, y0[:, None], x0[:, None],
+        sums, m, channel, valid, y0, x0,
         scale, bias, correction, residual, out, residual_scale, residual_zero, low, high, inverse, out_zero, height,
-        width, out_channels * groups, kernel_h, kernel_w, dilation_h, dilation_w, cut_h, cut_w, has_residual, has_low,
-        has_high, quantizes,
+        width, channels, kernel_h, kernel_w, dilation_h, dilation_w, cut_h, cut_w, has_residual, has_low, has_high,
+        quantizes,
     )  # fmt: skip
 
 
@@ -159,13 +201,17 @@ def depthwise(
     )  # fmt: skip
 
 
-def tile_of(positions: int, channels: int, depth: int) -> Tile:
-    """The tile for so many positions, channels of a group, and products of each: no larger than what there is."""
+def tile_of(positions: int, channels: int, depth: int, groups: int = 1) -> Tile:
+    """The tile for so many positions, channels of a group, and products of each: no larger than what there is, and
+    split where there would be too few."""
     tile = next(tile for least, tile in TILES if positions >= least)
     at_most = [
         max(least, triton.next_power_of_2(n)) for least, n in zip(LEAST, (positions, channels, depth), strict=True)
     ]
-    return Tile(min(tile.m, at_most[0]), min(tile.n, at_most[1]), min(tile.k, at_most[2]), tile.warps, tile.stages)
+    m, n, k = (min(size, most) for size, most in zip((tile.m, tile.n, tile.k), at_most, strict=True))
+    programs = triton.cdiv(positions, m) * triton.cdiv(channels, n) * groups
+    splits = max(1, min(MOST_SPLITS, BUSY // programs, triton.cdiv(depth, k) // LEAST_STEPS))
+    return Tile(m, n, k, tile.warps, tile.stages, splits)
 
 
 def launch(
@@ -190,9 +236,11 @@ def launch(
     x, weight = x.contiguous(memory_format=order), weight.contiguous(memory_format=order)
     if not (positions := batch * rows * columns):
         return out
-    shared = (
-        x, weight, scale.contiguous(), bias.contiguous(), correction.contiguous(),
+    epilogue = (
+        scale.contiguous(), bias.contiguous(), correction.contiguous(),
         out if residual is None else residual.contiguous(memory_format=order), out,
+    )  # fmt: skip
+    sizes = (
         residual_scale, residual_zero, 0.0 if low is None else low, 0.0 if high is None else high,
         1.0 if out_scale is None else 1.0 / out_scale, out_zero, positions, height, width, rows, columns,
     )  # fmt: skip
@@ -206,13 +254,20 @@ def launch(
     if groups == in_channels == out_channels:
         tile = tile or DEPTHWISE
         tiles = triton.cdiv(positions, tile.m), triton.cdiv(out_channels, tile.n)
-        depthwise[tiles](*shared, channels=out_channels, **geometry, tile_m=tile.m, tile_n=tile.n, **tile.options)
+        depthwise[tiles](x, weight, *epilogue, *sizes, channels=out_channels, **geometry, tile_m=tile.m, tile_n=tile.n,
+                         **tile.options)  # fmt: skip
         return out
     channels = out_channels // groups
-    tile = tile or tile_of(positions, channels, per_group * kernel_h * kernel_w)
-    grid = (triton.cdiv(positions, tile.m), triton.cdiv(channels, tile.n), groups)
+    tile = tile or tile_of(positions, channels, per_group * kernel_h * kernel_w, groups)
+    grid = (triton.cdiv(positions, tile.m), triton.cdiv(channels, tile.n), groups * tile.splits)
+    whole = tile.splits == 1
+    parts = out if whole else torch.empty((tile.splits, positions, out_channels), dtype=torch.int32, device=x.device)
     product[grid](
-        *shared, in_channels=per_group, out_channels=channels, groups=groups, **geometry, tile_m=tile.m, tile_n=tile.n,
-        tile_k=tile.k, **tile.options,
+        x, weight, *epilogue, parts, *sizes, in_channels=per_group, out_channels=channels, groups=groups, **geometry,
+        tile_m=tile.m, tile_n=tile.n, tile_k=tile.k, splits=tile.splits, **tile.options,
     )  # fmt: skip
+    if not whole:
+        tiles = triton.cdiv(positions, ADDED.m), triton.cdiv(out_channels, ADDED.n)
+        added[tiles](*epilogue, parts, *sizes, channels=out_channels, **geometry, tile_m=ADDED.m, tile_n=ADDED.n,
+                     splits=tile.splits, **ADDED.options)  # fmt: skip
     return out

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from support.int8_convolutions import CASES, Case, arguments, drawn, wanted
 
 from qray.engines.int8_conv import int8_conv2d
-from qray.engines.int8_conv_triton import TILES, Tile, depthwise, launch, product, tile_of
+from qray.engines.int8_conv_triton import TILES, Tile, added, depthwise, launch, product, tile_of
 
 
 def check(case: Case, seed: int = 0) -> None:
@@ -86,7 +87,7 @@ def test_the_kernel_is_exact_in_the_interpreter() -> None:
 
 
 POINTERS = {"x": "*i8", "weight": "*i8", "scale": "*fp32", "bias": "*fp32", "correction": "*i32", "residual": "*i8",
-            "out": "*i8"}  # fmt: skip
+            "out": "*i8", "parts": "*i32"}  # fmt: skip
 NUMBERS = dict.fromkeys(("residual_scale", "low", "high", "inverse"), "fp32") | dict.fromkeys(
     ("residual_zero", "out_zero", "positions", "height", "width", "out_height", "out_width"), "i32"
 )
@@ -109,17 +110,18 @@ def compiled(kernel: object, capability: int, tile: Tile, **constants: int) -> s
     from triton.compiler import ASTSource
 
     names = kernel.arg_names  # type: ignore[attr-defined]
-    constants = {**constants, **GEOMETRY, "tile_m": tile.m, "tile_n": tile.n, "tile_k": tile.k}
+    constants = {**constants, **GEOMETRY, "tile_m": tile.m, "tile_n": tile.n, "tile_k": tile.k, "splits": tile.splits}
     constants = {name: value for name, value in constants.items() if name in names}
+    given = {name: kind for name, kind in (POINTERS | NUMBERS).items() if name in names}
     source = ASTSource(
-        fn=kernel, signature=POINTERS | NUMBERS | dict.fromkeys(constants, "constexpr"),
+        fn=kernel, signature=given | dict.fromkeys(constants, "constexpr"),
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in POINTERS},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in POINTERS if name in names},
     )  # fmt: skip
     return str(triton.compile(source, target=GPUTarget("cuda", capability, 32), options=tile.options).asm["ptx"])
 
 
-@pytest.mark.parametrize("tile", [tile for _, tile in TILES], ids=str)
+@pytest.mark.parametrize("tile", [*(tile for _, tile in TILES), replace(TILES[-1][1], splits=8)], ids=str)
 @pytest.mark.parametrize(
     ("capability", "instruction"),
     [(80, r"mma\.sync\.aligned\.m16n8k32\.row\.col\.satfinite\.s32\.s8\.s8\.s32"),
@@ -137,6 +139,13 @@ def test_tensor_cores_multiply_int8(capability: int, instruction: str, tile: Til
 
 
 @pytest.mark.parametrize("capability", [80, 90])
+def test_sums_of_parts_are_added_as_integers(capability: int) -> None:
+    ptx = compiled(added, capability, Tile(32, 64, 1, 4, splits=8), channels=96)
+    assert "add.s32" in ptx
+    assert "fma.rn.f32" not in ptx
+
+
+@pytest.mark.parametrize("capability", [80, 90])
 def test_depthwise_convolutions_compile_to_integers_too(capability: int) -> None:
     ptx = compiled(depthwise, capability, Tile(32, 64, 1, 4), channels=96)
     assert re.search(r"\bmad\.lo\.s32|\bmul\.lo\.s32|\bdp4a|\bmul\.wide\.s16|\bmul\.lo\.s16", ptx)
@@ -147,3 +156,10 @@ def test_a_tile_is_no_larger_than_what_there_is_and_no_smaller_than_can_be_multi
     assert tile_of(100_000, 512, 4608) == TILES[0][1]
     assert (tile_of(3, 1, 9).m, tile_of(3, 1, 9).n, tile_of(3, 1, 9).k) == (16, 16, 32)
     assert tile_of(5000, 20, 147).n == 32
+
+
+def test_products_are_split_where_there_would_be_too_few_programs_and_each_part_is_worth_it() -> None:
+    # The last stage of ResNet-18, of a clip and of 64.
+    assert tile_of(8 * 4 * 4, 512, 4608).splits == 4
+    assert tile_of(64 * 8 * 4 * 4, 512, 4608).splits == 1
+    assert tile_of(10, 16, 64).splits == 1
