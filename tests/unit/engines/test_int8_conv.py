@@ -3,6 +3,7 @@ Triton's interpreter and in what Triton compiles."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -163,3 +164,19 @@ def test_products_are_split_where_there_would_be_too_few_programs_and_each_part_
     assert tile_of(8 * 4 * 4, 512, 4608).splits == 4
     assert tile_of(64 * 8 * 4 * 4, 512, 4608).splits == 1
     assert tile_of(10, 16, 64).splits == 1
+
+
+def test_what_a_machine_with_a_gpu_is_to_run_runs(tmp_path: Path) -> None:
+    """On the CPU, in the interpreter, where its times mean nothing."""
+    program = Path(__file__).parents[2] / "gpu" / "measure.py"
+    done = subprocess.run(
+        [sys.executable, program, "--device", "cpu", "--minutes", "0.1", "--to", tmp_path / "gpu.json"],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert set(found["ceilings"]) >= {"copy_gb_s", "fp16_tera_s", "int8_tera_s"}
+    assert all(found["exact"].values())
+    assert len(found["exact"]) > len(CASES)
+    assert found["16 channels, 1 clips"]["taken"] in found["16 channels, 1 clips"]["ms"]
