@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ from qray.study import Serving
 
 #: Of the calls so many percent must keep to the bound.
 WITHIN = 95
+#: How often it is looked whether a process that says nothing is there.
+LOOK_EVERY_S = 1.0
 #: So many calls, of all streams together, carry that percentile.
 LEAST_CALLS = math.ceil(100 * SAMPLES_BEYOND / (100 - WITHIN))
 
@@ -89,6 +92,8 @@ class _Workers:
 
     def __init__(self, request: Path, errors: Path, at: Point) -> None:
         self.firsts: list[float] = []
+        #: Set when there is no more time.
+        self.late = threading.Event()
         self._command = [sys.executable, "-m", "qray.measure.serving", str(request)]
         self._errors, self._at, self._running = errors, at, list[subprocess.Popen[str]]()
 
@@ -104,8 +109,10 @@ class _Workers:
         busy = self._running[:count]
         for worker in busy:
             assert worker.stdin is not None
-            worker.stdin.write(json.dumps({"seconds": seconds, "calls": -(-LEAST_CALLS // count)}) + "\n")
-            worker.stdin.flush()
+            # Of one that has ended since, its answer is that it has.
+            with suppress(BrokenPipeError):
+                worker.stdin.write(json.dumps({"seconds": seconds, "calls": -(-LEAST_CALLS // count)}) + "\n")
+                worker.stdin.flush()
         each = [self._answer(worker)["ms"] for worker in busy]
         together = np.concatenate(each)
         clips_s = sum(1e3 * len(calls) / sum(calls) for calls in each) * self._at.batch
@@ -136,24 +143,27 @@ class _Workers:
 
     def _answer(self, worker: subprocess.Popen[str]) -> dict[str, Any]:
         assert worker.stdout is not None
-        line = worker.stdout.readline()
+        # What it has started may hold the pipe open when it has ended itself.
+        while not (ready := select.select([worker.stdout], [], [], LOOK_EVERY_S)[0]):
+            if worker.poll() is not None or self.late.is_set():
+                break
+        line = worker.stdout.readline() if ready else ""
         if not line:
             said = reason_of(self._errors.read_text(encoding="utf-8", errors="replace"))
-            raise QrayError(f"its process ended: {said or f'exit code {worker.wait()}'}")
+            raise QrayError(f"its process ended: {said or f'exit code {worker.poll()}'}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextmanager
 def _workers(folder: Path, at: Point, timeout_s: float) -> Iterator[_Workers]:
-    late = threading.Event()
     with scratch_folder("serving") as scratch:
         request, errors = scratch / "request.json", scratch / "stderr"
         request.write_text(json.dumps({"folder": str(folder), "point": asdict(at)}), encoding="utf-8")
         workers = _Workers(request, errors, at)
 
         def end() -> None:
-            late.set()
+            workers.late.set()
             workers.kill()
 
         watch = threading.Timer(timeout_s, end)
@@ -161,7 +171,7 @@ def _workers(folder: Path, at: Point, timeout_s: float) -> Iterator[_Workers]:
         try:
             yield workers
         except QrayError:
-            if late.is_set():
+            if workers.late.is_set():
                 raise QrayError(f"it took longer than {timeout_s:.0f} s") from None
             raise
         finally:

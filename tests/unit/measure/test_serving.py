@@ -14,7 +14,7 @@ from support.shelf import Shelf
 from qray.engines.registry import load_artifact
 from qray.errors import QrayError
 from qray.graph.store import pack_folder
-from qray.measure.serving import LEAST_CALLS, Served, Streams, measure_serving
+from qray.measure.serving import LEAST_CALLS, Served, Streams, _Workers, measure_serving
 from qray.point import Point
 from qray.study import Serving
 from qray.units.serving import serving
@@ -90,3 +90,18 @@ def test_no_streams_are_within_a_bound_that_none_keeps() -> None:
     slow, unknown = Streams(1, 5.0, 50, 180.0, 200.0), Streams(2, 9.0, 10, 150.0, None)
     assert Served(streams=[slow, unknown]).within(199) is None
     assert Served(streams=[slow, unknown]).within(200) == slow
+
+
+def test_one_that_ends_while_others_are_asked_is_said(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, as by a system that is out of memory, between its first prediction and what it is told next."""
+    start = _Workers.start
+
+    def and_one_dies(workers: _Workers, count: int) -> None:
+        start(workers, count)
+        if count == 2:
+            workers._running[0].kill()
+            workers._running[0].wait()
+
+    monkeypatch.setattr(_Workers, "start", and_one_dies)
+    with pytest.raises(QrayError, match="its process ended: exit code -9"):
+        measure_serving(shelf["ptq-onnxruntime"].folder, POINT, SHORT, 120)
