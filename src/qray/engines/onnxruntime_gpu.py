@@ -57,7 +57,10 @@ def session_on(path: Path, provider: str, threads: int, *, tf32: bool) -> Any:
     # The libraries of CUDA that PyTorch brought; those of TensorRT come with its own package.
     ort.preload_dlls()
     if provider == PROVIDERS["onnxruntime-tensorrt"]:
-        import tensorrt  # noqa: F401
+        try:
+            import tensorrt  # noqa: F401
+        except ImportError as error:
+            raise QrayError(f"{path}: TensorRT's libraries cannot be loaded: {error}") from error
     # By default it rounds what convolutions multiply. Of TensorRT's provider nothing but TF32 can be had.
     options = {"use_tf32": str(int(tf32))} if provider == PROVIDERS["onnxruntime-cuda"] else {}
     settings = onnxruntime.session_options(threads)
