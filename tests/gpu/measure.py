@@ -3,10 +3,10 @@
     PYTHONPATH=src:tests python tests/gpu/measure.py --kit KIT --to gpu.json
 
 ceilings (copies, products of FP16 and of INT8); `qray::int8_conv2d` against integers, and its tiles on the layers of
-ResNet-18, beside the same convolution of PyTorch in FP16; then the kit's own bench.py in the time that is left
-(`qray kit OUT --device cuda --to KIT`), whose measured.json beside gpu.json becomes rows (`qray run table --measured`).
-gpu.json is written anew after each phase. The other tests of tests/gpu take qray's packages but Ray:
-`pytest -m gpu --noconftest tests/gpu`.
+ResNet-18, beside the same convolution of PyTorch in FP16; the tests beside this file, where the packages are there that
+they take (`pytest -m gpu`; all of qray's but Ray); then the kit's own bench.py in the time that is left (`qray kit OUT
+--device cuda --to KIT`), whose measured.json beside gpu.json becomes rows (`qray run table --measured`). gpu.json is
+written anew after each phase.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,8 @@ def tiles(case: Case, device: str, until: float) -> dict[str, Any]:
     run, found = _launch(case, device), dict[str, float]()
     _, channels, rows, columns = case.x
     taken = tile_of(case.x[0] * rows * columns, channels, channels * 9)
-    for tile in dict.fromkeys(
-        [taken, *(Tile(t.m, t.n, t.k, t.warps, t.stages, s) for t in CANDIDATES for s in SPLITS)]
-    ):
+    tried = [Tile(t.m, t.n, t.k, t.warps, t.stages, splits) for t in CANDIDATES for splits in SPLITS]
+    for tile in dict.fromkeys([taken, *(tried if device == "cuda" else tried[:2])]):
         if time.monotonic() > until:
             break
         try:
@@ -111,6 +111,20 @@ def tiles(case: Case, device: str, until: float) -> dict[str, Any]:
                  for shape in (case.x, case.weight))  # fmt: skip
     half = milliseconds(lambda: torch.nn.functional.conv2d(x, weight, padding=1), device)
     return {"taken": str(taken), "best": min(found, key=found.__getitem__, default=None), "ms": found, "fp16_ms": half}
+
+
+def tests(seconds: float) -> str:
+    """What pytest says of the tests beside this file, or why it could not be asked. They take packages that a bare
+    machine may not have."""
+    if missing := [name for name in ("pytest", "pydantic", "torchao", "av") if find_spec(name) is None]:
+        return f"not run: {', '.join(missing)} not installed"
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-o", "addopts=", "-q", "-m", "gpu",
+               str(Path(__file__).parent)]  # fmt: skip
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(1.0, seconds), check=False)
+    except subprocess.TimeoutExpired:
+        return f"not through in {seconds:.0f} s"
+    return (done.stdout.strip().splitlines() or ["nothing"])[-1]
 
 
 def main() -> int:
@@ -142,6 +156,7 @@ def main() -> int:
         for channels, size in ((16, 4),) if small else STAGES:
             case = layer(channels, size, clips)
             keep(f"{channels} channels, {clips} clips", tiles(case, given.device, sweep_until))
+    keep("tests", tests((until - time.monotonic()) / 2))
     if given.kit is not None:
         left = (until - time.monotonic()) / 60
         command = [sys.executable, given.kit / "bench.py", "--name", "gpu", "--limit", f"{left:.2f}", "--to",
