@@ -166,6 +166,7 @@ def test_products_are_split_where_there_would_be_too_few_programs_and_each_part_
     assert tile_of(10, 16, 64).splits == 1
 
 
+@pytest.mark.slow
 def test_what_a_machine_with_a_gpu_is_to_run_runs(tmp_path: Path) -> None:
     """On the CPU, in the interpreter, where its times mean nothing."""
     program = Path(__file__).parents[2] / "gpu" / "measure.py"
