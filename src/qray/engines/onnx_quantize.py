@@ -29,7 +29,7 @@ FOR_TENSORRT = {
 
 def quantize(request: BuildRequest, source: Path, target: Path, kept: tuple[str, ...], tensorrt: bool = False) -> None:
     """Write `target`: `source` with pairs of QuantizeLinear and DequantizeLinear, their ranges from the calibration
-    clips, weights by channel. kept: layers that stay in FP32."""
+    clips, weights by channel. kept: layers that stay in FP32. tensorrt: as that wants it (`FOR_TENSORRT`)."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import save_tensors_data

@@ -3,7 +3,7 @@ else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,11 +45,12 @@ class Servings(Task):
         return value | unfinished("cold starts and streams", self.builds, value["served"])
 
 
-def serving(at: Point, settings: Serving, keys: Sequence[str], *artifacts: Files) -> dict[str, Any]:
-    """{"served": {key: Served as a dict}, and the point} of all artifacts; of each its key and files."""
+def serving(at: Point, settings: Serving, keys: Sequence[str], *artifacts: Files) -> Iterator[dict[str, Any]]:
+    """{"served": {key: Served as a dict}, and the point}, of each artifact more, of which come its key and files: many
+    artifacts take longer than a unit may be silent."""
     limit = SECONDS_PER_ARTIFACT * (settings.cold_starts + sum(settings.streams))
     limit += 10 * settings.seconds * len(settings.streams)
-    found = {}
+    found: dict[str, Any] = {}
     for key, files in zip(keys, artifacts, strict=True):
         with scratch_folder("serve") as scratch:
             unpack_folder(files, scratch / key)
@@ -57,4 +58,4 @@ def serving(at: Point, settings: Serving, keys: Sequence[str], *artifacts: Files
                 found[key] = measure_serving(scratch / key, at, settings, limit)
             except QrayError as error:
                 found[key] = asdict(Served(error=str(error)))
-    return {"served": found, **asdict(at)}
+        yield {"served": found, **asdict(at)}
